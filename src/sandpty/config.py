@@ -1,0 +1,104 @@
+"""Every limit and default of the Python programs, in one place: name, unit, reason. (The agent's are in agent/limits.h.)"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+DEFAULT_HOST: Final = "127.0.0.1"
+DEFAULT_PORT: Final = 3980
+
+# --- terminals -------------------------------------------------------------------------------------------------------
+ATTACH_WINDOW_BYTES: Final = 256 * 1024  # unacknowledged output per attachment; bounds stale output after Ctrl-C
+AGENT_BUFFER_BYTES: Final = 256 * 1024  # frames read from an agent but not yet consumed; above it reading pauses
+AGENT_CONNECT_TIMEOUT_S: Final = 5.0  # an agent accepts in microseconds; longer means it is frozen or gone
+AGENT_REPLY_TIMEOUT_S: Final = 15.0  # control requests; killing a big tree is the slowest
+CLIENT_SEND_BUFFER_BYTES: Final = 128 * 1024  # kernel send buffer per client connection, so that little goes stale in it
+CLIENT_WRITE_HIGH_BYTES: Final = 64 * 1024  # our transport's high-water mark per client connection
+WS_HEARTBEAT_S: Final = 25.0  # below the 60 s at which common proxies cut idle connections
+E2B_KEEPALIVE_S: Final = 90.0  # when the client asks for no interval (E2B's own default)
+
+# --- requests --------------------------------------------------------------------------------------------------------
+REQUEST_BODY_BYTES: Final = 1024 * 1024  # JSON bodies; the largest legitimate one is a Start with a big environment
+ENVELOPE_BYTES: Final = 4 * 1024 * 1024  # one Connect envelope (base64 of the largest INPUT fits)
+INPUT_CHUNK_BYTES: Final = 512 * 1024  # larger input is split into several INPUT frames
+LIST_PAGE_MAX: Final = 100  # E2B's page limit
+TIMEOUT_MAX_S: Final = 30 * 24 * 3600  # longest life of a sandbox without renewal
+SANDBOX_TIMEOUT_S: Final = 300  # E2B's v2 default
+SANDBOX_TIMEOUT_V1_S: Final = 15  # E2B's v1 default
+SANDBOXES_MAX: Final = 2000  # per host, before memory says no
+METADATA_BYTES: Final = 64 * 1024  # per sandbox: metadata and environment
+
+# --- supervisor ------------------------------------------------------------------------------------------------------
+SUPERVISOR_START_TIMEOUT_S: Final = 30.0  # its probe runs a canary sandbox first
+SUPERVISOR_REPLY_TIMEOUT_S: Final = 60.0  # a create under full load
+POOL_SIZE: Final = 4  # warm sandboxes kept per template: claim -> prompt is 2 ms instead of 15
+CREATES_IN_PARALLEL: Final = 4  # cold starts at once: more only fight over the cgroup locks
+UID_BASE: Final = 200_000  # guest uid 0 on the host; each sandbox gets the next range
+UID_RANGE: Final = 65_536
+SERVER_ACCOUNT: Final = "sandpty"  # the server drops to it when it exists ...
+SERVER_UID: Final = 61_980  # ... else to this number, out of systemd's dynamic range
+
+
+def default_data_dir() -> Path:
+    """SANDPTY_DATA_DIR, else /var/lib/sandpty for root and ~/.local/share/sandpty for others."""
+    if configured := os.environ.get("SANDPTY_DATA_DIR"):
+        return Path(configured)
+    if os.geteuid() == 0:
+        return Path("/var/lib/sandpty")
+    return Path.home() / ".local" / "share" / "sandpty"
+
+
+@dataclass(frozen=True, slots=True)
+class DataDir:
+    """Where everything lives. Only `run/` is open to the server's account; the rest is root's alone."""
+
+    root: Path
+
+    @property
+    def api_key(self) -> Path:
+        return self.root / "api_key"
+
+    @property
+    def run(self) -> Path:
+        return self.root / "run"
+
+    @property
+    def supervisor_socket(self) -> Path:
+        return self.run / "supervisor.sock"
+
+    @property
+    def agents(self) -> Path:
+        """Agent sockets, `<sandbox id>.sock`."""
+        return self.run / "agents"
+
+    @property
+    def server_lock(self) -> Path:
+        return self.root / "server.lock"
+
+    @property
+    def server_info(self) -> Path:
+        """JSON of the running server: url, pid."""
+        return self.root / "server.json"
+
+    @property
+    def supervisor_lock(self) -> Path:
+        return self.root / "supervisor.lock"
+
+    @property
+    def supervisor_log(self) -> Path:
+        return self.root / "supervisor.log"
+
+    @property
+    def supervisor_pid(self) -> Path:
+        return self.root / "supervisor.pid"
+
+    @property
+    def templates(self) -> Path:
+        return self.root / "templates"
+
+    @property
+    def sandboxes(self) -> Path:
+        return self.root / "sandboxes"

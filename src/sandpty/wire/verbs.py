@@ -1,0 +1,152 @@
+"""What the server may ask of the supervisor, and how it is said.
+
+One unix stream socket, 0600; each message is a `u32` little-endian length (at most MAX_MESSAGE_BYTES) and a JSON object.
+Requests carry an `id`, answers the same `id`; answers may come in any order. Messages with `event` instead of `id` come
+unasked after the verb `watch`. The list of verbs is fixed: there is no verb that runs a command of the caller's choice.
+
+| verb | args | answer |
+|---|---|---|
+| hello | – | Host |
+| create | CreateArgs | Sandbox |
+| list | – | {"sandboxes": [Sandbox]} (running and paused) |
+| kill | {"id", "reason"?} | {} once it is gone |
+| pause | {"id", "memory": bool} | Sandbox |
+| resume | {"id", "end_at"} | Sandbox |
+| set_deadline | {"id", "end_at"} | Sandbox |
+| annotate | {"id", "annotations"} | Sandbox |
+| watch | – | {}; then events {"event": "changed"|"ended", "sandbox": Sandbox, "reason": str} |
+| templates | – | {"templates": [Template]} |
+| shutdown | {"kill": bool} | {}; with kill every sandbox is ended first |
+
+msgspec is used here, and nowhere else in `wire`: the SDK never imports this module.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, Literal
+
+import msgspec
+
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+MAX_ANNOTATIONS_BYTES = 256 * 1024
+SUPERVISOR_PROTOCOL_VERSION = 1
+_LENGTH = struct.Struct("<I")
+
+State = Literal["running", "paused"]
+EndReason = Literal["killed", "timeout", "agent_exited", "out_of_memory", "failed", "shutdown"]
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a sandbox may use. disk_mb bounds what it writes."""
+
+    cpu_count: float = 2.0
+    memory_mb: int = 1024
+    disk_mb: int = 10240
+    pids: int = 1024
+
+
+class CreateArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`template` is a name or an id; `annotations` is kept and given back, never looked into."""
+
+    template: str
+    end_at: float  # unix seconds
+    on_timeout: Literal["kill", "pause", "pause_disk"] = "kill"
+    limits: Limits | None = None
+    internet: bool = True
+    owner: str = ""
+    annotations: dict[str, Any] = {}
+
+
+class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
+    """A sandbox as the supervisor knows it. `socket` is the agent's unix socket on the host."""
+
+    id: str  # ^i[a-z0-9]{20}$
+    template: str  # the template's id (its name, for now)
+    state: State
+    tier: str
+    started_at: float
+    end_at: float
+    on_timeout: Literal["kill", "pause", "pause_disk"]
+    limits: Limits
+    internet: bool
+    owner: str
+    annotations: dict[str, Any]
+    socket: str
+    boot_id: str
+    pid: int = 0  # host pid of the agent, 0 while stopped
+    paused_memory: bool = True  # paused: processes are frozen (True) or gone (False)
+    ended: EndReason | None = None
+
+
+class Template(msgspec.Struct, frozen=True, kw_only=True):
+    """`state`: ready, building or failed; `detail` says what is going on."""
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    state: Literal["ready", "building", "failed"]
+    detail: str = ""
+    created_at: float = 0.0
+    size_bytes: int = 0
+
+
+class Host(msgspec.Struct, frozen=True, kw_only=True):
+    """What holds here: the isolation tier in force, what its probe found, versions."""
+
+    version: int
+    tier: str
+    isolated: bool
+    runtime: str
+    facts: dict[str, str]
+    pid: int
+
+
+class Request(msgspec.Struct, frozen=True):
+    id: int
+    verb: str
+    args: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class Failure(msgspec.Struct, frozen=True):
+    reason: str
+    message: str
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+    """From the supervisor: an answer (`id` with `ok` or `error`) or an event."""
+
+    id: int | None = None
+    ok: msgspec.Raw | None = None
+    error: Failure | None = None
+    event: str | None = None
+    sandbox: Sandbox | None = None
+    reason: str = ""
+
+
+def pack(message: msgspec.Struct) -> bytes:
+    """A message as bytes for the socket. Raises ValueError over the limit."""
+    body = msgspec.json.encode(message)
+    if len(body) > MAX_MESSAGE_BYTES:
+        raise ValueError(f"message of {len(body)} bytes is over the limit of {MAX_MESSAGE_BYTES}")
+    return _LENGTH.pack(len(body)) + body
+
+
+class MessageReader:
+    """Cuts a byte stream into message bodies; raises ValueError on a length out of bounds."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        self._buffer += data
+        bodies: list[bytes] = []
+        while len(self._buffer) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer)
+            if not 1 <= length <= MAX_MESSAGE_BYTES:
+                raise ValueError(f"message length {length} is out of bounds")
+            end = _LENGTH.size + length
+            if len(self._buffer) < end:
+                break
+            bodies.append(bytes(self._buffer[_LENGTH.size : end]))
+            del self._buffer[:end]
+        return bodies
