@@ -1,4 +1,7 @@
-"""Every limit and default of the Python programs, in one place: name, unit, reason. (The agent's are in agent/limits.h.)"""
+"""Every limit and default of the Python programs, in one place: name, unit, reason.
+
+The agent's own limits are in agent/limits.h.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ ATTACH_WINDOW_BYTES: Final = 256 * 1024  # unacknowledged output per attachment;
 AGENT_BUFFER_BYTES: Final = 256 * 1024  # frames read from an agent but not yet consumed; above it reading pauses
 AGENT_CONNECT_TIMEOUT_S: Final = 5.0  # an agent accepts in microseconds; longer means it is frozen or gone
 AGENT_REPLY_TIMEOUT_S: Final = 15.0  # control requests; killing a big tree is the slowest
-CLIENT_SEND_BUFFER_BYTES: Final = 128 * 1024  # kernel send buffer per client connection, so that little goes stale in it
+CLIENT_SEND_BUFFER_BYTES: Final = 128 * 1024  # kernel send buffer per client connection: little goes stale in it
 CLIENT_WRITE_HIGH_BYTES: Final = 64 * 1024  # our transport's high-water mark per client connection
 WS_HEARTBEAT_S: Final = 25.0  # below the 60 s at which common proxies cut idle connections
 E2B_KEEPALIVE_S: Final = 90.0  # when the client asks for no interval (E2B's own default)

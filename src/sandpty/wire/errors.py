@@ -13,7 +13,7 @@ class Reason:
     """How one reason looks on every surface.
 
     connect: Connect-RPC code (E2B's process and filesystem services); http: status of control-plane and native REST
-    answers; ws_close: WebSocket close code (4000 + the HTTP status); exit_status: of our CLI; hint: what the reader can do.
+    answers; ws_close: WebSocket close code (4000 + the HTTP status); exit_status: of our CLI; hint: what to do.
     """
 
     name: str
@@ -65,11 +65,17 @@ REASONS: dict[str, Reason] = _table(
     Reason("output_lost", "data_loss", 410, 1, "the log no longer holds these bytes; attach from a later offset"),
     Reason("limit", "resource_exhausted", 429, 1),
     Reason("no_space", "resource_exhausted", 507, 1, "free space in the data directory"),
-    Reason("supervisor_down", "unavailable", 503, 69, "run `sandpty serve` again: it starts the supervisor; sandboxes live on"),
+    Reason(
+        "supervisor_down",
+        "unavailable",
+        503,
+        69,
+        "run `sandpty serve` again: it starts the supervisor; sandboxes live on",
+    ),
     Reason("agent_unreachable", "unavailable", 503, 69),
     Reason("runtime_failed", "unavailable", 503, 69, "`sandpty doctor` tells what the isolation runtime needs"),
     # ours
-    Reason("agent_misbehaved", "internal", 502, 70, "the sandbox's agent broke the protocol; its connection was closed"),
+    Reason("agent_misbehaved", "internal", 502, 70, "the sandbox's agent broke the protocol and was cut off"),
     Reason("internal", "internal", 500, 70, "the log holds the incident id"),
 )
 

@@ -1,4 +1,6 @@
-"""The agent protocol, version 1: encode and decode its frames. Pure; the byte layout is docs/reference/agent-protocol.md.
+"""The agent protocol, version 1: encode and decode its frames. Pure.
+
+The byte layout is docs/reference/agent-protocol.md.
 
 A frame is `u32 length, u8 type, payload`, little-endian. Over a WebSocket (the native dialect) a message is `u8 type,
 payload`: the same bytes without the length, because the WebSocket frames them.
@@ -278,18 +280,7 @@ class AgentError:
 
 
 FromAgent: TypeAlias = (
-    Hello
-    | Started
-    | Attached
-    | Output
-    | Gap
-    | Resized
-    | Exit
-    | InputAck
-    | Pong
-    | Done
-    | ProcessInfo
-    | AgentError
+    Hello | Started | Attached | Output | Gap | Resized | Exit | InputAck | Pong | Done | ProcessInfo | AgentError
 )
 
 # --- encoding: what a client says ------------------------------------------------------------------------------------
@@ -339,9 +330,7 @@ def encode_start(start: Start) -> bytes:
 
 
 def encode_attach(attach: Attach) -> bytes:
-    tail = struct.pack(
-        "<BBQII", int(attach.may_write), attach.origin, attach.value, attach.window, attach.stall_ms
-    )
+    tail = struct.pack("<BBQII", int(attach.may_write), attach.origin, attach.value, attach.window, attach.stall_ms)
     return frame(FrameType.ATTACH, _selector(attach.selector) + tail)
 
 
@@ -504,7 +493,7 @@ def _decode_process(cursor: Cursor) -> ProcessInfo:
     )
 
 
-def _decode_fields(kind: int, cursor: Cursor) -> FromAgent:
+def _decode_fields(kind: int, cursor: Cursor) -> FromAgent:  # noqa: PLR0911 - one arm per frame type
     match kind:
         case FrameType.AGENT_HELLO:
             return Hello(*cursor.take(_HELLO))
@@ -512,7 +501,8 @@ def _decode_fields(kind: int, cursor: Cursor) -> FromAgent:
             return Started(*cursor.take(_STARTED))
         case FrameType.ATTACHED:
             fields = cursor.take(_ATTACHED)
-            return Attached(*fields[:6], ProcessFlags(fields[6] & 0x0F), fields[7])
+            process, pid, start, end, cols, rows, flags, taken = fields
+            return Attached(process, pid, start, end, cols, rows, ProcessFlags(flags & 0x0F), taken)
         case FrameType.GAP:
             return Gap(*cursor.take(_GAP))
         case FrameType.RESIZED:

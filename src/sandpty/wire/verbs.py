@@ -1,21 +1,21 @@
 """What the server may ask of the supervisor, and how it is said.
 
-One unix stream socket, 0600; each message is a `u32` little-endian length (at most MAX_MESSAGE_BYTES) and a JSON object.
-Requests carry an `id`, answers the same `id`; answers may come in any order. Messages with `event` instead of `id` come
+One unix stream socket, 0600; each message is a `u32` little-endian length (at most MAX_MESSAGE_BYTES) and a JSON
+object. Requests carry an `id`, answers the same `id`; answers may come in any order. Messages with `event` instead of `id` come
 unasked after the verb `watch`. The list of verbs is fixed: there is no verb that runs a command of the caller's choice.
 
 | verb | args | answer |
 |---|---|---|
-| hello | – | Host |
+| hello | - | Host |
 | create | CreateArgs | Sandbox |
-| list | – | {"sandboxes": [Sandbox]} (running and paused) |
+| list | - | {"sandboxes": [Sandbox]} (running and paused) |
 | kill | {"id", "reason"?} | {} once it is gone |
 | pause | {"id", "memory": bool} | Sandbox |
 | resume | {"id", "end_at"} | Sandbox |
 | set_deadline | {"id", "end_at"} | Sandbox |
 | annotate | {"id", "annotations"} | Sandbox |
-| watch | – | {}; then events {"event": "changed"|"ended", "sandbox": Sandbox, "reason": str} |
-| templates | – | {"templates": [Template]} |
+| watch | - | {}; then events {"event": "changed"|"ended", "sandbox": Sandbox, "reason": str} |
+| templates | - | {"templates": [Template]} |
 | shutdown | {"kill": bool} | {}; with kill every sandbox is ended first |
 
 msgspec is used here, and nowhere else in `wire`: the SDK never imports this module.
