@@ -16,6 +16,8 @@ DEFAULT_PORT: Final = 3980
 # --- terminals -------------------------------------------------------------------------------------------------------
 ATTACH_WINDOW_BYTES: Final = 256 * 1024  # unacknowledged output per attachment; bounds stale output after Ctrl-C
 AGENT_BUFFER_BYTES: Final = 256 * 1024  # frames read from an agent but not yet consumed; above it reading pauses
+AGENT_BUFFER_FRAMES: Final = 1024  # the same bound for tiny frames, whose cost is not their bytes
+PROCESSES_LISTED_MAX: Final = 4096  # one listing; an agent keeps far fewer
 AGENT_CONNECT_TIMEOUT_S: Final = 5.0  # an agent accepts in microseconds; longer means it is frozen or gone
 AGENT_REPLY_TIMEOUT_S: Final = 15.0  # control requests; killing a big tree is the slowest
 CLIENT_SEND_BUFFER_BYTES: Final = 128 * 1024  # kernel send buffer per client connection: little goes stale in it

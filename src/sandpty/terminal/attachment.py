@@ -1,0 +1,183 @@
+"""One client on one process: output from an offset, input in order.
+
+An attachment checks the agent's word: offsets must be contiguous and EXIT must stand at the end, else the agent is cut
+off (`agent_misbehaved`). It holds no output of its own beyond the connection's bounded queue.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TypeAlias
+
+from sandpty import config
+from sandpty.terminal.connection import AgentConnection, agent_error
+from sandpty.wire import frames
+from sandpty.wire.errors import SandptyError
+from sandpty.wire.frames import (
+    NO_OFFSET,
+    AgentError,
+    Attach,
+    Attached,
+    Exit,
+    Gap,
+    InputAck,
+    Output,
+    Pong,
+    Resized,
+    Start,
+    Started,
+    Target,
+)
+
+Event: TypeAlias = Output | Gap | Resized | Exit | InputAck | Pong | AgentError
+
+
+class Attachment:
+    """Made by `start` and `attach`. `info` says what was attached to; `position` is the offset of the next output."""
+
+    def __init__(self, connection: AgentConnection, info: Attached) -> None:
+        self._connection = connection
+        self.info = info
+        self.position = info.start
+        self.exit: Exit | None = None
+
+    @property
+    def pending(self) -> bool:
+        """Whether another event is here already (then a sender may coalesce)."""
+        return self._connection.pending
+
+    async def receive(self) -> Event:
+        """The next event; after Exit there is none.
+
+        Raises SandptyError: agent_unreachable when the connection is lost, agent_misbehaved on a broken law.
+        """
+        if self.exit is not None:
+            raise SandptyError("exited", "the process has ended and everything was received")
+        event = await self._connection.receive()
+        match event:
+            case Output():
+                self._expect(event.offset)
+                self.position += len(event.data)
+            case Gap():
+                self._expect(event.start)
+                if event.end <= event.start:
+                    raise self._misbehaved("a gap that ends before it starts")
+                self.position = event.end
+            case Exit():
+                self._expect(event.end)
+                self.exit = event
+            case Resized() | InputAck() | Pong() | AgentError():
+                pass
+            case _:
+                raise self._misbehaved(f"unexpected {type(event).__name__} on an attachment")
+        return event
+
+    def _expect(self, offset: int) -> None:
+        if offset != self.position:
+            raise self._misbehaved(f"offset {offset} where {self.position} was due")
+
+    def _misbehaved(self, what: str) -> SandptyError:
+        self._connection.close()
+        return SandptyError("agent_misbehaved", what)
+
+    def ack(self, offset: int) -> None:
+        """All output below `offset` is with the client: opens the window, and `continue` resumes from there."""
+        self._connection.send(frames.encode_ack(offset))
+
+    async def send_input(self, data: bytes, offset: int = NO_OFFSET) -> None:
+        """Type `data`; returns when the connection took it. A numbered input may be sent again after a reconnect."""
+        for at in range(0, len(data), config.INPUT_CHUNK_BYTES):
+            chunk = data[at : at + config.INPUT_CHUNK_BYTES]
+            self._connection.send(frames.encode_input(chunk, NO_OFFSET if offset == NO_OFFSET else offset + at))
+            await self._connection.drain()
+
+    async def resize(self, cols: int, rows: int) -> None:
+        """Set the window size; takes its place among the inputs. Raises bad_window_size."""
+        check_window_size(cols, rows)
+        self._connection.send(frames.encode_resize(cols, rows))
+        await self._connection.drain()
+
+    async def signal(self, signal: int, target: Target = Target.GROUP) -> None:
+        self._connection.send(frames.encode_signal(signal, target))
+        await self._connection.drain()
+
+    async def close_stdin(self) -> None:
+        self._connection.send(frames.encode_close_stdin())
+        await self._connection.drain()
+
+    async def ping(self, token: int) -> None:
+        self._connection.send(frames.encode_ping(token))
+        await self._connection.drain()
+
+    def close(self) -> None:
+        """Detach. The process goes on."""
+        self._connection.close()
+
+    async def __aenter__(self) -> Attachment:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def check_window_size(cols: int, rows: int) -> None:
+    """Raise bad_window_size unless both are 1 .. 10,000."""
+    if not (1 <= cols <= frames.MAX_WINDOW_CELLS and 1 <= rows <= frames.MAX_WINDOW_CELLS):
+        raise SandptyError("bad_window_size", f"{cols} x {rows} is not a window size: cols and rows go from 1 to 10000")
+
+
+async def _attached(connection: AgentConnection) -> Attachment:
+    reply = await connection.receive()
+    if isinstance(reply, AgentError):
+        raise agent_error(reply)
+    if not isinstance(reply, Attached):
+        raise SandptyError("agent_misbehaved", f"{type(reply).__name__} where ATTACHED was due")
+    return Attachment(connection, reply)
+
+
+def _encode_start(request: Start) -> bytes:
+    try:
+        return frames.encode_start(request)
+    except frames.FrameError as error:
+        raise SandptyError("too_large", f"arguments and environment are too big: {error}") from error
+
+
+async def start(socket: str, request: Start) -> Attachment:
+    """Start a process and attach to it from its first byte.
+
+    Raises SandptyError: no_such_user, bad_cwd, start_failed, limit, too_large, agent_unreachable, agent_misbehaved.
+    """
+    connection = await AgentConnection.open(socket, _encode_start(request))
+    try:
+        reply = await connection.receive()
+        if isinstance(reply, AgentError):
+            raise agent_error(reply)
+        if not isinstance(reply, Started):
+            raise SandptyError("agent_misbehaved", f"{type(reply).__name__} where STARTED was due")
+        return await _attached(connection)
+    except BaseException:
+        connection.close()
+        raise
+
+
+async def start_detached(socket: str, request: Start) -> Started:
+    """Start a process without attaching (the caller sets StartFlags.REPLY_ONLY). Raises as `start`."""
+    async with await AgentConnection.open(socket, _encode_start(request)) as connection:
+        reply = await connection.receive()
+        if isinstance(reply, AgentError):
+            raise agent_error(reply)
+        if not isinstance(reply, Started):
+            raise SandptyError("agent_misbehaved", f"{type(reply).__name__} where STARTED was due")
+        return reply
+
+
+async def attach(socket: str, request: Attach) -> Attachment:
+    """Attach to a process. Raises SandptyError: no_such_process, bad_argument (offset beyond the end), limit, ..."""
+    connection = await AgentConnection.open(socket, frames.encode_attach(request))
+    try:
+        return await _attached(connection)
+    except BaseException:
+        connection.close()
+        raise

@@ -1,0 +1,200 @@
+"""One connection to an agent: frames out, frames in, with backpressure both ways.
+
+The agent lives among hostile guests. Whatever it sends, this module raises SandptyError (`agent_unreachable` when the
+connection is gone, `agent_misbehaved` when it breaks the protocol) and holds at most AGENT_BUFFER_BYTES plus one frame.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from types import TracebackType
+
+from sandpty import config
+from sandpty.wire import frames
+from sandpty.wire.errors import SandptyError
+from sandpty.wire.frames import AgentError, AgentErrorCode, FrameError, FromAgent, Hello
+
+_REASONS: dict[int, str] = {
+    AgentErrorCode.BAD_FRAME: "bad_frame",
+    AgentErrorCode.UNSUPPORTED_VERSION: "agent_unreachable",
+    AgentErrorCode.NO_SUCH_PROCESS: "no_such_process",
+    AgentErrorCode.NO_SUCH_USER: "no_such_user",
+    AgentErrorCode.BAD_CWD: "bad_cwd",
+    AgentErrorCode.START_FAILED: "start_failed",
+    AgentErrorCode.NOT_A_PTY: "not_a_pty",
+    AgentErrorCode.NOT_A_PIPE: "not_a_pipe",
+    AgentErrorCode.STDIN_CLOSED: "stdin_closed",
+    AgentErrorCode.EXITED: "exited",
+    AgentErrorCode.LIMIT: "limit",
+    AgentErrorCode.TIMEOUT: "timeout",
+    AgentErrorCode.READ_ONLY: "read_only",
+    AgentErrorCode.BAD_ARGUMENT: "bad_argument",
+    AgentErrorCode.INTERNAL: "internal",
+}
+
+
+def agent_error(error: AgentError) -> SandptyError:
+    """An ERROR frame as an exception. The message is the agent's, cut to 500 characters."""
+    return SandptyError(_REASONS.get(error.code, "internal"), error.message[:500])
+
+
+class AgentConnection(asyncio.Protocol):
+    """Open with `await AgentConnection.open(path)`; close with `close()` or `async with`."""
+
+    def __init__(self) -> None:
+        self._reader = frames.FrameReader()
+        self._frames: deque[tuple[int, bytes]] = deque()
+        self._queued_bytes = 0
+        self._transport: asyncio.Transport | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._writable: asyncio.Future[None] | None = None
+        self._reading = True
+        self._failure: SandptyError | None = None
+        self.hello: Hello | None = None
+
+    @classmethod
+    async def open(cls, path: str, first: bytes = b"") -> AgentConnection:
+        """Connect, say HELLO and `first` in one write, and wait for the agent's HELLO.
+
+        Raises SandptyError: agent_unreachable, agent_misbehaved.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(config.AGENT_CONNECT_TIMEOUT_S):
+                _, connection = await loop.create_unix_connection(cls, path)
+        except (OSError, TimeoutError) as error:
+            raise SandptyError("agent_unreachable", "the sandbox does not answer; is it still running?") from error
+        try:
+            connection.send(frames.encode_hello() + first)
+            async with asyncio.timeout(config.AGENT_CONNECT_TIMEOUT_S):
+                hello = await connection.receive()
+        except BaseException as error:
+            connection.close()
+            if isinstance(error, TimeoutError):
+                raise SandptyError("agent_unreachable", "the sandbox does not answer; is it paused?") from error
+            raise
+        if isinstance(hello, AgentError):
+            connection.close()
+            raise agent_error(hello)
+        if not isinstance(hello, Hello) or hello.version != frames.PROTOCOL_VERSION:
+            connection.close()
+            raise SandptyError("agent_misbehaved", "the agent does not speak this protocol version")
+        connection.hello = hello
+        return connection
+
+    # --- asyncio.Protocol ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.set_write_buffer_limits(high=config.CLIENT_WRITE_HIGH_BYTES)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            arrived = self._reader.feed(data)
+        except FrameError as error:
+            self._fail(SandptyError("agent_misbehaved", str(error)))
+            return
+        for item in arrived:
+            self._frames.append(item)
+            self._queued_bytes += len(item[1])
+        if self._queued_bytes > config.AGENT_BUFFER_BYTES or len(self._frames) > config.AGENT_BUFFER_FRAMES:
+            self._pause()
+        if arrived:
+            self._wake()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._failure is None:
+            self._failure = SandptyError("agent_unreachable", "the connection to the sandbox was lost")
+        self._wake()
+        self.resume_writing()
+
+    def pause_writing(self) -> None:
+        if self._writable is None:
+            self._writable = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self) -> None:
+        writable, self._writable = self._writable, None
+        if writable is not None and not writable.done():
+            writable.set_result(None)
+
+    # --- ours ---
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _fail(self, error: SandptyError) -> None:
+        if self._failure is None:
+            self._failure = error
+        if self._transport is not None:
+            self._transport.abort()
+        self._wake()
+
+    def _pause(self) -> None:
+        if self._reading and self._transport is not None:
+            self._reading = False
+            self._transport.pause_reading()
+
+    def _resume(self) -> None:
+        if not self._reading and self._transport is not None and not self._transport.is_closing():
+            self._reading = True
+            self._transport.resume_reading()
+
+    @property
+    def pending(self) -> bool:
+        """Whether `receive` would answer at once."""
+        return bool(self._frames)
+
+    async def receive(self) -> FromAgent:
+        """The next frame, decoded. What arrived before a loss is delivered before the loss is raised."""
+        while not self._frames:
+            if self._failure is not None:
+                raise self._failure
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        kind, payload = self._frames.popleft()
+        self._queued_bytes -= len(payload)
+        if self._queued_bytes <= config.AGENT_BUFFER_BYTES // 2:
+            self._resume()
+        try:
+            return frames.decode(kind, payload)
+        except FrameError as error:
+            failure = SandptyError("agent_misbehaved", str(error))
+            self._fail(failure)
+            raise failure from error
+
+    def send(self, data: bytes) -> None:
+        """Queue frames for the agent. Follow with `drain` unless they are few and small."""
+        if self._failure is not None or self._transport is None:
+            raise self._failure or SandptyError("agent_unreachable", "the connection to the sandbox was lost")
+        self._transport.write(data)
+
+    async def drain(self) -> None:
+        """Wait until the agent has taken enough; raises the connection's failure."""
+        writable = self._writable
+        if writable is not None:
+            await asyncio.shield(writable)
+        if self._failure is not None:
+            raise self._failure
+
+    def close(self) -> None:
+        """Close at once; what was received stays readable. Safe to repeat."""
+        if self._failure is None:
+            self._failure = SandptyError("agent_unreachable", "the connection to the sandbox was closed")
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.close()
+        self._wake()
+
+    async def __aenter__(self) -> AgentConnection:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
