@@ -14,7 +14,13 @@ DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 3980
 
 # --- terminals -------------------------------------------------------------------------------------------------------
-ATTACH_WINDOW_BYTES: Final = 256 * 1024  # unacknowledged output per attachment; bounds stale output after Ctrl-C
+ATTACH_WINDOW_BYTES: Final = 128 * 1024  # unacknowledged output per attachment; bounds stale output after Ctrl-C
+ACK_EVERY_BYTES: Final = 32 * 1024  # a quarter of the window: a client that keeps up never makes the agent wait
+SIGNAL_MAX: Final = 64  # SIGRTMAX
+PROCESS_LOG_MAX_BYTES: Final = 64 * 1024 * 1024  # the agent keeps all logs of a sandbox within the same bound
+WAIT_DEFAULT_S: Final = 60  # GET .../wait without timeout_s
+WAIT_MAX_S: Final = 3600
+WS_CLOSE_TEXT_BYTES: Final = 123  # RFC 6455: a control frame holds 125 bytes, two are the code
 AGENT_BUFFER_BYTES: Final = 256 * 1024  # frames read from an agent but not yet consumed; above it reading pauses
 AGENT_BUFFER_FRAMES: Final = 1024  # the same bound for tiny frames, whose cost is not their bytes
 PROCESSES_LISTED_MAX: Final = 4096  # one listing; an agent keeps far fewer
@@ -26,6 +32,10 @@ WS_HEARTBEAT_S: Final = 25.0  # below the 60 s at which common proxies cut idle 
 E2B_KEEPALIVE_S: Final = 90.0  # when the client asks for no interval (E2B's own default)
 
 # --- requests --------------------------------------------------------------------------------------------------------
+LISTEN_BACKLOG: Final = 1024  # connections the kernel completes before we accept them
+HTTP_KEEPALIVE_S: Final = 75.0  # idle connections; the SDKs keep theirs for 4 s (undici) to 300 s (httpx)
+HTTP_LINE_BYTES: Final = 32 * 1024  # request line or header: metadata filters are percent-encoded three times
+SHUTDOWN_GRACE_S: Final = 1.0  # streams do not end by themselves: a server that stops cuts them soon
 REQUEST_BODY_BYTES: Final = 1024 * 1024  # JSON bodies; the largest legitimate one is a Start with a big environment
 ENVELOPE_BYTES: Final = 4 * 1024 * 1024  # one Connect envelope (base64 of the largest INPUT fits)
 INPUT_CHUNK_BYTES: Final = 512 * 1024  # larger input is split into several INPUT frames
@@ -39,6 +49,8 @@ METADATA_BYTES: Final = 64 * 1024  # per sandbox: metadata and environment
 # --- supervisor ------------------------------------------------------------------------------------------------------
 SUPERVISOR_START_TIMEOUT_S: Final = 30.0  # its probe runs a canary sandbox first
 SUPERVISOR_REPLY_TIMEOUT_S: Final = 60.0  # a create under full load
+SUPERVISOR_RETRY_MIN_S: Final = 0.1  # between attempts to reach a supervisor that is being restarted
+SUPERVISOR_RETRY_MAX_S: Final = 2.0
 POOL_SIZE: Final = 4  # warm sandboxes kept per template: claim -> prompt is 2 ms instead of 15
 CREATES_IN_PARALLEL: Final = 4  # cold starts at once: more only fight over the cgroup locks
 UID_BASE: Final = 200_000  # guest uid 0 on the host; each sandbox gets the next range

@@ -40,6 +40,7 @@ class Attachment:
         self.info = info
         self.position = info.start
         self.exit: Exit | None = None
+        self._acknowledged = info.start
 
     @property
     def pending(self) -> bool:
@@ -83,6 +84,16 @@ class Attachment:
     def ack(self, offset: int) -> None:
         """All output below `offset` is with the client: opens the window, and `continue` resumes from there."""
         self._connection.send(frames.encode_ack(offset))
+
+    def acknowledge(self) -> None:
+        """ACK what was received, when enough came since the last time or nothing else is waiting.
+
+        Call it after each event went to the client: one ACK then serves many small frames.
+        """
+        due = self.position - self._acknowledged
+        if due >= config.ACK_EVERY_BYTES or (due and not self.pending):
+            self._acknowledged = self.position
+            self.ack(self.position)
 
     async def send_input(self, data: bytes, offset: int = NO_OFFSET) -> None:
         """Type `data`; returns when the connection took it. A numbered input may be sent again after a reconnect."""

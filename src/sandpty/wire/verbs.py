@@ -1,8 +1,8 @@
 """What the server may ask of the supervisor, and how it is said.
 
 One unix stream socket, 0600; each message is a `u32` little-endian length (at most MAX_MESSAGE_BYTES) and a JSON
-object. Requests carry an `id`, answers the same `id`; answers may come in any order. Messages with `event` instead of `id` come
-unasked after the verb `watch`. The list of verbs is fixed: there is no verb that runs a command of the caller's choice.
+object. Requests carry an `id`, answers the same `id`; answers may come in any order. Messages with `event` instead of
+`id` come unasked after the verb `watch`. The list of verbs is fixed: none runs a command of the caller's choice.
 
 | verb | args | answer |
 |---|---|---|

@@ -1,0 +1,124 @@
+"""The composition root: one listener, every dialect.
+
+sandpty serve -> serve(settings) -> Registry (supervisor's truth) + Authenticator -> dialects' routes -> aiohttp
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import socket
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from sandpty import __version__, config
+from sandpty.server.auth import Authenticator
+from sandpty.server.context import Context
+from sandpty.server.dialects import e2b, native
+from sandpty.server.registry import Registry
+from sandpty.server.settings import Settings
+from sandpty.wire.errors import SandptyError
+
+log = logging.getLogger(__name__)
+
+
+@web.middleware
+async def _no_traceback_leaves(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Dialects answer in their own shapes; what escapes them is our fault and gets an incident id."""
+    try:
+        return await handler(request)
+    except (web.HTTPException, asyncio.CancelledError, ConnectionError):
+        raise
+    except Exception:
+        incident = secrets.token_hex(6)
+        log.exception("incident %s: %s %s", incident, request.method, request.path)
+        message = f"internal error; the server's log has it under incident {incident}"
+        return web.json_response({"code": 500, "message": message}, status=500)
+
+
+def make_app(context: Context) -> web.Application:
+    """The application with every dialect's routes and `/healthz`."""
+    app = web.Application(client_max_size=config.REQUEST_BODY_BYTES, middlewares=[_no_traceback_leaves])
+
+    async def healthz(_: web.Request) -> web.Response:
+        ready = context.registry.ready
+        body = {"status": "ok" if ready else "supervisor down", "version": __version__}
+        return web.json_response(body, status=200 if ready else 503)
+
+    app.router.add_get("/healthz", healthz)
+    for dialect in (native, e2b):
+        app.add_routes(dialect.routes(context))
+    return app
+
+
+def open_listener(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises OSError, for example when the port is in use."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Inherited by accepted connections. Small: what lies in it after Ctrl-C is stale output nobody can take back.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, config.CLIENT_SEND_BUFFER_BYTES)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.bind((host, port))
+        listener.listen(config.LISTEN_BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def listener_url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _write_info(settings: Settings, url: str) -> None:
+    """Tell `sandpty env` and friends where we are. After the drop of privileges only a prepared file is writable."""
+    try:
+        settings.data_dir.server_info.write_text(json.dumps({"url": url}) + "\n")
+    except OSError as error:
+        log.warning("cannot write %s: %s", settings.data_dir.server_info.name, error.strerror)
+
+
+async def serve(
+    settings: Settings,
+    *,
+    listener: socket.socket | None = None,
+    listening: Callable[[str], None] | None = None,
+) -> None:
+    """Serve until cancelled. `listening` is called with the URL once requests are answered.
+
+    Raises OSError when the port cannot be had, SandptyError supervisor_down when there is no supervisor.
+    """
+    async with AsyncExitStack() as stack:
+        listener = listener or open_listener(settings.host, settings.port)
+        stack.callback(listener.close)
+        registry = await stack.enter_async_context(Registry(str(settings.data_dir.supervisor_socket)))
+        context = Context(settings, registry, Authenticator(settings.api_key))
+        runner = web.AppRunner(
+            make_app(context),
+            access_log=None,
+            handler_cancellation=True,
+            keepalive_timeout=config.HTTP_KEEPALIVE_S,
+            shutdown_timeout=config.SHUTDOWN_GRACE_S,
+            max_line_size=config.HTTP_LINE_BYTES,
+            max_field_size=config.HTTP_LINE_BYTES,
+        )
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        await web.SockSite(runner, listener).start()
+        url = listener_url(listener)
+        _write_info(settings, url)
+        log.info("listening on %s, isolation tier %s", url, registry.host.tier)
+        if listening is not None:
+            listening(url)
+        await asyncio.Event().wait()
+
+
+__all__ = ["SandptyError", "listener_url", "make_app", "open_listener", "serve"]

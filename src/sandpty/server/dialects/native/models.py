@@ -1,0 +1,121 @@
+"""What the native dialect's JSON looks like: request bodies and answers."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import msgspec
+
+from sandpty.wire.frames import Exit, ProcessFlags, ProcessInfo
+from sandpty.wire.verbs import Limits, Sandbox
+
+
+class _Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A misspelt field is an error, not a default."""
+
+
+class CreateBody(_Body, frozen=True):
+    """`timeout_s` seconds from now the sandbox is killed or paused (`on_timeout`)."""
+
+    template: str = "base"
+    timeout_s: float = 300
+    on_timeout: Literal["kill", "pause", "pause_disk"] = "kill"
+    metadata: dict[str, str] = {}
+    env: dict[str, str] = {}
+    internet: bool = True
+    limits: Limits | None = None
+
+
+class PauseBody(_Body, frozen=True):
+    memory: bool = True
+
+
+class TimeoutBody(_Body, frozen=True):
+    timeout_s: float = 300
+
+
+class WindowSize(_Body, frozen=True):
+    cols: int
+    rows: int
+
+
+class StartBody(_Body, frozen=True):
+    """`pty` null: stdout and stderr are pipes. `deadline_s` 0: none. `cwd` empty: the user's home."""
+
+    argv: list[str]
+    env: dict[str, str] = {}
+    user: str = "user"
+    cwd: str = ""
+    tag: str = ""
+    pty: WindowSize | None = None
+    stdin: bool = True
+    deadline_s: float = 0
+    log_bytes: int = 0
+
+
+class SignalBody(_Body, frozen=True):
+    """`signal` by name, with or without SIG, or by number."""
+
+    signal: str | int = "TERM"
+    target: Literal["leader", "group", "tree"] = "group"
+
+
+def when(unix_s: float) -> str | None:
+    """RFC 3339 in UTC; None for 0."""
+    return datetime.fromtimestamp(unix_s, UTC).isoformat().replace("+00:00", "Z") if unix_s else None
+
+
+def sandbox_json(sandbox: Sandbox) -> dict[str, Any]:
+    return {
+        "id": sandbox.id,
+        "template": sandbox.annotations.get("template", sandbox.template),
+        "template_id": sandbox.template,
+        "state": sandbox.state,
+        "tier": sandbox.tier,
+        "started_at": when(sandbox.started_at),
+        "end_at": when(sandbox.end_at),
+        "on_timeout": sandbox.on_timeout,
+        "limits": msgspec.to_builtins(sandbox.limits),
+        "internet": sandbox.internet,
+        "metadata": sandbox.annotations.get("metadata", {}),
+        "boot_id": sandbox.boot_id,
+    }
+
+
+def exit_json(exit_: Exit) -> dict[str, Any]:
+    return {
+        "code": None if exit_.signalled else exit_.value,
+        "signal": exit_.value if exit_.signalled else None,
+        "reason": exit_.reason.name.lower(),
+        "core_dumped": exit_.core_dumped,
+        "end": exit_.end,
+    }
+
+
+def _shown(text: str) -> str:
+    """Guest text for JSON: what is not UTF-8 cannot be shown there as it is."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def process_json(info: ProcessInfo) -> dict[str, Any]:
+    return {
+        "process": info.process,
+        "pid": info.pid,
+        "tag": _shown(info.tag),
+        "argv": [_shown(item) for item in info.argv],
+        "env": {_shown(key): _shown(value) for key, value in info.env.items()},
+        "user": _shown(info.user),
+        "cwd": _shown(info.cwd),
+        "pty": bool(info.flags & ProcessFlags.PTY),
+        "running": bool(info.flags & ProcessFlags.RUNNING),
+        "stdin_open": bool(info.flags & ProcessFlags.STDIN_OPEN),
+        "cols": info.cols,
+        "rows": info.rows,
+        "log_start": info.start,
+        "log_end": info.end,
+        "started_at": when(info.started_ms / 1000),
+        "ended_at": when(info.ended_ms / 1000),
+        "exit": exit_json(info.exit) if info.exit else None,
+        "attachments": info.attachments,
+    }

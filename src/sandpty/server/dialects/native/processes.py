@@ -1,0 +1,118 @@
+"""/v1/sandboxes/{id}/processes: start, list, look, signal, resize, wait."""
+
+from __future__ import annotations
+
+import math
+import signal as signals
+
+from aiohttp import web
+
+from sandpty import config
+from sandpty.server.context import Context
+from sandpty.server.dialects.native.answers import answering, body, number, principal
+from sandpty.server.dialects.native.models import SignalBody, StartBody, WindowSize, exit_json, process_json
+from sandpty.terminal import attachment, control
+from sandpty.terminal.attachment import check_window_size
+from sandpty.wire.errors import SandptyError
+from sandpty.wire.frames import Selector, Start, StartFlags, Target
+from sandpty.wire.verbs import Sandbox
+
+
+def signal_number(name: str | int) -> int:
+    """SIGINT, INT, int or 2 -> 2. Raises bad_argument."""
+    if isinstance(name, int):
+        if 1 <= name <= config.SIGNAL_MAX:
+            return name
+        raise SandptyError("bad_argument", f"there is no signal {name}")
+    upper = name.upper()
+    found = getattr(signals, upper if upper.startswith("SIG") else f"SIG{upper}", None)
+    if not isinstance(found, signals.Signals):
+        raise SandptyError("bad_argument", f"there is no signal {name[:32]!r}")
+    return int(found)
+
+
+def selector(request: web.Request) -> Selector:
+    """`{process}` of the path: our process id, `pid:<n>` or `tag:<t>`. Raises bad_request."""
+    raw = request.match_info["process"]
+    kind, colon, value = raw.partition(":")
+    if colon and kind == "tag":
+        return Selector.tagged(value)
+    digits = value if colon and kind == "pid" else raw
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 19):
+        raise SandptyError("bad_request", "name a process by its id, by pid:<guest pid> or by tag:<tag>")
+    return Selector.pid(int(digits)) if colon else Selector.process(int(digits))
+
+
+def start_request(sandbox: Sandbox, wanted: StartBody) -> Start:
+    """Raises bad_argument, bad_window_size."""
+    if not wanted.argv or any("\0" in item for item in wanted.argv):
+        raise SandptyError("bad_argument", "argv needs at least a program, and no NUL characters")
+    if not 0 <= wanted.deadline_s <= config.TIMEOUT_MAX_S:
+        raise SandptyError("bad_timeout", f"deadline_s must be between 0 and {config.TIMEOUT_MAX_S}")
+    if not 0 <= wanted.log_bytes <= config.PROCESS_LOG_MAX_BYTES:
+        raise SandptyError("bad_argument", f"log_bytes must be between 0 and {config.PROCESS_LOG_MAX_BYTES}")
+    flags = StartFlags.REPLY_ONLY
+    if wanted.pty is not None:
+        check_window_size(wanted.pty.cols, wanted.pty.rows)
+        flags |= StartFlags.PTY
+    elif wanted.stdin:
+        flags |= StartFlags.STDIN
+    terminal = {"TERM": "xterm-256color", "LANG": "C.UTF-8"} if wanted.pty else {}
+    return Start(
+        argv=wanted.argv,
+        env={**terminal, **sandbox.annotations.get("env", {}), **wanted.env},
+        user=wanted.user,
+        cwd=wanted.cwd,
+        tag=wanted.tag,
+        flags=flags,
+        cols=wanted.pty.cols if wanted.pty else 0,
+        rows=wanted.pty.rows if wanted.pty else 0,
+        log_bytes=wanted.log_bytes,
+        deadline_ms=math.ceil(wanted.deadline_s * 1000),
+    )
+
+
+class Processes:
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def _sandbox(self, request: web.Request) -> Sandbox:
+        who = principal(self._context, request)
+        return self._context.registry.running(request.match_info["sandbox"], who)
+
+    @answering
+    async def start(self, request: web.Request) -> web.Response:
+        sandbox = self._sandbox(request)
+        wanted = await body(request, StartBody)
+        started = await attachment.start_detached(sandbox.socket, start_request(sandbox, wanted))
+        return web.json_response({"process": started.process, "pid": started.pid}, status=201)
+
+    @answering
+    async def list(self, request: web.Request) -> web.Response:
+        found = await control.list_processes(self._sandbox(request).socket)
+        return web.json_response({"processes": [process_json(info) for info in found]})
+
+    @answering
+    async def get(self, request: web.Request) -> web.Response:
+        return web.json_response(process_json(await control.stat(self._sandbox(request).socket, selector(request))))
+
+    @answering
+    async def signal(self, request: web.Request) -> web.Response:
+        sandbox = self._sandbox(request)
+        wanted = await body(request, SignalBody)
+        target = Target[wanted.target.upper()]
+        await control.signal(sandbox.socket, selector(request), signal_number(wanted.signal), target)
+        return web.Response(status=204)
+
+    @answering
+    async def resize(self, request: web.Request) -> web.Response:
+        sandbox = self._sandbox(request)
+        wanted = await body(request, WindowSize)
+        await control.resize(sandbox.socket, selector(request), wanted.cols, wanted.rows)
+        return web.Response(status=204)
+
+    @answering
+    async def wait(self, request: web.Request) -> web.Response:
+        sandbox = self._sandbox(request)
+        timeout_s = number(request, "timeout_s", config.WAIT_DEFAULT_S, config.WAIT_MAX_S)
+        return web.json_response(exit_json(await control.wait(sandbox.socket, selector(request), timeout_s)))

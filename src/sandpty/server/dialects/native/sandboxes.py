@@ -1,0 +1,86 @@
+"""/v1/sandboxes: what can be done with a sandbox."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import web
+
+from sandpty.server.context import Context
+from sandpty.server.dialects.native.answers import answering, body, principal
+from sandpty.server.dialects.native.models import CreateBody, PauseBody, TimeoutBody, sandbox_json
+from sandpty.server.registry import CreateSpec, end_at
+from sandpty.wire.errors import SandptyError
+
+
+class Sandboxes:
+    """Handlers; each is one line of the table in docs/reference/protocol.md."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._registry = context.registry
+
+    @answering
+    async def host(self, request: web.Request) -> web.Response:
+        principal(self._context, request)
+        templates = await self._registry.templates()
+        host = msgspec.to_builtins(self._registry.host)
+        return web.json_response({**host, "templates": msgspec.to_builtins(templates)})
+
+    @answering
+    async def create(self, request: web.Request) -> web.Response:
+        who = principal(self._context, request)
+        wanted = await body(request, CreateBody)
+        spec = CreateSpec(
+            template=wanted.template,
+            timeout_s=wanted.timeout_s,
+            on_timeout=wanted.on_timeout,
+            metadata=wanted.metadata,
+            env=wanted.env,
+            internet=wanted.internet,
+            limits=wanted.limits,
+        )
+        return web.json_response(sandbox_json(await self._registry.create(spec, who)), status=201)
+
+    @answering
+    async def list(self, request: web.Request) -> web.Response:
+        mine = self._registry.list(principal(self._context, request))
+        return web.json_response({"sandboxes": [sandbox_json(sandbox) for sandbox in mine]})
+
+    @answering
+    async def get(self, request: web.Request) -> web.Response:
+        who = principal(self._context, request)
+        return web.json_response(sandbox_json(self._registry.get(request.match_info["sandbox"], who)))
+
+    @answering
+    async def kill(self, request: web.Request) -> web.Response:
+        who = principal(self._context, request)
+        await self._registry.kill(request.match_info["sandbox"], who)
+        return web.Response(status=204)
+
+    @answering
+    async def pause(self, request: web.Request) -> web.Response:
+        who = principal(self._context, request)
+        wanted = await body(request, PauseBody)
+        return web.json_response(
+            sandbox_json(await self._registry.pause(request.match_info["sandbox"], who, wanted.memory))
+        )
+
+    @answering
+    async def resume(self, request: web.Request) -> web.Response:
+        who = principal(self._context, request)
+        wanted = await body(request, TimeoutBody)
+        ends = end_at(wanted.timeout_s)
+        return web.json_response(sandbox_json(await self._registry.resume(request.match_info["sandbox"], who, ends)))
+
+    @answering
+    async def set_deadline(self, request: web.Request) -> web.Response:
+        who = principal(self._context, request)
+        wanted = await body(request, TimeoutBody)
+        ends = end_at(wanted.timeout_s)
+        sandbox = await self._registry.set_deadline(request.match_info["sandbox"], who, ends)
+        return web.json_response(sandbox_json(sandbox))
+
+    @answering
+    async def unknown(self, request: web.Request) -> web.Response:
+        principal(self._context, request)
+        raise SandptyError("bad_request", f"there is no {request.method} {request.path[:200]} in this API")

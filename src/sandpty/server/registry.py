@@ -1,0 +1,213 @@
+"""Which sandboxes there are, whose they are, and what may be done with them.
+
+A view of the supervisor's truth, kept current by its events: the server can be killed at any time and finds everything
+again. What the server adds to a sandbox (metadata, environment, access token) lives in the sandbox's annotations, which
+the supervisor keeps for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+
+from sandpty import config
+from sandpty.server.auth import Principal
+from sandpty.server.supervisor_client import SupervisorClient, TemplateList
+from sandpty.wire import verbs
+from sandpty.wire.errors import SandptyError
+from sandpty.wire.verbs import Limits, Sandbox, Template
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CreateSpec:
+    """What a client wants. `extras` goes into the annotations under the dialect's name."""
+
+    template: str = "base"
+    timeout_s: float = config.SANDBOX_TIMEOUT_S
+    on_timeout: Literal["kill", "pause", "pause_disk"] = "kill"
+    metadata: dict[str, str] = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict)
+    internet: bool = True
+    limits: Limits | None = None
+    extras: dict[str, Any] = field(default_factory=dict)
+
+
+def end_at(timeout_s: float) -> float:
+    """Seconds from now as a point in time. Raises bad_timeout unless 0 <= timeout_s <= TIMEOUT_MAX_S."""
+    if not 0 <= timeout_s <= config.TIMEOUT_MAX_S:  # false for NaN too
+        raise SandptyError("bad_timeout", f"a timeout of {timeout_s} s is not between 0 and {config.TIMEOUT_MAX_S}")
+    return time.time() + timeout_s
+
+
+class Registry:
+    """Use as `async with Registry(socket)`."""
+
+    def __init__(self, supervisor_socket: str) -> None:
+        self._client = SupervisorClient(supervisor_socket, self._on_list, self._on_event)
+        self._sandboxes: dict[str, Sandbox] = {}
+        self._tokens: dict[str, str] = {}  # access token -> sandbox id
+        self._cuts: dict[str, set[Callable[[], None]]] = {}
+        self._host: verbs.Host | None = None
+
+    async def __aenter__(self) -> Registry:
+        await self._client.__aenter__()
+        self._host = await self._client.call("hello", {}, verbs.Host)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.__aexit__()
+
+    # --- the view ---
+
+    def _on_list(self, sandboxes: list[Sandbox]) -> None:
+        known = {sandbox.id for sandbox in sandboxes}
+        for gone in [self._sandboxes[id_] for id_ in self._sandboxes.keys() - known]:
+            self._forget(gone)
+        for sandbox in sandboxes:
+            self._remember(sandbox)
+
+    def _on_event(self, event: str, sandbox: Sandbox, reason: str) -> None:
+        if event == "ended":
+            log.info("sandbox %s ended: %s", sandbox.id, sandbox.ended or reason)
+            self._forget(sandbox)
+        else:
+            self._remember(sandbox)
+
+    def _remember(self, sandbox: Sandbox) -> None:
+        before = self._sandboxes.get(sandbox.id)
+        self._sandboxes[sandbox.id] = sandbox
+        if token := sandbox.annotations.get("token"):
+            self._tokens[token] = sandbox.id
+        if before is not None and before.state == "running" and sandbox.state != "running":
+            self._cut(sandbox.id)
+
+    def _forget(self, sandbox: Sandbox) -> None:
+        if self._sandboxes.pop(sandbox.id, None) is not None:
+            self._tokens.pop(sandbox.annotations.get("token", ""), None)
+        self._cut(sandbox.id)
+
+    def _cut(self, sandbox_id: str) -> None:
+        for callback in list(self._cuts.get(sandbox_id, ())):
+            try:
+                callback()
+            except Exception:
+                log.exception("cutting a stream of %s failed", sandbox_id)
+
+    @contextmanager
+    def cutting(self, sandbox_id: str, callback: Callable[[], None]) -> Iterator[None]:
+        """Call `callback` (synchronously, once per event) if the sandbox is killed, paused or ends meanwhile."""
+        callbacks = self._cuts.setdefault(sandbox_id, set())
+        callbacks.add(callback)
+        try:
+            yield
+        finally:
+            callbacks.discard(callback)
+            if not callbacks and self._cuts.get(sandbox_id) is callbacks:
+                del self._cuts[sandbox_id]
+
+    @property
+    def host(self) -> verbs.Host:
+        """What the supervisor said of this host when we first met it."""
+        assert self._host is not None
+        return self._host
+
+    @property
+    def ready(self) -> bool:
+        return self._client.connected
+
+    # --- questions ---
+
+    def get(self, sandbox_id: str, principal: Principal | None = None) -> Sandbox:
+        """Raises no_such_sandbox, also for a sandbox of somebody else. No principal: the caller checked a token."""
+        sandbox = self._sandboxes.get(sandbox_id)
+        if sandbox is None or (principal is not None and sandbox.owner != principal.id):
+            raise SandptyError("no_such_sandbox", f"sandbox {sandbox_id[:64]} does not exist or is not yours")
+        return sandbox
+
+    def running(self, sandbox_id: str, principal: Principal | None = None) -> Sandbox:
+        """As `get`; raises sandbox_paused when it is not running."""
+        sandbox = self.get(sandbox_id, principal)
+        if sandbox.state != "running":
+            raise SandptyError("sandbox_paused", f"sandbox {sandbox_id} is paused")
+        return sandbox
+
+    def by_token(self, token: str) -> Sandbox | None:
+        return self._sandboxes.get(self._tokens.get(token, ""))
+
+    def list(self, principal: Principal) -> list[Sandbox]:
+        """All of the principal's sandboxes, oldest first."""
+        mine = (sandbox for sandbox in self._sandboxes.values() if sandbox.owner == principal.id)
+        return sorted(mine, key=lambda sandbox: (sandbox.started_at, sandbox.id))
+
+    async def templates(self) -> Sequence[Template]:
+        answer = await self._client.call("templates", {}, TemplateList)
+        return answer.templates
+
+    # --- changes ---
+
+    async def create(self, spec: CreateSpec, principal: Principal) -> Sandbox:
+        """Raises bad_timeout, no_such_template, limit, no_space, runtime_failed, supervisor_down, too_large."""
+        ends = end_at(spec.timeout_s)
+        if len(self._sandboxes) >= config.SANDBOXES_MAX:
+            raise SandptyError("limit", f"this host holds its {config.SANDBOXES_MAX} sandboxes already")
+        annotations = {
+            "metadata": spec.metadata,
+            "env": spec.env,
+            "token": secrets.token_hex(32),
+            "template": spec.template,
+            **spec.extras,
+        }
+        if len(msgspec.json.encode(annotations)) > config.METADATA_BYTES:
+            raise SandptyError("too_large", f"metadata and environment are over {config.METADATA_BYTES} bytes")
+        args = verbs.CreateArgs(
+            template=spec.template,
+            end_at=ends,
+            on_timeout=spec.on_timeout,
+            limits=spec.limits,
+            internet=spec.internet,
+            owner=principal.id,
+            annotations=annotations,
+        )
+        sandbox = await self._client.call("create", args, Sandbox)
+        self._remember(sandbox)
+        return sandbox
+
+    async def kill(self, sandbox_id: str, principal: Principal) -> None:
+        """Returns once everything in it is gone; its streams are cut at once."""
+        sandbox = self.get(sandbox_id, principal)
+        self._forget(sandbox)
+        try:
+            await self._client.call("kill", {"id": sandbox_id}, dict)
+        except SandptyError as error:
+            if error.reason.name != "no_such_sandbox":
+                self._remember(sandbox)
+                raise
+
+    async def pause(self, sandbox_id: str, principal: Principal, memory: bool = True) -> Sandbox:
+        """Freeze (memory=True) or stop and keep the files. Raises already_paused."""
+        if self.get(sandbox_id, principal).state == "paused":
+            raise SandptyError("already_paused", f"sandbox '{sandbox_id}' is already paused")
+        return await self._change("pause", {"id": sandbox_id, "memory": memory})
+
+    async def resume(self, sandbox_id: str, principal: Principal, ends: float) -> Sandbox:
+        self.get(sandbox_id, principal)
+        return await self._change("resume", {"id": sandbox_id, "end_at": ends})
+
+    async def set_deadline(self, sandbox_id: str, principal: Principal, ends: float) -> Sandbox:
+        self.get(sandbox_id, principal)
+        return await self._change("set_deadline", {"id": sandbox_id, "end_at": ends})
+
+    async def _change(self, verb: str, args: dict[str, Any]) -> Sandbox:
+        sandbox = await self._client.call(verb, args, Sandbox)
+        if sandbox.ended is None and sandbox.id in self._sandboxes:
+            self._remember(sandbox)
+        return sandbox

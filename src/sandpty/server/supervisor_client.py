@@ -1,0 +1,152 @@
+"""The server's one connection to the supervisor: asks verbs, follows events, reconnects when it restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+from sandpty import config
+from sandpty.wire import verbs
+from sandpty.wire.errors import REASONS, SandptyError
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class SandboxList(msgspec.Struct, frozen=True):
+    sandboxes: list[verbs.Sandbox]
+
+
+class TemplateList(msgspec.Struct, frozen=True):
+    templates: list[verbs.Template]
+
+
+class SupervisorClient:
+    """Use as `async with`; `on_list` gets the whole truth after each (re)connect, `on_event` each change after it.
+
+    Both callbacks are synchronous and called in the order in which the supervisor speaks.
+    """
+
+    def __init__(
+        self,
+        socket: str,
+        on_list: Callable[[list[verbs.Sandbox]], None],
+        on_event: Callable[[str, verbs.Sandbox, str], None],
+    ) -> None:
+        self._socket = socket
+        self._on_list = on_list
+        self._on_event = on_event
+        self._writer: asyncio.StreamWriter | None = None
+        self._answers: dict[int, asyncio.Future[msgspec.Raw]] = {}
+        self._next_id = 0
+        self._connected = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> SupervisorClient:
+        self._task = asyncio.create_task(self._run(), name="supervisor-client")
+        try:
+            async with asyncio.timeout(config.SUPERVISOR_START_TIMEOUT_S):
+                await self._connected.wait()
+        except TimeoutError as error:
+            await self.__aexit__()
+            raise SandptyError("supervisor_down", "the supervisor does not answer") from error
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    @property
+    def connected(self) -> bool:
+        return self._connected.is_set()
+
+    async def _run(self) -> None:
+        pause_s = config.SUPERVISOR_RETRY_MIN_S
+        while True:
+            try:
+                await self._converse()
+                pause_s = config.SUPERVISOR_RETRY_MIN_S
+            except (OSError, ValueError, msgspec.MsgspecError, asyncio.IncompleteReadError, SandptyError) as error:
+                if self._connected.is_set():
+                    log.warning("connection to the supervisor lost: %s", error)
+            finally:
+                self._disconnect()
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, config.SUPERVISOR_RETRY_MAX_S)
+
+    def _disconnect(self) -> None:
+        self._connected.clear()
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
+        answers, self._answers = self._answers, {}
+        for answer in answers.values():
+            if not answer.done():
+                answer.set_exception(SandptyError("supervisor_down", "the supervisor went away during the request"))
+
+    async def _converse(self) -> None:
+        reader, self._writer = await asyncio.open_unix_connection(self._socket)
+        listening = asyncio.create_task(self._listen(reader), name="supervisor-listener")
+        # A lost connection must end the calls below too, and they wait on futures: so the listener fails those.
+        listening.add_done_callback(lambda _: self._disconnect())
+        try:
+            # Watch before list: an event between the two is told twice, never missed.
+            await self.call("watch", {}, dict)
+            listed = await self.call("list", {}, SandboxList)
+            self._on_list(listed.sandboxes)
+            self._connected.set()
+            await listening
+        finally:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        messages = verbs.MessageReader()
+        while data := await reader.read(64 * 1024):
+            for body in messages.feed(data):
+                self._take(msgspec.json.decode(body, type=verbs.Message))
+        raise ConnectionResetError("the supervisor closed the connection")
+
+    def _take(self, message: verbs.Message) -> None:
+        if message.id is not None:
+            answer = self._answers.pop(message.id, None)
+            if answer is None or answer.done():
+                return
+            if message.error is not None:
+                reason = message.error.reason if message.error.reason in REASONS else "internal"
+                answer.set_exception(SandptyError(reason, message.error.message))
+            else:
+                answer.set_result(message.ok if message.ok is not None else msgspec.Raw(b"{}"))
+        elif message.event is not None and message.sandbox is not None:
+            self._on_event(message.event, message.sandbox, message.reason)
+
+    async def call(self, verb: str, args: msgspec.Struct | dict[str, Any], answer_type: type[T]) -> T:
+        """Ask and wait for the answer. Raises SandptyError: what the supervisor answers, or supervisor_down."""
+        writer = self._writer
+        if writer is None:
+            raise SandptyError("supervisor_down", "the supervisor is not running")
+        self._next_id += 1
+        request_id = self._next_id
+        answer: asyncio.Future[msgspec.Raw] = asyncio.get_running_loop().create_future()
+        self._answers[request_id] = answer
+        try:
+            try:
+                packed = verbs.pack(verbs.Request(request_id, verb, msgspec.Raw(msgspec.json.encode(args))))
+            except ValueError as error:
+                raise SandptyError("too_large", str(error)) from error
+            writer.write(packed)
+            async with asyncio.timeout(config.SUPERVISOR_REPLY_TIMEOUT_S):
+                await writer.drain()
+                raw = await answer
+        except TimeoutError as error:
+            raise SandptyError("supervisor_down", f"the supervisor did not answer `{verb}` in time") from error
+        except ConnectionError as error:
+            raise SandptyError("supervisor_down", "the supervisor went away during the request") from error
+        finally:
+            self._answers.pop(request_id, None)
+        return msgspec.json.decode(raw, type=answer_type)
