@@ -1,0 +1,35 @@
+"""Fixtures that every kind of test may use. The real thing runs here: no mocks of agent, supervisor or server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from tests.server_fixture import RunningServer, running_server
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[RunningServer]:
+    """One server for all tests of a session that do not break it."""
+    with running_server() as running:
+        yield running
+
+
+@pytest_asyncio.fixture
+async def api(server: RunningServer) -> AsyncIterator[httpx.AsyncClient]:
+    """An HTTP client with the server's key."""
+    async with httpx.AsyncClient(base_url=server.url, headers=server.headers, timeout=30) as client:
+        yield client
+
+
+@pytest_asyncio.fixture
+async def sandbox_id(api: httpx.AsyncClient) -> AsyncIterator[str]:
+    """A sandbox of its own for one test."""
+    answer = await api.post("/v1/sandboxes", json={"timeout_s": 300})
+    assert answer.status_code == 201, answer.text
+    created = answer.json()["id"]
+    yield created
+    await api.delete(f"/v1/sandboxes/{created}")
