@@ -61,6 +61,7 @@ REASONS: dict[str, Reason] = _table(
     Reason("exited", "internal", 409, 1, "the process has ended"),
     Reason("sandbox_ended", "unavailable", 502, 1, "the sandbox was killed or reached its end of life"),
     # later, or with other settings
+    Reason("server_unreachable", "unavailable", 503, 69, "`sandpty serve` starts one; --url or SANDPTY_URL names it"),
     Reason("timeout", "deadline_exceeded", 408, 124, "raise the timeout; 0 means none"),
     Reason("output_lost", "data_loss", 410, 1, "the log no longer holds these bytes; attach from a later offset"),
     Reason("limit", "resource_exhausted", 429, 1),
