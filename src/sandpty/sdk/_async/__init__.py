@@ -1,0 +1,1 @@
+"""The asynchronous client: the source of truth; other flavours follow it."""

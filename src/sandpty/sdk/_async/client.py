@@ -1,0 +1,229 @@
+"""The native dialect's REST side, and the door to attachments. Byte by byte in docs/reference/protocol.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Literal
+from urllib.parse import quote, urlencode, urlsplit
+
+import httpx
+
+from sandpty.sdk import errors
+from sandpty.sdk._async.attachment import Attachment
+from sandpty.sdk.types import Process, Sandbox, StartedProcess, WindowSize, from_json
+from sandpty.wire.errors import SandptyError
+from sandpty.wire.frames import From
+
+Target = Literal["leader", "group", "tree"]
+OnTimeout = Literal["kill", "pause", "pause_disk"]
+
+REQUEST_TIMEOUT_S = 75.0  # a create under full load may take a minute before the server gives up itself
+CONNECT_TIMEOUT_S = 5.0
+WAIT_SLICE_S = 30  # one long-poll of wait_exit; below what proxies cut
+DEFAULT_WINDOW_BYTES = 256 * 1024
+
+
+class AsyncClient:
+    """A server at `url` (http or https) with an API key. Use it as a context manager, or `close` it.
+
+    Every method raises SandptyError: `unauthenticated`, `server_unreachable`, and what is named with each.
+    """
+
+    def __init__(self, url: str, api_key: str) -> None:
+        self.url = url.rstrip("/")
+        self._api_key = api_key
+        # A proxy from the environment cannot reach this machine's own loopback.
+        self._direct = urlsplit(self.url).hostname in ("localhost", "127.0.0.1", "::1")
+        self._http = httpx.AsyncClient(
+            base_url=self.url,
+            headers=self._headers(),
+            timeout=httpx.Timeout(REQUEST_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+            trust_env=not self._direct,
+        )
+
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._api_key}"}
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        try:
+            response = await self._http.request(method, path, json=body)
+        except httpx.HTTPError as error:
+            raise errors.unreachable(self.url, error) from error
+        if response.status_code >= 400:
+            raise errors.from_response(response.status_code, response.content)
+        if not response.content:
+            return {}
+        try:
+            parsed = response.json()
+        except ValueError as error:
+            raise errors.unreachable(self.url, error) from error
+        return parsed if isinstance(parsed, dict) else {}
+
+    # --- sandboxes ---------------------------------------------------------------------------------------------------
+
+    async def create_sandbox(
+        self,
+        template: str = "base",
+        *,
+        timeout_s: float = 300,
+        metadata: Mapping[str, str] | None = None,
+        env: Mapping[str, str] | None = None,
+        internet: bool = True,
+        on_timeout: OnTimeout = "kill",
+        limits: Mapping[str, float] | None = None,
+    ) -> Sandbox:
+        """A new sandbox; after `timeout_s` seconds `on_timeout` happens to it. Raises no_such_template, limit."""
+        body = {
+            "template": template,
+            "timeout_s": timeout_s,
+            "metadata": dict(metadata or {}),
+            "env": dict(env or {}),
+            "internet": internet,
+            "on_timeout": on_timeout,
+        }
+        if limits is not None:
+            body["limits"] = dict(limits)
+        return from_json(Sandbox, await self._ask("POST", "/v1/sandboxes", body))
+
+    async def list_sandboxes(self) -> list[Sandbox]:
+        """This key's sandboxes, running and paused."""
+        answer = await self._ask("GET", "/v1/sandboxes")
+        return [from_json(Sandbox, each) for each in answer.get("sandboxes", [])]
+
+    async def get_sandbox(self, sandbox_id: str) -> Sandbox:
+        """Raises no_such_sandbox."""
+        return from_json(Sandbox, await self._ask("GET", _sandbox(sandbox_id)))
+
+    async def kill_sandbox(self, sandbox_id: str) -> None:
+        """Ends it with everything in it; returns once it is gone. Raises no_such_sandbox."""
+        await self._ask("DELETE", _sandbox(sandbox_id))
+
+    async def pause_sandbox(self, sandbox_id: str, *, memory: bool = True) -> Sandbox:
+        """Stops it where it is; without `memory` only its files are kept. Raises no_such_sandbox, already_paused."""
+        return from_json(Sandbox, await self._ask("POST", _sandbox(sandbox_id) + "/pause", {"memory": memory}))
+
+    async def resume_sandbox(self, sandbox_id: str, *, timeout_s: float = 300) -> Sandbox:
+        """Raises no_such_sandbox."""
+        return from_json(Sandbox, await self._ask("POST", _sandbox(sandbox_id) + "/resume", {"timeout_s": timeout_s}))
+
+    async def set_deadline(self, sandbox_id: str, *, timeout_s: float) -> Sandbox:
+        """Its end of life, in seconds from now. Raises no_such_sandbox, bad_timeout."""
+        return from_json(Sandbox, await self._ask("PUT", _sandbox(sandbox_id) + "/deadline", {"timeout_s": timeout_s}))
+
+    async def host(self) -> dict[str, Any]:
+        """What holds on the server's machine: `tier`, `isolated`, `runtime`, `facts`, `templates`."""
+        return await self._ask("GET", "/v1/host")
+
+    # --- processes ---------------------------------------------------------------------------------------------------
+
+    async def start_process(
+        self,
+        sandbox_id: str,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        user: str = "user",
+        cwd: str = "",
+        tag: str = "",
+        pty: WindowSize | None = None,
+        stdin: bool = True,
+        deadline_s: float = 0,
+        log_bytes: int = 0,
+    ) -> StartedProcess:
+        """Start a process, in a terminal of size `pty` or with pipes. `deadline_s` 0: none.
+
+        Raises no_such_user, bad_cwd, start_failed, bad_window_size.
+        """
+        body = {
+            "argv": list(argv),
+            "env": dict(env or {}),
+            "user": user,
+            "cwd": cwd,
+            "tag": tag,
+            "pty": {"cols": pty.cols, "rows": pty.rows} if pty else None,
+            "stdin": stdin,
+            "deadline_s": deadline_s,
+            "log_bytes": log_bytes,
+        }
+        return from_json(StartedProcess, await self._ask("POST", _sandbox(sandbox_id) + "/processes", body))
+
+    async def list_processes(self, sandbox_id: str) -> list[Process]:
+        """Running ones and those that ended lately, oldest first."""
+        answer = await self._ask("GET", _sandbox(sandbox_id) + "/processes")
+        return [from_json(Process, each) for each in answer.get("processes", [])]
+
+    async def get_process(self, sandbox_id: str, process: int | str) -> Process:
+        """`process`: our id, `pid:<guest pid>` or `tag:<tag>`, here and below. Raises no_such_process."""
+        return from_json(Process, await self._ask("GET", _process(sandbox_id, process)))
+
+    async def signal_process(
+        self, sandbox_id: str, process: int | str, signal: str, *, target: Target = "group"
+    ) -> None:
+        """`signal` by name (`INT`); after KILL it returns once everything aimed at is gone. Raises exited."""
+        await self._ask("POST", _process(sandbox_id, process) + "/signal", {"signal": signal, "target": target})
+
+    async def resize_process(self, sandbox_id: str, process: int | str, size: WindowSize) -> None:
+        """Raises not_a_pty, bad_window_size."""
+        body = {"cols": size.cols, "rows": size.rows}
+        await self._ask("POST", _process(sandbox_id, process) + "/resize", body)
+
+    async def wait_exit(self, sandbox_id: str, process: int | str, *, timeout_s: float | None = None) -> dict[str, Any]:
+        """The exit, as `Process.exit`, once there is one; None waits for ever. Raises timeout."""
+        left = timeout_s
+        while True:
+            slice_s = WAIT_SLICE_S if left is None else max(1, min(WAIT_SLICE_S, int(left)))
+            try:
+                return await self._ask("GET", _process(sandbox_id, process) + f"/wait?timeout_s={slice_s}")
+            except SandptyError as error:
+                if error.reason.name != "timeout":
+                    raise
+                if left is not None:
+                    left -= slice_s
+                    if left <= 0:
+                        raise
+
+    def attach(
+        self,
+        sandbox_id: str,
+        process: int | str,
+        *,
+        origin: From = From.CONTINUE,
+        value: int = 0,
+        read_only: bool = False,
+        window: int = DEFAULT_WINDOW_BYTES,
+    ) -> Attachment:
+        """A view of a process, to be entered with `async with`; output begins where `origin` and `value` say.
+
+        At most `window` bytes of output are on the way beyond what was acknowledged.
+        """
+        query = urlencode(
+            {
+                "from": origin.name.lower(),
+                "value": value,
+                "mode": "ro" if read_only else "rw",
+                "window": window,
+            }
+        )
+        scheme, _, rest = self.url.partition("://")
+        address = f"{'wss' if scheme == 'https' else 'ws'}://{rest}{_process(sandbox_id, process)}/attach?{query}"
+        return Attachment(address, self._headers(), window=window, direct=self._direct)
+
+
+def _sandbox(sandbox_id: str) -> str:
+    return "/v1/sandboxes/" + quote(sandbox_id, safe="")
+
+
+def _process(sandbox_id: str, process: int | str) -> str:
+    return _sandbox(sandbox_id) + "/processes/" + quote(str(process), safe=":")

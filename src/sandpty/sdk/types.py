@@ -1,0 +1,86 @@
+"""What a server answers, as values. Members that this version does not know are left out, so servers may add some."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+from sandpty.wire.frames import Exit, ExitReason
+
+Json = Mapping[str, Any]
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowSize:
+    """Of a terminal; each 1 .. 10,000."""
+
+    cols: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sandbox:
+    """Times are RFC 3339; `state` is "running" or "paused"; `tier` names the isolation that really holds."""
+
+    id: str
+    template: str = ""
+    state: str = "running"
+    tier: str = ""
+    started_at: str = ""
+    end_at: str = ""
+    on_timeout: str = "kill"
+    internet: bool = True
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    limits: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartedProcess:
+    """`process` is our id, unique in its sandbox and never used again; `pid` is the guest's."""
+
+    process: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """A process that runs, or ended lately. `log_start` and `log_end` are offsets of what is kept of its output.
+
+    Times are RFC 3339. `exit` is None while it runs, then `{"code", "signal", "reason", "core_dumped", "end"}`.
+    """
+
+    process: int
+    pid: int
+    tag: str = ""
+    argv: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    user: str = ""
+    cwd: str = ""
+    pty: bool = False
+    running: bool = False
+    cols: int = 0
+    rows: int = 0
+    log_start: int = 0
+    log_end: int = 0
+    started_at: str | None = None
+    ended_at: str | None = None
+    exit: Mapping[str, Any] | None = None
+    attachments: int = 0
+
+
+def from_json(kind: type[_Value], body: Json) -> _Value:
+    """A value of dataclass `kind` from the members it knows."""
+    known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
+    values = {name: value for name, value in body.items() if name in known}
+    if isinstance(values.get("argv"), list):
+        values["argv"] = tuple(values["argv"])
+    return kind(**values)
+
+
+def exit_status(exit_: Exit) -> int:
+    """What a shell would say: the exit code, or 128 + the signal's number; 124 when its deadline ended it."""
+    if exit_.reason is ExitReason.DEADLINE:
+        return 124
+    return 128 + exit_.value if exit_.signalled else exit_.value
