@@ -1,0 +1,23 @@
+"""From the name of an isolation to its driver."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from sandpty.config import DataDir
+from sandpty.isolation.driver import Driver, TierRefusedError
+from sandpty.isolation.process import ProcessDriver
+
+
+def choose(name: str, data: DataDir, agent: Path) -> Driver:
+    """The driver for `name`; `auto` is crun, else runc. Raises TierRefusedError; never falls back to no isolation."""
+    if name == "process":
+        return ProcessDriver(agent)
+    if os.geteuid() != 0:
+        raise TierRefusedError(
+            f"isolation `{name}` needs root; without root only `--isolation process` (no isolation) can be offered"
+        )
+    from sandpty.isolation.oci import OciDriver, find_runtime
+
+    return OciDriver(find_runtime(name), data, agent)

@@ -1,0 +1,102 @@
+"""What every isolation driver can do. The supervisor knows this Protocol and nothing of what lies behind it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from sandpty.wire.verbs import Limits
+
+
+class TierRefusedError(Exception):
+    """The configured isolation does not hold on this machine; the message is one readable line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A read-only tree and where it appears in the sandbox. `hidden`: directories of it that appear empty."""
+
+    source: Path
+    target: str = "/"
+    hidden: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that a driver needs to know about one sandbox.
+
+    directory: its state directory on the host, which exists. slot: what `reserve` gave.
+    """
+
+    id: str
+    directory: Path
+    layers: tuple[Layer, ...]
+    slot: int
+    limits: Limits
+    internet: bool
+    boot_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The agent's host pid, and its start time (clock ticks since boot) that tells it from a later one with that pid."""
+
+    pid: int
+    start_time: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What a sandbox uses at present. Zero where the driver cannot know."""
+
+    memory_bytes: int = 0
+    cpu_s: float = 0.0
+    processes: int = 0
+    disk_bytes: int = 0
+    out_of_memory_kills: int = 0
+
+
+class Driver(Protocol):
+    """A way to run sandboxes. Methods raise SandptyError (runtime_failed, no_space, limit)."""
+
+    name: str
+    isolated: bool
+
+    async def open(self) -> None:
+        """Make what all sandboxes share. Raises TierRefusedError when the machine cannot carry this driver."""
+
+    async def probe(self, layers: Sequence[Layer]) -> dict[str, str]:
+        """Start a canary from `layers`, assert that what is promised holds, and tell what was found."""
+
+    async def reserve(self) -> int:
+        """A free slot (uid range, network address); given back by `destroy`."""
+
+    async def start(self, plan: Plan, listener: socket.socket) -> Started:
+        """Run the agent on `listener`, in a new root or on what an earlier run of this sandbox left on disk."""
+
+    async def apply(self, plan: Plan) -> None:
+        """Make a running sandbox follow the plan's limits and network policy."""
+
+    async def freeze(self, plan: Plan) -> None:
+        """Stop every process where it stands; memory stays."""
+
+    async def thaw(self, plan: Plan) -> None:
+        """Let frozen processes go on."""
+
+    async def stop(self, plan: Plan, started: Started) -> None:
+        """End every process and free all but the files. Returns once they are gone; nothing to do is fine."""
+
+    async def destroy(self, plan: Plan) -> None:
+        """Remove the files and give the slot back; the sandbox is stopped. The directory itself is the caller's."""
+
+    async def adopt(self, plan: Plan, started: Started) -> bool:
+        """Take over a sandbox of an earlier supervisor; True: its agent is alive. The slot is reserved either way."""
+
+    def stats(self, plan: Plan, started: Started) -> Stats:
+        """What the sandbox uses now."""
+
+    async def close(self, *, sandboxes_left: bool) -> None:
+        """Remove what all sandboxes share, unless some go on without a supervisor."""

@@ -1,0 +1,53 @@
+"""At a sandbox's `end_at`: kill it, or pause it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+
+from sandpty.supervisor.background import Background
+from sandpty.supervisor.lifecycle import Entry, Sandboxes
+from sandpty.wire.errors import SandptyError
+
+log = logging.getLogger(__name__)
+LOOK_AGAIN_S = 30.0  # the wall clock may jump; nothing is later than this for it
+RETRY_S = 5.0  # after an expiry that failed
+
+
+class Deadlines:
+    """`run` it as a task."""
+
+    def __init__(self, sandboxes: Sandboxes, background: Background) -> None:
+        self._sandboxes = sandboxes
+        self._background = background
+        self._expiring: set[str] = set()
+
+    async def run(self) -> None:
+        changed = self._sandboxes.deadline_changed
+        while True:
+            changed.clear()
+            now = time.time()
+            wait_s = LOOK_AGAIN_S
+            for entry in list(self._sandboxes.entries.values()):
+                if entry.meta.phase == "running" and entry.ended is None and entry.meta.id not in self._expiring:
+                    if entry.meta.end_at <= now:
+                        self._expiring.add(entry.meta.id)
+                        self._background.spawn(self._expire(entry), f"expire {entry.meta.id}")
+                    else:
+                        wait_s = min(wait_s, entry.meta.end_at - now)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await changed.wait()
+
+    async def _expire(self, entry: Entry) -> None:
+        meta = entry.meta
+        try:
+            await self._sandboxes.expire(entry)
+        except SandptyError as error:
+            log.error("expiry of %s failed: %s", meta.id, error)
+            await asyncio.sleep(RETRY_S)
+        finally:
+            self._expiring.discard(meta.id)
+            self._sandboxes.deadline_changed.set()

@@ -1,0 +1,36 @@
+"""Who watches the sandboxes change, and what they are told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sandpty import config
+from sandpty.wire import verbs
+
+
+class Events:
+    """Hands every event to every watcher's queue. A watcher that does not read is cut off, never waited for."""
+
+    def __init__(self) -> None:
+        self._queues: set[asyncio.Queue[verbs.Message | None]] = set()
+
+    @contextmanager
+    def watching(self) -> Iterator[asyncio.Queue[verbs.Message | None]]:
+        """A queue of events from now on; None in it means: you were too slow, go."""
+        queue: asyncio.Queue[verbs.Message | None] = asyncio.Queue()
+        self._queues.add(queue)
+        try:
+            yield queue
+        finally:
+            self._queues.discard(queue)
+
+    def publish(self, event: str, sandbox: verbs.Sandbox, reason: str = "") -> None:
+        message = verbs.Message(event=event, sandbox=sandbox, reason=reason)
+        for queue in list(self._queues):
+            if queue.qsize() >= config.EVENTS_QUEUED_MAX:
+                self._queues.discard(queue)
+                queue.put_nowait(None)
+            else:
+                queue.put_nowait(message)

@@ -1,0 +1,419 @@
+"""What happens to sandboxes: create, pause, resume, end. The one place that changes their state.
+
+Each sandbox has a lock; whoever holds it does the next thing to it. State is written to meta.json at the moments that make
+every SIGKILL harmless: before something is made that would have to be removed, and after it is complete.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import socket
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sandpty import config
+from sandpty.config import DataDir
+from sandpty.isolation import process_table
+from sandpty.isolation.driver import Driver, Plan
+from sandpty.supervisor import state
+from sandpty.supervisor.background import Background
+from sandpty.supervisor.events import Events
+from sandpty.supervisor.state import Meta
+from sandpty.supervisor.trash import Trash
+from sandpty.templates.catalog import Catalog, Ready
+from sandpty.wire import verbs
+from sandpty.wire.errors import SandptyError
+from sandpty.wire.verbs import CreateArgs, EndReason, Limits, Sandbox
+
+log = logging.getLogger(__name__)
+
+
+class Entry:
+    """A sandbox in memory."""
+
+    __slots__ = ("directory", "ended", "lock", "meta", "pidfd")
+
+    def __init__(self, meta: Meta, directory: Path) -> None:
+        self.meta = meta
+        self.directory = directory
+        self.lock = asyncio.Lock()
+        self.pidfd: int | None = None
+        self.ended: EndReason | None = None
+
+    @property
+    def plan(self) -> Plan:
+        return self.meta.plan(self.directory)
+
+    @property
+    def visible(self) -> bool:
+        return self.meta.phase in ("running", "frozen", "stopped")
+
+    def keep(self, *, durable: bool = False) -> None:
+        state.write(self.directory, self.meta, durable=durable)
+
+
+class Sandboxes:
+    """All sandboxes of one data directory."""
+
+    def __init__(
+        self, data: DataDir, driver: Driver, catalog: Catalog, events: Events, background: Background, server_uid: int
+    ) -> None:
+        self._data = data
+        self._driver = driver
+        self._catalog = catalog
+        self._events = events
+        self._background = background
+        self._server_uid = server_uid
+        self._host_boot_id = state.host_boot_id()
+        self._entries: dict[str, Entry] = {}
+        self._starting = asyncio.Semaphore(config.CREATES_IN_PARALLEL)
+        self.trash = Trash(data.root / "trash", background)
+        self.deadline_changed = asyncio.Event()
+        self.creating = 0  # requests under way; the pool waits while there are any
+
+    # --- questions ---
+
+    @property
+    def entries(self) -> dict[str, Entry]:
+        return self._entries
+
+    def list(self) -> list[Sandbox]:
+        return [entry.meta.sandbox() for entry in self._entries.values() if entry.visible and entry.ended is None]
+
+    def _get(self, sandbox_id: str) -> Entry:
+        entry = self._entries.get(sandbox_id)
+        if entry is None or not entry.visible:
+            raise SandptyError("no_such_sandbox", f"sandbox {sandbox_id[:64]} does not exist")
+        return entry
+
+    @contextlib.asynccontextmanager
+    async def _held(self, sandbox_id: str) -> Any:
+        """The sandbox, locked; raises no_such_sandbox also when it ended while we waited for the lock."""
+        entry = self._get(sandbox_id)
+        async with entry.lock:
+            if entry.ended is not None:
+                raise SandptyError("no_such_sandbox", f"sandbox {sandbox_id[:64]} has ended")
+            yield entry
+
+    # --- create ---
+
+    async def create(self, args: CreateArgs, warm: Entry | None) -> Sandbox:
+        """A sandbox for the server: `warm` turned into what was asked for, or a new one."""
+        limits = args.limits or Limits()
+        check_limits(limits)
+        if len(msgspec.json.encode(args.annotations)) > verbs.MAX_ANNOTATIONS_BYTES:
+            raise SandptyError("too_large", f"annotations are over {verbs.MAX_ANNOTATIONS_BYTES} bytes")
+        self.creating += 1
+        try:
+            entry = warm
+            if entry is None or not await self._claim(entry, args, limits):
+                entry = await self.boot_new(self._catalog.resolve(args.template), limits, args.internet)
+            return self._hand_out(entry, args)
+        finally:
+            self.creating -= 1
+
+    async def _claim(self, entry: Entry, args: CreateArgs, limits: Limits) -> bool:
+        """Give a warm sandbox its limits and network policy; False when it turns out to be unusable."""
+        meta = entry.meta
+        async with entry.lock:
+            if entry.ended is not None:
+                return False
+            if (limits, args.internet) == (meta.limits, meta.internet):
+                return True
+            meta.limits, meta.internet = limits, args.internet
+            try:
+                await self._driver.apply(entry.plan)
+            except SandptyError as error:
+                log.warning("warm sandbox %s does not take its limits: %s", meta.id, error)
+                self._background.spawn(self.discard(entry), f"discard {meta.id}")
+                return False
+            return True
+
+    def _hand_out(self, entry: Entry, args: CreateArgs) -> Sandbox:
+        meta = entry.meta
+        meta.phase = "running"
+        meta.started_at, meta.end_at, meta.on_timeout = time.time(), args.end_at, args.on_timeout
+        meta.owner, meta.annotations = args.owner, args.annotations
+        try:
+            entry.keep()
+        except OSError as error:
+            self._background.spawn(self.discard(entry), f"discard {meta.id}")
+            raise _disk_error(error) from error
+        sandbox = meta.sandbox()
+        log.info("created %s template=%s pid=%d end_at=%.3f", meta.id, meta.template, meta.pid, meta.end_at)
+        self._events.publish("changed", sandbox)
+        self.deadline_changed.set()
+        return sandbox
+
+    async def boot_new(self, template: Ready, limits: Limits, internet: bool) -> Entry:
+        """A running sandbox that nobody has been told of yet. Leaves nothing behind when it fails."""
+        if len(self._entries) >= config.SANDBOXES_MAX:
+            raise SandptyError("limit", f"this host holds {config.SANDBOXES_MAX} sandboxes at most")
+        sandbox_id = state.new_id()
+        meta = Meta(
+            id=sandbox_id,
+            template=template.name,
+            layers=state.kept_layers(template.layers),
+            slot=-1,
+            phase="creating",
+            tier=self._driver.name,
+            limits=limits,
+            boot_id=str(uuid.uuid4()),
+            host_boot_id=self._host_boot_id,
+            socket=str(self._data.agents / f"{sandbox_id}.sock"),
+            internet=internet,
+        )
+        entry = self._entries[sandbox_id] = Entry(meta, self._data.sandboxes / sandbox_id)
+        try:
+            return await self._background.finish(self._boot_first(entry), f"boot {sandbox_id}")
+        except asyncio.CancelledError:
+            self._background.spawn(self.discard(entry), f"discard {sandbox_id}")
+            raise
+
+    async def _boot_first(self, entry: Entry) -> Entry:
+        async with entry.lock, self._starting:
+            try:
+                entry.meta.slot = await self._driver.reserve()
+                entry.directory.mkdir(mode=0o700)
+                entry.keep()
+                await self._boot(entry)
+            except (OSError, SandptyError) as error:
+                log.warning("create %s failed: %s", entry.meta.id, error)
+                entry.ended = "failed"
+                await self._remove(entry)
+                raise (_disk_error(error) if isinstance(error, OSError) else error) from error
+        return entry
+
+    async def _boot(self, entry: Entry) -> None:
+        meta = entry.meta
+        listener = self._listen(meta.socket)
+        try:
+            started = await self._driver.start(entry.plan, listener)
+        finally:
+            listener.close()
+        meta.pid, meta.start_time, meta.host_boot_id = started.pid, started.start_time, self._host_boot_id
+        try:
+            self.follow(entry)
+        except ProcessLookupError:
+            raise SandptyError("runtime_failed", "the agent ended at once") from None
+        entry.keep()
+
+    def _listen(self, path: str) -> socket.socket:
+        """The socket on which the agent will listen: made here, so that its path means nothing inside."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            listener.bind(path)
+            os.chmod(path, 0o600)
+            if os.geteuid() == 0:
+                os.chown(path, self._server_uid, 0)
+            listener.listen(config.AGENT_BACKLOG)
+        except BaseException:
+            listener.close()
+            raise
+        return listener
+
+    # --- exits ---
+
+    def follow(self, entry: Entry) -> None:
+        """Learn when the agent ends. Raises ProcessLookupError when it already has."""
+        pidfd = entry.pidfd = process_table.open_pidfd(entry.meta.started)
+        asyncio.get_running_loop().add_reader(pidfd, self._agent_ended, entry)
+
+    def unfollow(self, entry: Entry) -> None:
+        if entry.pidfd is not None:
+            asyncio.get_running_loop().remove_reader(entry.pidfd)
+            os.close(entry.pidfd)
+            entry.pidfd = None
+
+    def _agent_ended(self, entry: Entry) -> None:
+        self.unfollow(entry)
+        self._background.spawn(self._ended_by_itself(entry), f"end {entry.meta.id}")
+
+    async def _ended_by_itself(self, entry: Entry) -> None:
+        async with entry.lock:
+            if entry.ended is not None or entry.meta.phase in ("creating", "stopped"):
+                return
+            oom = self._driver.stats(entry.plan, entry.meta.started).out_of_memory_kills > 0
+            await self._end(entry, "out_of_memory" if oom else "agent_exited")
+
+    # --- end ---
+
+    async def kill(self, sandbox_id: str, reason: EndReason = "killed") -> None:
+        """Returns once every process and file of it is gone. Raises no_such_sandbox."""
+
+        async def work() -> None:
+            async with self._held(sandbox_id) as entry:
+                await self._end(entry, reason)
+
+        await self._background.finish(work(), f"kill {sandbox_id}")
+
+    async def expire(self, entry: Entry) -> None:
+        """Do what `on_timeout` says, unless the deadline was moved or the sandbox paused in the meantime."""
+        async with entry.lock:
+            meta = entry.meta
+            if entry.ended is not None or meta.phase != "running" or meta.end_at > time.time():
+                return
+            if meta.on_timeout == "kill":
+                await self._end(entry, "timeout")
+            elif meta.on_timeout == "pause":
+                await self._freeze(entry)
+            else:
+                await self._stop(entry)
+
+    async def discard(self, entry: Entry) -> None:
+        """End a sandbox that nobody has been told of."""
+        async with entry.lock:
+            if entry.ended is None:
+                entry.ended = "failed"
+                await self._remove(entry)
+
+    async def kill_all(self) -> None:
+        """End every sandbox that somebody knows of."""
+        results = await asyncio.gather(
+            *(self.kill(sandbox.id, "shutdown") for sandbox in self.list()), return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                log.error("at shutdown: %s", result)
+
+    async def forget(self, entry: Entry) -> None:
+        """Clean up after a sandbox whose agent is gone since before this supervisor."""
+        async with entry.lock:
+            await self._end(entry, "failed")
+
+    def directory_of(self, sandbox_id: str) -> Path:
+        return self._data.sandboxes / sandbox_id
+
+    async def _end(self, entry: Entry, reason: EndReason) -> None:
+        entry.ended = reason
+        try:
+            await self._remove(entry)
+        except BaseException:
+            entry.ended = None  # it is still there, and can be killed again
+            raise
+        log.info("ended %s reason=%s", entry.meta.id, reason)
+        self._events.publish("ended", entry.meta.sandbox(ended=reason, pid=0), reason)
+
+    async def _remove(self, entry: Entry) -> None:
+        meta = entry.meta
+        self.unfollow(entry)
+        if meta.slot >= 0:
+            await self._driver.stop(entry.plan, meta.started)
+            await self._driver.destroy(entry.plan)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(meta.socket)
+        self.trash.take(entry.directory)
+        self._entries.pop(meta.id, None)
+
+    # --- pause, resume ---
+
+    async def pause(self, sandbox_id: str, memory: bool) -> Sandbox:
+        """Freeze (`memory`), or end the processes and keep the files. Raises already_paused."""
+
+        async def work() -> Sandbox:
+            async with self._held(sandbox_id) as entry:
+                if entry.meta.phase != "running":
+                    raise SandptyError("already_paused", f"sandbox {sandbox_id} is paused")
+                return await (self._freeze(entry) if memory else self._stop(entry))
+
+        return await self._background.finish(work(), f"pause {sandbox_id}")
+
+    async def _freeze(self, entry: Entry) -> Sandbox:
+        await self._driver.freeze(entry.plan)
+        entry.meta.phase = "frozen"
+        return self._changed(entry, "paused")
+
+    async def _stop(self, entry: Entry) -> Sandbox:
+        meta = entry.meta
+        self.unfollow(entry)
+        # First the truth on disk: whoever finds "stopped" with a living agent finishes this.
+        meta.phase = "stopped"
+        entry.keep(durable=True)
+        await self._driver.stop(entry.plan, meta.started)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(meta.socket)
+        meta.pid = meta.start_time = 0
+        return self._changed(entry, "paused to disk")
+
+    async def resume(self, sandbox_id: str, end_at: float) -> Sandbox:
+        """Thaw, or start again from the kept files with a new boot id. Raises conflict when it is running."""
+
+        async def work() -> Sandbox:
+            async with self._held(sandbox_id) as entry:
+                meta = entry.meta
+                if meta.phase == "running":
+                    raise SandptyError("conflict", f"sandbox {sandbox_id} is running")
+                if meta.phase == "frozen":
+                    await self._driver.thaw(entry.plan)
+                else:
+                    await self._boot_again(entry)
+                meta.phase, meta.end_at = "running", end_at
+                return self._changed(entry, "resumed")
+
+        return await self._background.finish(work(), f"resume {sandbox_id}")
+
+    async def _boot_again(self, entry: Entry) -> None:
+        async with self._starting:
+            entry.meta.boot_id = str(uuid.uuid4())
+            try:
+                await self._boot(entry)
+            except (OSError, SandptyError) as error:
+                self.unfollow(entry)
+                await self._driver.stop(entry.plan, entry.meta.started)
+                entry.meta.pid = entry.meta.start_time = 0
+                raise (_disk_error(error) if isinstance(error, OSError) else error) from error
+
+    # --- changes of words ---
+
+    async def set_deadline(self, sandbox_id: str, end_at: float) -> Sandbox:
+        async with self._held(sandbox_id) as entry:
+            if entry.meta.phase != "running":
+                raise SandptyError("sandbox_paused", f"sandbox {sandbox_id} is paused and has no deadline")
+            entry.meta.end_at = end_at
+            return self._changed(entry, "deadline set")
+
+    async def annotate(self, sandbox_id: str, annotations: dict[str, Any]) -> Sandbox:
+        if len(msgspec.json.encode(annotations)) > verbs.MAX_ANNOTATIONS_BYTES:
+            raise SandptyError("too_large", f"annotations are over {verbs.MAX_ANNOTATIONS_BYTES} bytes")
+        async with self._held(sandbox_id) as entry:
+            entry.meta.annotations = annotations
+            return self._changed(entry, "annotated")
+
+    def _changed(self, entry: Entry, what: str) -> Sandbox:
+        try:
+            entry.keep()
+        except OSError as error:
+            raise _disk_error(error) from error
+        log.info("%s %s", what, entry.meta.id)
+        sandbox = entry.meta.sandbox()
+        self._events.publish("changed", sandbox, what)
+        self.deadline_changed.set()
+        return sandbox
+
+
+def check_limits(limits: Limits) -> None:
+    """Raises bad_argument unless the limits make a sandbox that can run."""
+    for name, value, low, high in (
+        ("cpu_count", limits.cpu_count, 0.05, 1024),
+        ("memory_mb", limits.memory_mb, 16, 1024 * 1024),
+        ("disk_mb", limits.disk_mb, 16, 16 * 1024 * 1024),
+        ("pids", limits.pids, 8, 4_000_000),
+    ):
+        if not low <= value <= high:  # false for NaN too
+            raise SandptyError("bad_argument", f"{name}={value} is not between {low} and {high}")
+
+
+def _disk_error(error: OSError) -> SandptyError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return SandptyError("no_space", "the data directory's disk is full")
+    return SandptyError("runtime_failed", f"the sandbox could not be made: {error.strerror or error}")

@@ -1,0 +1,151 @@
+"""The supervisor proper: `python -m sandpty.supervisor.main`, started and restarted by `sandpty.supervisor.watch`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from sandpty import __version__, config
+from sandpty.agent import agent_binary
+from sandpty.config import DataDir
+from sandpty.isolation.choice import choose
+from sandpty.isolation.driver import Driver, TierRefusedError
+from sandpty.supervisor import log as supervisor_log
+from sandpty.supervisor.adopt import adopt_all
+from sandpty.supervisor.background import Background
+from sandpty.supervisor.base_build import follow_base
+from sandpty.supervisor.deadlines import Deadlines
+from sandpty.supervisor.events import Events
+from sandpty.supervisor.lifecycle import Sandboxes
+from sandpty.supervisor.pool import Pool
+from sandpty.supervisor.service import Service
+from sandpty.templates import quick
+from sandpty.templates.catalog import Catalog
+from sandpty.wire.errors import SandptyError
+from sandpty.wire.verbs import SUPERVISOR_PROTOCOL_VERSION, Host
+
+log = logging.getLogger(__name__)
+EXIT_ENDED = 0  # asked to end: the watcher ends too
+EXIT_NOT_STARTED = 70  # EX_SOFTWARE: failed before it served
+EXIT_REFUSED = 78  # EX_CONFIG: starting again would not help
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="sandpty-supervisor", description=__doc__)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--isolation", choices=["auto", "crun", "runc", "runsc", "process"], default="auto")
+    parser.add_argument("--server-uid", type=int, required=True)
+    parser.add_argument("--pool", type=int, default=config.POOL_SIZE, help="warm sandboxes kept per template")
+    parser.add_argument("--templates-dir", type=Path)
+    parser.add_argument("--no-base-build", action="store_true", help="never build `base` in the background")
+    parser.add_argument("--lock-fd", type=int, default=-1, help="the data directory's lock, held while we live")
+    parser.add_argument("--ready-fd", type=int, default=-1, help="where to write one line once ready, or why not")
+    return parser.parse_args(argv)
+
+
+def make_directories(data: DataDir, server_uid: int) -> None:
+    """<data> 0711 root; <data>/run and run/agents 0750, open to the server's group; the rest 0700."""
+    data.root.mkdir(mode=0o711, parents=True, exist_ok=True)
+    for directory in (data.run, data.agents):
+        directory.mkdir(mode=0o750, exist_ok=True)
+    for directory in (data.sandboxes, data.root / "trash"):
+        directory.mkdir(mode=0o700, exist_ok=True)
+    if os.geteuid() == 0:
+        data.root.chmod(0o711)
+        for directory in (data.run, data.agents):
+            os.chown(directory, 0, server_uid)
+            directory.chmod(0o750)
+
+
+def tell_ready(fd: int, line: str) -> None:
+    """Say to who started us that we serve, or in one line why we do not."""
+    if fd >= 0:
+        os.write(fd, (" ".join(line.split()) + "\n").encode("utf-8", "replace"))
+        os.close(fd)
+
+
+async def run(options: argparse.Namespace, driver: Driver, data: DataDir) -> None:
+    """Serve until told to end. Raises TierRefusedError when the isolation does not hold."""
+    await driver.open()
+    sandboxes_left = True
+    try:
+        base = quick.ready(options.templates_dir or data.templates, isolated=driver.isolated)
+        facts = await driver.probe(base.layers)
+        catalog = Catalog(base)
+        host = Host(
+            version=SUPERVISOR_PROTOCOL_VERSION,
+            tier=driver.name,
+            isolated=driver.isolated,
+            runtime=facts.get("runtime", driver.name),
+            facts={"sandpty": __version__, **facts},
+            pid=os.getpid(),
+        )
+        async with Background() as background:
+            sandboxes_left = await _serve(options, driver, data, catalog, host, background)
+    finally:
+        await driver.close(sandboxes_left=sandboxes_left)
+
+
+async def _serve(
+    options: argparse.Namespace, driver: Driver, data: DataDir, catalog: Catalog, host: Host, background: Background
+) -> bool:
+    """Returns whether sandboxes were left running."""
+    events = Events()
+    sandboxes = Sandboxes(data, driver, catalog, events, background, options.server_uid)
+    pool = Pool(sandboxes, catalog, background, options.pool)
+    await adopt_all(data, driver, sandboxes, pool)
+    service = Service(sandboxes, pool, catalog, events, background, host, options.server_uid)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, service.ending.set)
+    server = await service.serve(data)
+    loops = [background.spawn(Deadlines(sandboxes, background).run(), "deadlines")]
+    filling = background.spawn(pool.run(), "pool")
+    if driver.isolated and not options.no_base_build:
+        templates = options.templates_dir or data.templates
+        loops.append(background.spawn(follow_base(templates, catalog, pool), "base template"))
+    tell_ready(options.ready_fd, "ready")
+    log.info("serving tier=%s pid=%d pool=%d", driver.name, os.getpid(), options.pool)
+    await service.ending.wait()
+    log.info("ending, %s", "all sandboxes killed" if service.kill_all else f"{len(sandboxes.list())} sandboxes live on")
+    server.close()
+    for task in [*loops, filling]:
+        task.cancel()
+    await asyncio.wait([*loops, filling])
+    await pool.drain()
+    await background.settle(config.STOP_TIMEOUT_S)
+    return bool(sandboxes.entries)
+
+
+def main() -> None:
+    """Exit status 0: asked to end; 78: refused, with the reason in the log and on --ready-fd."""
+    options = arguments()
+    for fd in (options.lock_fd, options.ready_fd):
+        if fd >= 0:
+            os.set_inheritable(fd, False)  # no agent may hold them
+    data = DataDir(options.data_dir.resolve())
+    os.umask(0o077)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    make_directories(data, options.server_uid)
+    supervisor_log.configure(data.supervisor_log)
+    log.info("supervisor %s starting, pid %d", __version__, os.getpid())
+    try:
+        driver = choose(options.isolation, data, agent_binary())
+        asyncio.run(run(options, driver, data))
+    except (TierRefusedError, SandptyError) as error:
+        log.error("refused: %s", error)
+        tell_ready(options.ready_fd, f"refused: {error}")
+        sys.exit(EXIT_REFUSED)
+    except Exception:
+        log.exception("supervisor failed")
+        sys.exit(EXIT_NOT_STARTED)
+    log.info("ended")
+    sys.exit(EXIT_ENDED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Sandboxes that were started before anybody asked: a claim takes 2 ms instead of 15."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from sandpty.supervisor.background import Background
+from sandpty.supervisor.lifecycle import Entry, Sandboxes
+from sandpty.templates.catalog import Catalog
+from sandpty.wire.errors import SandptyError
+from sandpty.wire.verbs import Limits
+
+log = logging.getLogger(__name__)
+RETRY_S = 10.0  # after a start that failed
+IDLE_CHECK_S = 0.02  # refilling waits until no request is being served
+
+
+class Pool:
+    """Keeps `size` warm sandboxes of each template in use; `run` it as a task."""
+
+    def __init__(self, sandboxes: Sandboxes, catalog: Catalog, background: Background, size: int) -> None:
+        self._sandboxes = sandboxes
+        self._catalog = catalog
+        self._background = background
+        self._size = size
+        self._warm: dict[str, list[Entry]] = {}
+        self._wanted: set[str] = set()  # names of templates that were asked for
+        self.wake = asyncio.Event()
+
+    def claim(self, template: str) -> Entry | None:
+        """A warm sandbox of `template` (a name), oldest first; None when there is none."""
+        name = self._catalog.resolve(template).name
+        if self._size == 0:
+            return None
+        self._wanted.add(template)
+        self.wake.set()
+        waiting = self._warm.get(name, [])
+        while waiting:
+            entry = waiting.pop(0)
+            if entry.ended is None and entry.pidfd is not None:
+                return entry
+            self._background.spawn(self._sandboxes.discard(entry), f"discard {entry.meta.id}")
+        return None
+
+    def adopt(self, entry: Entry) -> None:
+        """Take back a warm sandbox of an earlier supervisor."""
+        self._warm.setdefault(entry.meta.template, []).append(entry)
+
+    async def run(self) -> None:
+        while True:
+            self.wake.clear()
+            try:
+                await self._refill()
+            except SandptyError as error:
+                log.warning("cannot start warm sandboxes: %s", error)
+                await asyncio.sleep(RETRY_S)
+                continue
+            await self.wake.wait()
+
+    async def _refill(self) -> None:
+        wanted = {self._catalog.default.name: self._catalog.default}
+        for template in self._wanted:
+            ready = self._catalog.resolve(template)
+            wanted[ready.name] = ready
+        for name in self._warm.keys() - wanted.keys():
+            for entry in self._warm.pop(name):
+                await self._sandboxes.discard(entry)
+        for name, ready in wanted.items():
+            waiting = self._warm.setdefault(name, [])
+            while len(waiting) < self._size:
+                while self._sandboxes.creating:
+                    await asyncio.sleep(IDLE_CHECK_S)
+                entry = await self._sandboxes.boot_new(ready, Limits(), True)
+                entry.meta.phase = "warm"
+                entry.keep()
+                waiting.append(entry)
+
+    async def drain(self) -> None:
+        """End every warm sandbox."""
+        for waiting in self._warm.values():
+            while waiting:
+                await self._sandboxes.discard(waiting.pop())

@@ -1,0 +1,274 @@
+"""The supervisor's socket: reads requests, answers them, tells watchers of changes.
+
+Only the server's uid and root are heard. Nothing that comes in can end the supervisor: a connection that breaks the rules is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from sandpty import config
+from sandpty.config import DataDir
+from sandpty.supervisor.background import Background
+from sandpty.supervisor.events import Events
+from sandpty.supervisor.lifecycle import Sandboxes
+from sandpty.supervisor.pool import Pool
+from sandpty.templates.catalog import Catalog
+from sandpty.wire import verbs
+from sandpty.wire.errors import SandptyError
+from sandpty.wire.verbs import Failure, Host, Message, Request
+
+log = logging.getLogger(__name__)
+_PEER = struct.Struct("iII")
+_READ_BYTES = 64 * 1024
+
+
+class IdArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    id: str
+
+
+class KillArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    id: str
+    reason: verbs.EndReason = "killed"
+
+
+class PauseArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    id: str
+    memory: bool = True
+
+
+class DeadlineArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    id: str
+    end_at: float
+
+
+class AnnotateArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    id: str
+    annotations: dict[str, Any]
+
+
+class ShutdownArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    kill: bool = False
+
+
+class Service:
+    """Serves `verbs` until `ending` is set (by the verb `shutdown` or a signal)."""
+
+    def __init__(
+        self,
+        sandboxes: Sandboxes,
+        pool: Pool,
+        catalog: Catalog,
+        events: Events,
+        background: Background,
+        host: Host,
+        server_uid: int,
+    ) -> None:
+        self._sandboxes = sandboxes
+        self._pool = pool
+        self._catalog = catalog
+        self._events = events
+        self._background = background
+        self._host = host
+        self._allowed = {0, os.geteuid(), server_uid}
+        self._connections = 0
+        self.ending = asyncio.Event()
+        self.kill_all = False
+        self._verbs: dict[str, Callable[[msgspec.Raw], Awaitable[Any]]] = {
+            "hello": self._hello,
+            "create": self._create,
+            "list": self._list,
+            "kill": self._kill,
+            "pause": self._pause,
+            "resume": self._resume,
+            "set_deadline": self._set_deadline,
+            "annotate": self._annotate,
+            "templates": self._templates,
+            "shutdown": self._shutdown,
+        }
+
+    # --- connections ---
+
+    async def serve(self, data: DataDir) -> asyncio.Server:
+        """Begin to listen; the caller closes the server."""
+        return await asyncio.start_unix_server(self._accepted, sock=listen(data, max(self._allowed)))
+
+    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._connections >= config.SUPERVISOR_CONNECTIONS_MAX or not self._trusted(writer):
+            writer.close()
+            return
+        self._connections += 1
+        try:
+            await _Conversation(self, reader, writer).run()
+        except (ConnectionError, ValueError, msgspec.MsgspecError) as error:
+            log.warning("connection closed: %s", error)
+        finally:
+            self._connections -= 1
+            writer.close()
+
+    def _trusted(self, writer: asyncio.StreamWriter) -> bool:
+        peer: socket.socket = writer.get_extra_info("socket")
+        credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+        _, uid, _ = _PEER.unpack(credentials)
+        if uid not in self._allowed:
+            log.warning("refused a connection of uid %d", uid)
+        return uid in self._allowed
+
+    async def answer(self, request: Request) -> Message:
+        """What to say to one request; never raises but for cancellation."""
+        handler = self._verbs.get(request.verb)
+        try:
+            if handler is None:
+                raise SandptyError("bad_request", f"unknown verb {request.verb[:64]!r}")
+            if self.ending.is_set():
+                raise SandptyError("supervisor_down", "the supervisor is shutting down")
+            result = await handler(request.args)
+            return Message(id=request.id, ok=msgspec.Raw(msgspec.json.encode(result)))
+        except SandptyError as error:
+            return Message(id=request.id, error=Failure(error.reason.name, error.message))
+        except msgspec.MsgspecError as error:
+            return Message(id=request.id, error=Failure("bad_request", str(error)))
+        except Exception:
+            incident = secrets.token_hex(4)
+            log.exception("verb %s failed, incident %s", request.verb, incident)
+            return Message(id=request.id, error=Failure("internal", f"incident {incident}"))
+
+    @property
+    def events(self) -> Events:
+        return self._events
+
+    @property
+    def background(self) -> Background:
+        return self._background
+
+    # --- verbs ---
+
+    async def _hello(self, raw: msgspec.Raw) -> Host:
+        return self._host
+
+    async def _create(self, raw: msgspec.Raw) -> verbs.Sandbox:
+        args = msgspec.json.decode(raw, type=verbs.CreateArgs)
+        return await self._sandboxes.create(args, self._pool.claim(args.template))
+
+    async def _list(self, raw: msgspec.Raw) -> dict[str, list[verbs.Sandbox]]:
+        return {"sandboxes": self._sandboxes.list()}
+
+    async def _kill(self, raw: msgspec.Raw) -> dict[str, Any]:
+        args = msgspec.json.decode(raw, type=KillArgs)
+        await self._sandboxes.kill(args.id, args.reason)
+        return {}
+
+    async def _pause(self, raw: msgspec.Raw) -> verbs.Sandbox:
+        args = msgspec.json.decode(raw, type=PauseArgs)
+        return await self._sandboxes.pause(args.id, args.memory)
+
+    async def _resume(self, raw: msgspec.Raw) -> verbs.Sandbox:
+        args = msgspec.json.decode(raw, type=DeadlineArgs)
+        return await self._sandboxes.resume(args.id, args.end_at)
+
+    async def _set_deadline(self, raw: msgspec.Raw) -> verbs.Sandbox:
+        args = msgspec.json.decode(raw, type=DeadlineArgs)
+        return await self._sandboxes.set_deadline(args.id, args.end_at)
+
+    async def _annotate(self, raw: msgspec.Raw) -> verbs.Sandbox:
+        args = msgspec.json.decode(raw, type=AnnotateArgs)
+        return await self._sandboxes.annotate(args.id, args.annotations)
+
+    async def _templates(self, raw: msgspec.Raw) -> dict[str, list[verbs.Template]]:
+        return {"templates": self._catalog.list()}
+
+    async def _shutdown(self, raw: msgspec.Raw) -> dict[str, Any]:
+        args = msgspec.json.decode(raw, type=ShutdownArgs)
+        if args.kill:
+            self.kill_all = True
+            await self._sandboxes.kill_all()
+        self.ending.set()
+        return {}
+
+
+class _Conversation:
+    """One connection: requests are served side by side, answers come in any order."""
+
+    def __init__(self, service: Service, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._service = service
+        self._reader = reader
+        self._writer = writer
+        self._room = asyncio.Semaphore(config.SUPERVISOR_REQUESTS_MAX)
+        self._pending = 0
+        self._with_events = contextlib.ExitStack()
+        self._sender: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        messages = verbs.MessageReader()
+        try:
+            while data := await self._reader.read(_READ_BYTES):
+                for body in messages.feed(data):
+                    request = msgspec.json.decode(body, type=Request)
+                    await self._room.acquire()
+                    # Not ended with the connection: what was asked for is done even if the asker goes away.
+                    self._service.background.spawn(self._serve(request), f"verb {request.verb[:32]}")
+        finally:
+            self._with_events.close()
+            if self._sender is not None:
+                self._sender.cancel()
+
+    async def _serve(self, request: Request) -> None:
+        try:
+            if request.verb == "watch":
+                self._watch()
+                message = Message(id=request.id, ok=msgspec.Raw(b"{}"))
+            else:
+                message = await self._service.answer(request)
+            with contextlib.suppress(ConnectionError):
+                self._writer.write(_packed(message))
+                await self._writer.drain()
+        finally:
+            self._room.release()
+
+    def _watch(self) -> None:
+        if self._sender is None:
+            queue = self._with_events.enter_context(self._service.events.watching())
+            self._sender = self._service.background.spawn(self._send_events(queue), "events")
+
+    async def _send_events(self, queue: asyncio.Queue[Message | None]) -> None:
+        with contextlib.suppress(ConnectionError):
+            while (message := await queue.get()) is not None:
+                self._writer.write(_packed(message))
+                await self._writer.drain()
+            log.warning("a watcher was too slow and is cut off")
+        self._writer.close()
+
+
+def _packed(message: Message) -> bytes:
+    try:
+        return verbs.pack(message)
+    except ValueError as error:
+        return verbs.pack(Message(id=message.id, error=Failure("too_large", str(error))))
+
+
+def listen(data: DataDir, server_uid: int) -> socket.socket:
+    """The supervisor's socket, 0600 and the server's."""
+    path = str(data.supervisor_socket)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        listener.bind(path)
+        os.chmod(path, 0o600)
+        if os.geteuid() == 0:
+            os.chown(path, server_uid, 0)
+        listener.listen(config.AGENT_BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener

@@ -1,0 +1,116 @@
+"""What the supervisor keeps of a sandbox on disk: `meta.json`, replaced atomically, so that a SIGKILL tears nothing."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import string
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from sandpty.isolation.driver import Layer, Plan, Started
+from sandpty.wire.verbs import Limits, Sandbox
+
+META_NAME = "meta.json"
+ID_LENGTH = 20
+_ID_LETTERS = string.ascii_lowercase + string.digits
+
+# creating: not yet answered for, removed at the next start; warm: waits in the pool; stopped: paused, only files left
+Phase = Literal["creating", "warm", "running", "frozen", "stopped"]
+
+
+def new_id() -> str:
+    """`i` and 20 characters of [a-z0-9]: the shape E2B's clients accept."""
+    return "i" + "".join(secrets.choice(_ID_LETTERS) for _ in range(ID_LENGTH))
+
+
+class KeptLayer(msgspec.Struct, frozen=True):
+    source: str
+    target: str
+    hidden: tuple[str, ...] = ()
+
+
+class Meta(msgspec.Struct, kw_only=True):
+    """One sandbox. Times are unix seconds; start_time is in clock ticks since the host's boot."""
+
+    id: str
+    template: str
+    layers: tuple[KeptLayer, ...]
+    slot: int
+    phase: Phase
+    tier: str
+    limits: Limits
+    boot_id: str
+    host_boot_id: str
+    socket: str
+    pid: int = 0
+    start_time: int = 0
+    started_at: float = 0.0
+    end_at: float = 0.0
+    on_timeout: Literal["kill", "pause", "pause_disk"] = "kill"
+    internet: bool = True
+    owner: str = ""
+    annotations: dict[str, Any] = {}
+
+    def plan(self, directory: Path) -> Plan:
+        """What the driver needs to know."""
+        layers = tuple(Layer(Path(layer.source), layer.target, layer.hidden) for layer in self.layers)
+        return Plan(self.id, directory, layers, self.slot, self.limits, self.internet, self.boot_id)
+
+    @property
+    def started(self) -> Started:
+        return Started(self.pid, self.start_time)
+
+    def sandbox(self, **changed: Any) -> Sandbox:
+        """What the server is told."""
+        paused = self.phase in ("frozen", "stopped")
+        fields: dict[str, Any] = {
+            "id": self.id,
+            "template": self.template,
+            "state": "paused" if paused else "running",
+            "tier": self.tier,
+            "started_at": self.started_at,
+            "end_at": self.end_at,
+            "on_timeout": self.on_timeout,
+            "limits": self.limits,
+            "internet": self.internet,
+            "owner": self.owner,
+            "annotations": self.annotations,
+            "socket": self.socket,
+            "boot_id": self.boot_id,
+            "pid": self.pid,
+            "paused_memory": self.phase != "stopped",
+        }
+        return Sandbox(**{**fields, **changed})
+
+
+def kept_layers(layers: tuple[Layer, ...]) -> tuple[KeptLayer, ...]:
+    return tuple(KeptLayer(str(layer.source), layer.target, layer.hidden) for layer in layers)
+
+
+def write(directory: Path, meta: Meta, *, durable: bool = False) -> None:
+    """Replace the sandbox's meta.json. `durable`: on the disk when this returns (it must survive a power cut)."""
+    temporary = directory / (META_NAME + ".new")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, msgspec.json.encode(meta))
+        if durable:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.replace(temporary, directory / META_NAME)
+
+
+def read(directory: Path) -> Meta | None:
+    """The sandbox kept in `directory`; None when there is no valid meta.json (it was half made)."""
+    try:
+        return msgspec.json.decode((directory / META_NAME).read_bytes(), type=Meta)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def host_boot_id() -> str:
+    """Changes when the machine is restarted: pids of before mean nothing then."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

@@ -1,0 +1,242 @@
+"""The watcher: a tiny root process that starts the supervisor, starts it again when it crashes, and reaps its orphans.
+
+`python -m sandpty.supervisor.watch --data-dir D ...` daemonizes and returns once the supervisor serves (status 0). It prints one
+line and returns 75 when a supervisor runs for this data directory already, 78 when the isolation was refused, 1 else.
+
+The sandboxes' agents become its children when the supervisor dies, and the mount namespace is its own: so both outlive a crash.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from sandpty import config
+from sandpty.config import DataDir
+
+STATUS_RUNNING_ALREADY = 75  # EX_TEMPFAIL
+STATUS_REFUSED = 78  # EX_CONFIG
+STATUS_NOT_STARTED = 70  # EX_SOFTWARE
+RESTART_PAUSE_MIN_S = 0.05
+RESTART_PAUSE_MAX_S = 10.0
+STABLE_AFTER_S = 60.0  # a supervisor that ran this long starts again without a pause
+_CLONE_NEWNS = 0x00020000
+_MS_REC_PRIVATE = 0x4000 | (1 << 18)
+_MNT_DETACH = 2
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+# --- for who starts it ------------------------------------------------------------------------------------------------
+
+
+def start(
+    data_dir: Path,
+    isolation: str,
+    server_uid: int,
+    *,
+    pool: int | None = None,
+    templates_dir: Path | None = None,
+    build_base: bool = True,
+    timeout_s: float = config.SUPERVISOR_START_TIMEOUT_S,
+) -> bool:
+    """Start watcher and supervisor; True: started and serving, False: one was running for this data directory.
+
+    Raises RuntimeError with the readable reason when the supervisor does not come up.
+    """
+    argv = [sys.executable, "-m", "sandpty.supervisor.watch", "--data-dir", str(data_dir), "--isolation", isolation]
+    argv += ["--server-uid", str(server_uid)]
+    argv += ["--pool", str(pool)] if pool is not None else []
+    argv += ["--templates-dir", str(templates_dir)] if templates_dir is not None else []
+    argv += [] if build_base else ["--no-base-build"]
+    try:
+        done = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=timeout_s,
+            check=False,
+            text=True,
+            errors="replace",
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"the supervisor did not start within {timeout_s:g} s") from error
+    if done.returncode == STATUS_RUNNING_ALREADY:
+        return False
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines()
+        raise RuntimeError(lines[-1].removeprefix("sandpty: ") if lines else f"status {done.returncode}")
+    return True
+
+
+# --- the process ------------------------------------------------------------------------------------------------------
+
+
+def _detach_into_session() -> bool:
+    """Double fork; True in the daemon, False in the process that was started."""
+    if os.fork():
+        return False
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    return True
+
+
+def _own_mounts() -> None:
+    """A private mount namespace, so that no mount of ours is seen on the host.
+
+    crun refuses a hybrid cgroup hierarchy with any controller on the v2 side, even one it does not use: hide it here.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def check(result: int, what: str) -> None:
+        if result != 0:
+            raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
+
+    check(libc.unshare(_CLONE_NEWNS), "unshare")
+    check(libc.mount(b"none", b"/", None, ctypes.c_ulong(_MS_REC_PRIVATE), None), "mount --make-rprivate /")
+    if os.path.ismount("/sys/fs/cgroup/unified"):
+        check(libc.umount2(b"/sys/fs/cgroup/unified", _MNT_DETACH), "umount unified")
+
+
+def _spawn(options: list[str], lock_fd: int, ready_fd: int) -> int:
+    # Descriptor 3 is kept occupied: the OCI runtime passes it on to the agent, so nothing else may get that number.
+    argv = [sys.executable, "-m", "sandpty.supervisor.main", *options]
+    argv += ["--lock-fd", str(lock_fd), "--ready-fd", str(ready_fd)]
+    passed = (3, lock_fd, ready_fd) if ready_fd >= 0 else (3, lock_fd)
+    return subprocess.Popen(argv, stdin=subprocess.DEVNULL, pass_fds=passed).pid
+
+
+def _write_pid(path: Path, pid: int) -> None:
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(f"{pid}\n", encoding="ascii")
+    os.replace(temporary, path)
+
+
+class _Watcher:
+    def __init__(self, data: DataDir, options: list[str], lock_fd: int, ready_fd: int) -> None:
+        self._data = data
+        self._options = options
+        self._lock_fd = lock_fd
+        self._ready_fd = ready_fd
+        self._child = 0
+        self._ending = False
+
+    def _end(self, *_: object) -> None:
+        self._ending = True
+        if self._child:
+            os.kill(self._child, signal.SIGTERM)
+
+    def run(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._end)
+        pause_s = RESTART_PAUSE_MIN_S
+        last = (0, STATUS_REFUSED, STATUS_NOT_STARTED)  # the first time; later a failed start may pass
+        while True:
+            began = time.monotonic()
+            status = self._run_child()
+            if status in last or self._ending:
+                return
+            last = (0, STATUS_REFUSED)
+            if time.monotonic() - began > STABLE_AFTER_S:
+                pause_s = RESTART_PAUSE_MIN_S
+            print(
+                f"watcher: supervisor ended with status {status}, again in {pause_s:g} s", file=sys.stderr, flush=True
+            )
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 2, RESTART_PAUSE_MAX_S)
+
+    def _run_child(self) -> int:
+        """The supervisor's exit status; negative: the signal that ended it."""
+        self._child = _spawn(self._options, self._lock_fd, self._ready_fd)
+        if self._ready_fd >= 0:
+            os.close(self._ready_fd)
+            self._ready_fd = -1
+        _write_pid(self._data.supervisor_pid, self._child)
+        while True:
+            pid, status = os.waitpid(-1, 0)  # also reaps agents and whatever else lost its parent
+            if pid == self._child:
+                self._child = 0
+                return os.waitstatus_to_exitcode(status)
+
+
+def _daemon(data: DataDir, options: list[str], isolation: str, lock_fd: int, ready_fd: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    os.umask(0o077)
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    log = os.open(data.supervisor_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    for source, target in ((null, 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+    if isolation != "process":
+        _own_mounts()
+    watch_pid = data.root / "supervisor-watch.pid"
+    _write_pid(watch_pid, os.getpid())
+    try:
+        _Watcher(data, options, lock_fd, ready_fd).run()
+    finally:
+        for path in (data.supervisor_pid, watch_pid):
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"sandpty: {message}", file=sys.stderr)
+    return status
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="sandpty-supervisor-watch", description=__doc__)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--isolation", choices=["auto", "crun", "runc", "runsc", "process"], default="auto")
+    known, rest = parser.parse_known_args(argv)
+    data = DataDir(known.data_dir.resolve())
+    # Descriptor 3 must be a harmless placeholder before anything else is opened.
+    placeholder = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(placeholder, 3, inheritable=True)
+    data.root.mkdir(mode=0o711, parents=True, exist_ok=True)
+    # The lock is an open file description shared with the supervisor: it is free only once both are gone.
+    lock = os.open(data.supervisor_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _fail(f"a supervisor is already running for {data.root}", STATUS_RUNNING_ALREADY)
+    told, tell = os.pipe()
+    options = ["--data-dir", str(data.root), "--isolation", known.isolation, *rest]
+    if _detach_into_session():
+        os.close(told)
+        try:
+            _daemon(data, options, known.isolation, lock, tell)
+        except OSError as error:
+            print(f"watcher: {error}", file=sys.stderr, flush=True)
+        os._exit(0)
+    os.close(tell)
+    os.close(lock)
+    with os.fdopen(told, encoding="utf-8", errors="replace") as answer:
+        line = answer.readline().strip()
+    if line == "ready":
+        return 0
+    if line.startswith("refused: "):
+        return _fail(line.removeprefix("refused: "), STATUS_REFUSED)
+    return _fail(f"the supervisor did not start: {_last_line(data.supervisor_log)}", 1)
+
+
+def _last_line(path: Path) -> str:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
+    return lines[-1] if lines else "it left no log"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
