@@ -13,9 +13,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 
+from sandpty.wire.frame_reader import FrameReader
 from sandpty.wire.types import (
     MAX_FRAME_BYTES,
     MAX_OUTPUT_BYTES,
+    MAX_TEXTS,
+    MAX_TIME_MS,
     MAX_WINDOW_CELLS,
     NEVER_MS,
     NO_OFFSET,
@@ -51,6 +54,8 @@ __all__ = [
     "HEADER",
     "MAX_FRAME_BYTES",
     "MAX_OUTPUT_BYTES",
+    "MAX_TEXTS",
+    "MAX_TIME_MS",
     "MAX_WINDOW_CELLS",
     "NEVER_MS",
     "NO_OFFSET",
@@ -117,6 +122,8 @@ def _text(value: str | bytes) -> bytes:
 
 def _texts(values: Iterable[str]) -> bytes:
     items = [_text(value) for value in values]
+    if len(items) > MAX_TEXTS:
+        raise FrameError(f"a list of {len(items)} strings is over the limit of {MAX_TEXTS}")
     return struct.pack("<I", len(items)) + b"".join(items)
 
 
@@ -137,6 +144,7 @@ def _selector(selector: Selector) -> bytes:
 
 
 def encode_start(start: Start) -> bytes:
+    """Raises FrameError when arguments and environment do not fit a frame."""
     head = struct.pack(
         "<BHHIIII",
         start.flags,
@@ -247,6 +255,8 @@ class Cursor:
         (count,) = self.take(_U32)
         if count * 4 > len(self._payload) - self._at:  # each item has a length of its own
             raise FrameError("list is longer than its frame")
+        if count > MAX_TEXTS:
+            raise FrameError(f"a list of {count} strings is over the limit of {MAX_TEXTS}")
         return tuple(self.text() for _ in range(count))
 
     def rest(self) -> bytes:
@@ -274,6 +284,8 @@ _CODE = struct.Struct("<H")
 
 
 def _exit(kind: int, value: int, reason: int, core: int, end: int) -> Exit:
+    if kind > 1 or core > 1:
+        raise FrameError("neither exited nor signalled")
     try:
         return Exit(bool(kind), value, ExitReason(reason), bool(core), end)
     except ValueError:
@@ -295,6 +307,8 @@ def _decode_process(cursor: Cursor) -> ProcessInfo:
     head = cursor.take(_PROCESS)
     flags = ProcessFlags(head[2] & 0x0F)
     ended = not flags & ProcessFlags.RUNNING
+    if max(head[7], head[8]) > MAX_TIME_MS:
+        raise FrameError("a time after the year 9999")
     user, cwd, tag = cursor.text(), cursor.text(), cursor.text()
     argv, env = cursor.texts(), cursor.texts()
     return ProcessInfo(
@@ -389,34 +403,3 @@ def message(value: FromAgent) -> bytes:  # noqa: PLR0911 - one arm per frame typ
         case AgentError():
             return bytes([FrameType.ERROR]) + _CODE.pack(value.code) + _text(value.message)
     raise TypeError(f"{type(value).__name__} is not sent to clients")
-
-
-class FrameReader:
-    """Cuts a byte stream into `(type, payload)` pairs. Holds at most one unfinished frame.
-
-    Raises FrameError as soon as a length is out of bounds, before waiting for its bytes.
-    """
-
-    __slots__ = ("_buffer", "_max_bytes")
-
-    def __init__(self, max_bytes: int = MAX_FRAME_BYTES) -> None:
-        self._buffer = bytearray()
-        self._max_bytes = max_bytes
-
-    def feed(self, data: bytes) -> list[tuple[int, bytes]]:
-        """The frames that are complete after `data`."""
-        buffer = self._buffer
-        buffer += data
-        frames: list[tuple[int, bytes]] = []
-        at, size = 0, len(buffer)
-        while size - at >= 4:
-            (length,) = _U32.unpack_from(buffer, at)
-            if not 1 <= length <= self._max_bytes:
-                raise FrameError(f"frame length {length} is out of bounds")
-            if size - at < 4 + length:
-                break
-            frames.append((buffer[at + 4], bytes(memoryview(buffer)[at + 5 : at + 4 + length])))
-            at += 4 + length
-        if at:
-            del buffer[:at]
-        return frames

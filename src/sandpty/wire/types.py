@@ -13,6 +13,8 @@ MAX_OUTPUT_BYTES = 64 * 1024
 NO_OFFSET = 0xFFFF_FFFF_FFFF_FFFF
 NEVER_MS = 0xFFFF_FFFF
 MAX_WINDOW_CELLS = 10_000
+MAX_TEXTS = 16_384  # strings in one list: 1 MiB of two-byte strings would become 10 MiB of objects
+MAX_TIME_MS = 253_402_300_799_999  # the last millisecond of the year 9999, where calendars end
 
 
 class FrameError(ValueError):
