@@ -1,0 +1,123 @@
+"""Reading requests: bounded bodies, which sandbox, whose token, which user of the guest."""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+import hmac
+from base64 import b64decode
+from typing import TypeVar
+
+import msgspec
+from aiohttp import web
+
+from sandpty import config
+from sandpty.server.context import Context
+from sandpty.server.dialects.e2b.errors import HttpError, bad_request, sandbox_not_found, token_refused
+from sandpty.wire.errors import SandptyError
+from sandpty.wire.verbs import Sandbox
+
+T = TypeVar("T")
+
+ENVD_PORT = 49983
+DEFAULT_USER = "user"
+_ID_HEADERS = ("E2b-Sandbox-Id", "Novita-Sandbox-Id")
+_PORT_HEADERS = ("E2b-Sandbox-Port", "Novita-Sandbox-Port")
+
+
+async def read_body(request: web.Request, max_bytes: int) -> bytes:
+    """The whole body, chunked or not. Raises HttpError 413 over `max_bytes`, 408 when it does not arrive."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(config.REQUEST_BODY_TIMEOUT_S):
+            async for chunk in request.content.iter_any():
+                body += chunk
+                if len(body) > max_bytes:
+                    raise HttpError(413, f"the request body is over the limit of {max_bytes} bytes")
+    except TimeoutError as error:
+        raise HttpError(408, "the request body did not arrive in time") from error
+    except web.RequestPayloadError as error:
+        raise bad_request(f"the request body cannot be read: {error}") from error
+    return bytes(body)
+
+
+async def read_json(request: web.Request, model: type[T]) -> T:
+    """A control-plane body; an empty one counts as `{}`. Raises HttpError 400, 408, 413."""
+    body = await read_body(request, config.REQUEST_BODY_BYTES)
+    try:
+        return msgspec.json.decode(body.strip() or b"{}", type=model)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise bad_request(f"the request body is not valid: {error}") from error
+
+
+def _first_header(request: web.Request, names: tuple[str, ...]) -> str | None:
+    return next((value for name in names if (value := request.headers.get(name))), None)
+
+
+def named_sandbox_id(request: web.Request) -> str:
+    """The sandbox that the routing headers name, "" for none. A client id after a dash is E2B's old form."""
+    return (_first_header(request, _ID_HEADERS) or "").partition("-")[0]
+
+
+def find_sandbox(context: Context, request: web.Request) -> Sandbox:
+    """The running sandbox this request is for, by its headers or else by its token.
+
+    Raises HttpError: 502 when there is none that runs, 501 for a port other than envd's.
+    """
+    sandbox_id = named_sandbox_id(request)
+    if sandbox_id:
+        try:
+            sandbox = context.registry.running(sandbox_id)
+        except SandptyError as error:
+            raise sandbox_not_found(sandbox_id) from error
+    else:
+        # Novita's Python SDK sends no id after connect(): the token is all there is to go by.
+        found = context.registry.by_token(request.headers.get("X-Access-Token", ""))
+        if found is None or found.state != "running":
+            raise sandbox_not_found("")
+        sandbox = found
+    port = _first_header(request, _PORT_HEADERS)
+    if port is not None and port != str(ENVD_PORT):
+        raise HttpError(501, f"port {port[:8]} of a sandbox is not reachable through this server", sandboxId=sandbox.id)
+    return sandbox
+
+
+def check_token(request: web.Request, sandbox: Sandbox) -> None:
+    """Raises HttpError 401 unless the request carries the sandbox's access token, or it was created without one."""
+    if not is_secure(sandbox):
+        return
+    given = request.headers.get("X-Access-Token", "").encode("utf-8", "surrogateescape")
+    if not hmac.compare_digest(given, str(sandbox.annotations.get("token", "")).encode()) or not given:
+        raise token_refused()
+
+
+def is_secure(sandbox: Sandbox) -> bool:
+    """Whether the sandbox's own API asks for its token; only E2B's v1 create can say no."""
+    return bool(sandbox.annotations.get("e2b", {}).get("secure", True))
+
+
+def guest_user(request: web.Request) -> str:
+    """Whom to run as: the name in `Authorization: Basic`, which selects and proves nothing, else the default user."""
+    scheme, _, value = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return DEFAULT_USER
+    try:
+        name, colon, _ = b64decode(value.strip(), validate=True).decode().partition(":")
+    except (binascii.Error, ValueError):
+        return DEFAULT_USER
+    return name if colon and name else DEFAULT_USER
+
+
+def authorized_sandbox(context: Context, request: web.Request) -> Sandbox:
+    """The running sandbox that this request is for and may use. Raises HttpError 401, 501, 502."""
+    sandbox = find_sandbox(context, request)
+    check_token(request, sandbox)
+    return sandbox
+
+
+def still_runs(context: Context, sandbox: Sandbox) -> bool:
+    try:
+        context.registry.running(sandbox.id)
+    except SandptyError:
+        return False
+    return True
