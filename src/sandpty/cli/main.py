@@ -1,0 +1,106 @@
+"""`sandpty`: the group of commands, and how errors end: one readable line and an exit status from wire/errors.py."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from sandpty import __version__
+from sandpty.cli.doctor import doctor
+from sandpty.cli.down import down
+from sandpty.cli.env import env
+from sandpty.cli.sandboxes import create, kill, ls
+from sandpty.cli.serve import serve
+from sandpty.cli.shell import shell
+from sandpty.wire.errors import SandptyError
+
+INTERNAL_EXIT_STATUS = 70
+INTERRUPTED_EXIT_STATUS = 130
+BROKEN_PIPE_EXIT_STATUS = 141
+
+
+class CommandsInOrder(click.Group):
+    """Shows commands in the order of their use, not of the alphabet."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=CommandsInOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, "--version", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Sandboxes whose interactive terminals never lose a byte, on this machine.
+
+    \b
+    Start here:
+      sandpty serve                  the server (as root; `scripts/serve` sets up first)
+      eval "$(sandpty env)"          point the E2B, Novita and Hyperbrowser SDKs at it
+      sandpty shell                  a sandbox and a terminal in it; Enter ~ . detaches
+      sandpty ls                     the sandboxes
+      sandpty shell ID               the same terminal again, with what you missed
+      sandpty down                   end everything
+
+    \b
+    Environment:
+      SANDPTY_URL, SANDPTY_API_KEY   the server to talk to and its key (`sandpty env` sets both)
+      SANDPTY_DATA_DIR               the data directory (as root /var/lib/sandpty)
+      SANDPTY_TEMPLATES_DIR          where templates are kept
+      SANDPTY_DEBUG=1                show tracebacks
+    """
+
+
+for _command in (serve, env, ls, create, kill, shell, doctor, down):
+    cli.add_command(_command)
+
+
+def main() -> None:
+    """The console script. Ends the process with the command's exit status."""
+    sys.exit(run(lambda: cli.main(prog_name="sandpty", standalone_mode=False)))
+
+
+def run(command: Callable[[], Any]) -> int:
+    """Run a command; turn what it raises into one line on stderr and an exit status."""
+    try:
+        outcome = command()
+        sys.stdout.flush()
+    except Exception as error:
+        if os.environ.get("SANDPTY_DEBUG") and not isinstance(error, click.ClickException | click.Abort):
+            raise
+        return _end_with(error)
+    except KeyboardInterrupt:
+        return INTERRUPTED_EXIT_STATUS
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _end_with(error: Exception) -> int:
+    """Say an error in one line; the exit status."""
+    match error:
+        case SandptyError():
+            return _fail(error.message, error.reason.hint, error.reason.exit_status)
+        case click.UsageError():
+            path = error.ctx.command_path if error.ctx else "sandpty"
+            return _fail(error.format_message().rstrip("."), f"{path} --help shows what there is", error.exit_code)
+        case click.ClickException():
+            return _fail(error.format_message(), "", error.exit_code)
+        case click.Abort():
+            return INTERRUPTED_EXIT_STATUS
+        case BrokenPipeError():
+            # Whoever read our output has gone. Python would complain once more when it flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return BROKEN_PIPE_EXIT_STATUS
+    what = " ".join(f"{type(error).__name__}: {error}".split())
+    return _fail(f"internal error: {what}", "SANDPTY_DEBUG=1 shows the traceback", INTERNAL_EXIT_STATUS)
+
+
+def _fail(message: str, hint: str, status: int) -> int:
+    line = " ".join(message.split())
+    click.echo(f"sandpty: {line} ({hint})" if hint else f"sandpty: {line}", err=True)
+    return status
+
+
+if __name__ == "__main__":
+    main()

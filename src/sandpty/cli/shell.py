@@ -1,0 +1,235 @@
+"""`sandpty shell`: a full interactive terminal in a sandbox, which one can leave and come back to."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sandpty.cli.connection import Duration, Server, find_server, run_async, server_options
+from sandpty.wire.errors import SandptyError
+
+if TYPE_CHECKING:
+    from sandpty.cli.conversation import Outcome
+    from sandpty.sdk import AsyncClient, Process
+
+SANDBOX_TIMEOUT_S = 8 * 3600.0
+RECONNECT_TIMEOUT_S = 60.0
+LOGIN_SHELL = ("/bin/bash", "-l")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What was asked for on the command line."""
+
+    sandbox_id: str | None
+    template: str
+    timeout_s: float
+    user: str
+    cwd: str
+    command: str | None
+    pid: int | None
+    new: bool
+    read_only: bool
+    keep: bool
+    reconnect_timeout_s: float
+
+
+@click.command()
+@server_options
+@click.argument("sandbox_id", metavar="[ID]", required=False)
+@click.option("--template", "-t", metavar="NAME", default="base", show_default=True, help="Without ID: made from.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=Duration(),
+    metavar="TIME",
+    default=SANDBOX_TIMEOUT_S,
+    help="Without ID: how long the new sandbox lives. [default: 8h]",
+)
+@click.option("--keep", is_flag=True, help="Without ID: keep the sandbox when its shell has ended.")
+@click.option("--user", "-u", metavar="NAME", default="user", show_default=True, help="Who starts a new program.")
+@click.option("--cwd", metavar="DIR", default="", help="Where a new program starts. [default: home]")
+@click.option("--cmd", "command", metavar="COMMAND", help="Run this instead of a login shell.")
+@click.option("--new", is_flag=True, help="Start a new program even when a terminal is there to come back to.")
+@click.option("--pid", type=click.IntRange(1), metavar="PID", help="Come back to this process of the sandbox.")
+@click.option("--read-only", is_flag=True, help="Look, do not type. Ctrl-C leaves too.")
+@click.option(
+    "--reconnect-timeout",
+    "reconnect_timeout_s",
+    type=Duration(),
+    metavar="TIME",
+    default=RECONNECT_TIMEOUT_S,
+    help="How long to try when the connection is lost. [default: 60s]",
+)
+def shell(
+    *,
+    url: str | None,
+    data_dir: Path | None,
+    sandbox_id: str | None,
+    template: str,
+    timeout_s: float,
+    keep: bool,
+    user: str,
+    cwd: str,
+    command: str | None,
+    new: bool,
+    pid: int | None,
+    read_only: bool,
+    reconnect_timeout_s: float,
+) -> None:
+    """Open a terminal in a sandbox; without ID, in a new one.
+
+    With ID it comes back to the newest terminal that runs there and shows what you missed; when there is none, it
+    starts a login shell.
+
+    \b
+    Keys, after Enter:
+      ~.   detach: the program goes on, `sandpty shell ID` comes back to it
+      ~?   help
+      ~~   a tilde
+
+    The exit status is the program's; after detaching 0. A sandbox made by this command ends with its shell, unless you
+    detached or said --keep.
+
+    \b
+    Examples:
+      sandpty shell
+      sandpty shell i0123456789abcdefghi
+      sandpty shell i0123456789abcdefghi --cmd 'vim notes' --user root
+      sandpty shell i0123456789abcdefghi --pid 42 --read-only
+    """
+    if pid is not None and (new or command is not None):
+        raise click.UsageError("--pid comes back to a process; --new and --cmd start one", click.get_current_context())
+    if sandbox_id is None and (pid is not None or read_only):
+        raise click.UsageError("--pid and --read-only need an ID", click.get_current_context())
+    wish = Wish(
+        sandbox_id=sandbox_id,
+        template=template,
+        timeout_s=timeout_s,
+        user=user,
+        cwd=cwd,
+        command=command,
+        pid=pid,
+        new=new,
+        read_only=read_only,
+        keep=keep,
+        reconnect_timeout_s=reconnect_timeout_s,
+    )
+    raise SystemExit(run_async(_shell(find_server(url, data_dir), wish)))
+
+
+async def _shell(server: Server, wish: Wish) -> int:
+    """The exit status."""
+    from sandpty.sdk import AsyncClient
+
+    async with AsyncClient(server.url, server.api_key) as client:
+        if wish.sandbox_id is not None:
+            return await _stay(client, wish.sandbox_id, wish, made_here=False)
+        sandbox = await client.create_sandbox(wish.template, timeout_s=wish.timeout_s)
+        return await _stay(client, sandbox.id, wish, made_here=True)
+
+
+async def _stay(client: AsyncClient, sandbox_id: str, wish: Wish, *, made_here: bool) -> int:
+    from sandpty.cli.conversation import Detached
+    from sandpty.sdk.types import exit_status
+
+    ended = False
+    try:
+        try:
+            outcome = await _converse(client, sandbox_id, wish)
+        except SandptyError as error:
+            # A shell that never started leaves nothing to come back to; a lost connection does.
+            ended = error.reason.name not in ("server_unreachable", "agent_unreachable", "supervisor_down")
+            raise
+        ended = not isinstance(outcome, Detached)
+    finally:
+        if made_here and ended and not wish.keep:
+            await _end(client, sandbox_id)
+    if isinstance(outcome, Detached):
+        click.echo(f"detached; the program goes on: sandpty shell {sandbox_id}", err=True)
+        return 128 + outcome.signal if outcome.signal else 0
+    return exit_status(outcome)
+
+
+async def _end(client: AsyncClient, sandbox_id: str) -> None:
+    try:
+        await client.kill_sandbox(sandbox_id)
+    except SandptyError as error:
+        if error.reason.name != "no_such_sandbox":
+            click.echo(f"sandpty: {sandbox_id} lives on until its deadline: {error.message}", err=True)
+
+
+async def _converse(client: AsyncClient, sandbox_id: str, wish: Wish) -> Outcome:
+    from sandpty.cli import remembered
+    from sandpty.cli.conversation import Conversation
+    from sandpty.cli.local_terminal import LocalTerminal
+    from sandpty.sdk import Terminal
+    from sandpty.wire.frames import Exit, From
+
+    local = LocalTerminal()
+    found = await _find(client, sandbox_id, wish)
+    process = found.process if found else await _start(client, sandbox_id, wish, local)
+    conversation = Conversation(local, read_only=wish.read_only)
+
+    def terminal(origin: From, value: int) -> Terminal:
+        return Terminal(
+            client,
+            sandbox_id,
+            process,
+            origin=origin,
+            value=value,
+            read_only=wish.read_only,
+            reconnect_timeout_s=wish.reconnect_timeout_s,
+            on_connection=conversation.on_connection,
+        )
+
+    # A screenful gives the picture to come back to; from where the user left when that shows more.
+    view = terminal(From.SCREEN, 0) if found else terminal(From.OFFSET, 0)
+    await view.open()
+    seen = remembered.recall(sandbox_id, process) if found else None
+    if seen is not None and seen < view.info.start:
+        await view.close()
+        view = terminal(From.OFFSET, seen)
+        await view.open()
+    outcome: Outcome | None = None
+    try:
+        with local:
+            outcome = await conversation.run(view)
+    finally:
+        await view.close()
+        if isinstance(outcome, Exit):
+            remembered.forget(sandbox_id, process)
+        else:
+            remembered.remember(sandbox_id, process, conversation.offset)
+    return outcome
+
+
+async def _find(client: AsyncClient, sandbox_id: str, wish: Wish) -> Process | None:
+    """The process to come back to; None: start one."""
+    if wish.pid is not None:
+        return await client.get_process(sandbox_id, f"pid:{wish.pid}")
+    if wish.sandbox_id is None or wish.new or wish.command is not None:
+        return None
+    running = [each for each in await client.list_processes(sandbox_id) if each.pty and each.running]
+    if running:
+        return running[-1]
+    if wish.read_only:
+        raise SandptyError("no_such_process", f"no terminal runs in {sandbox_id} to look at")
+    return None
+
+
+async def _start(client: AsyncClient, sandbox_id: str, wish: Wish, local: object) -> int:
+    """Start what was asked for in a terminal of the local one's size."""
+    from sandpty.cli.local_terminal import LocalTerminal
+
+    assert isinstance(local, LocalTerminal)
+    argv = list(LOGIN_SHELL) if wish.command is None else [*LOGIN_SHELL, "-c", wish.command]
+    env = {name: os.environ[name] for name in ("TERM", "COLORTERM") if os.environ.get(name)}
+    started = await client.start_process(
+        sandbox_id, argv, env=env, user=wish.user, cwd=wish.cwd, pty=local.size(), tag="shell"
+    )
+    return started.process

@@ -1,0 +1,257 @@
+"""The steps of `sandpty serve`, in order; what is said at the start and at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import secrets
+import shlex
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from sandpty import __version__
+from sandpty.cli.serve import is_loopback
+from sandpty.cli.supervisor_link import SupervisorLink
+from sandpty.config import DataDir
+from sandpty.server import privileges
+from sandpty.server.app import open_listener
+from sandpty.server.app import serve as serve_requests
+from sandpty.server.privileges import Account, PrivilegeError
+from sandpty.server.settings import Settings
+from sandpty.supervisor import watch
+from sandpty.wire import verbs
+from sandpty.wire.errors import SandptyError
+
+KEY_HEX_DIGITS = 40
+LINK_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What was asked for on the command line."""
+
+    data: DataDir
+    given_data_dir: bool
+    host: str
+    port: int
+    isolation: str
+    pool: int
+    templates_dir: Path
+    domain: str | None
+    log_level: str
+
+
+def run(plan: Plan) -> None:
+    """Serve until a signal. Raises SandptyError for whatever is in the way."""
+    logging.basicConfig(level=plan.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    make_data_dir(plan.data)
+    with server_lock(plan.data):
+        key = read_or_create_key(plan.data)
+        check_port(plan.host, plan.port)
+        account = privileges.server_account()
+        host = start_supervisor(plan, account)
+        prepare_info(plan.data, account)
+        privileges.preimport()
+        if os.geteuid() == 0:
+            os.chdir("/")  # where we were started may soon be out of bounds
+            try:
+                privileges.drop_to(account)
+            except PrivilegeError as error:
+                raise SandptyError("forbidden", str(error)) from error
+        settings = Settings(data_dir=plan.data, api_key=key, host=plan.host, port=plan.port, domain=plan.domain)
+        _serve(plan, settings, host, account)
+
+
+# --- the data directory ----------------------------------------------------------------------------------------------
+
+
+def make_data_dir(data: DataDir) -> None:
+    """Only `run/` in it is open to the server's account; 0711 lets it pass."""
+    try:
+        data.root.mkdir(mode=0o711, parents=True, exist_ok=True)
+        with contextlib.suppress(PermissionError):
+            data.root.chmod(0o711)
+    except OSError as error:
+        message = f"the data directory {data.root} cannot be used: {error.strerror}"
+        raise SandptyError("bad_argument", message) from error
+
+
+@contextmanager
+def server_lock(data: DataDir) -> Iterator[None]:
+    """One server per data directory; the lock goes with the process. Raises conflict."""
+    try:
+        descriptor = os.open(data.server_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        message = f"the data directory {data.root} cannot be used: {error.strerror}"
+        raise SandptyError("bad_argument", message) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+            message = f"a server runs with the data directory {data.root} already"
+            raise SandptyError("conflict", message + (f", as process {holder}" if holder else "")) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def read_or_create_key(data: DataDir) -> str:
+    """The API key, made at the first start: `e2b_` and 40 hex digits, in a file for its owner only."""
+    try:
+        if key := data.api_key.read_text().strip():
+            return key
+    except FileNotFoundError:
+        pass
+    except (OSError, UnicodeDecodeError) as error:
+        raise SandptyError("bad_argument", f"the API key {data.api_key} cannot be read: {error}") from error
+    key = "e2b_" + secrets.token_hex(KEY_HEX_DIGITS // 2)
+    temporary = data.api_key.with_name("api_key.new")
+    try:
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(key + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(data.api_key)
+    except OSError as error:
+        raise SandptyError("no_space", f"the API key cannot be written: {error.strerror}") from error
+    return key
+
+
+def prepare_info(data: DataDir, account: Account) -> None:
+    """The file in which the server, root no more by then, says where it listens."""
+    data.server_info.unlink(missing_ok=True)
+    descriptor = os.open(data.server_info, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        os.fchmod(descriptor, 0o644)  # whatever the umask was
+        if os.geteuid() == 0:
+            os.fchown(descriptor, account.uid, account.gid)
+    finally:
+        os.close(descriptor)
+
+
+# --- what must be there first ----------------------------------------------------------------------------------------
+
+
+def check_port(host: str, port: int) -> None:
+    """Say that a port is taken before anything was started for it. Raises SandptyError."""
+    try:
+        open_listener(host, port).close()
+    except OSError as error:
+        raise _cannot_listen(host, port, error) from error
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> SandptyError:
+    if error.errno == errno.EADDRINUSE:
+        return SandptyError(
+            "conflict", f"port {port} of {host} is in use; choose another with --port (0 takes a free one)"
+        )
+    if error.errno == errno.EACCES:
+        return SandptyError("forbidden", f"port {port} needs root while listening; choose one above 1023 with --port")
+    what = (error.strerror or str(error)).lower()
+    return SandptyError("bad_argument", f"cannot listen on {host} port {port}: {what}")
+
+
+def start_supervisor(plan: Plan, account: Account) -> verbs.Host:
+    """Start it, or find the one that runs. Raises runtime_failed with what the isolation lacks, conflict."""
+    try:
+        started = watch.start(
+            plan.data.root, plan.isolation, account.uid, pool=plan.pool, templates_dir=plan.templates_dir
+        )
+    except RuntimeError as error:
+        raise SandptyError("runtime_failed", str(error)) from error
+    try:
+        with SupervisorLink(plan.data.supervisor_socket, LINK_TIMEOUT_S) as link:
+            host = link.host()
+    except (OSError, EOFError) as error:
+        raise SandptyError("supervisor_down", f"the supervisor does not answer: {error}") from error
+    if not started and plan.isolation not in ("auto", host.tier):
+        message = (
+            f"a supervisor with isolation {host.tier} runs for {plan.data.root} already;"
+            f" end it with `sandpty down` to start one with {plan.isolation}"
+        )
+        raise SandptyError("conflict", message)
+    if not host.isolated and not is_loopback(plan.host):
+        raise SandptyError("bad_argument", f"isolation {host.tier} isolates nothing, so it serves on loopback only")
+    return host
+
+
+# --- serving ---------------------------------------------------------------------------------------------------------
+
+
+def _serve(plan: Plan, settings: Settings, host: verbs.Host, account: Account) -> None:
+    def listening(url: str) -> None:
+        _say_started(plan, url, host, account)
+
+    try:
+        _run_until_signal(settings, listening)
+    except OSError as error:
+        raise _cannot_listen(plan.host, plan.port, error) from error
+    _say_stopped(plan)
+
+
+def _run_until_signal(settings: Settings, listening: object) -> None:
+    import uvloop
+
+    async def main() -> None:
+        serving = asyncio.ensure_future(serve_requests(settings, listening=listening))  # type: ignore[arg-type]
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, serving.cancel)
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+
+    uvloop.run(main())
+
+
+def _data_dir_option(plan: Plan) -> str:
+    return f" --data-dir {shlex.quote(str(plan.data.root))}" if plan.given_data_dir else ""
+
+
+def _say_started(plan: Plan, url: str, host: verbs.Host, account: Account) -> None:
+    option = _data_dir_option(plan)
+    click.echo(f"sandpty {__version__} on {url}")
+    click.echo(f"  isolation  {_tier(host)}")
+    click.echo(f"  data       {plan.data.root}")
+    click.echo(f"  account    {account.name}, no capabilities")
+    click.echo(f'  SDKs       eval "$(sandpty env{option})"')
+    click.echo(f"  stop       Ctrl-C stops this server, sandboxes live on; sandpty down{option} ends all")
+    if not is_loopback(plan.host):
+        click.echo(
+            f"sandpty: warning: listening on {plan.host}, beyond this machine and without TLS; the API key is all that"
+            " protects it",
+            err=True,
+        )
+    if not host.isolated:
+        click.echo("sandpty: warning: NO ISOLATION: guests are processes of this machine's user", err=True)
+
+
+def _tier(host: verbs.Host) -> str:
+    return f"{host.tier} ({host.runtime})" if host.isolated else f"{host.tier}: NONE, for development only"
+
+
+def _say_stopped(plan: Plan) -> None:
+    try:
+        with SupervisorLink(plan.data.supervisor_socket, LINK_TIMEOUT_S) as link:
+            count = len(link.sandboxes())
+    except (OSError, EOFError, SandptyError):
+        click.echo("sandpty: stopped")
+        return
+    lives = "1 sandbox lives" if count == 1 else f"{count} sandboxes live"
+    if count:
+        click.echo(f"sandpty: stopped; {lives} on until the deadline; sandpty down{_data_dir_option(plan)} ends all")
+    else:
+        click.echo(f"sandpty: stopped; the supervisor waits; sandpty down{_data_dir_option(plan)} ends it")
