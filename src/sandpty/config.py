@@ -30,6 +30,7 @@ AGENT_CONNECT_TIMEOUT_S: Final = 5.0  # an agent accepts in microseconds; longer
 AGENT_REPLY_TIMEOUT_S: Final = 15.0  # control requests; killing a big tree is the slowest
 CLIENT_SEND_BUFFER_BYTES: Final = 128 * 1024  # kernel send buffer per client connection: little goes stale in it
 CLIENT_WRITE_HIGH_BYTES: Final = 64 * 1024  # our transport's high-water mark per client connection
+WS_CLOSE_TIMEOUT_S: Final = 30.0  # for a slow client to take what is left and say goodbye
 WS_HEARTBEAT_S: Final = 25.0  # below the 60 s at which common proxies cut idle connections
 E2B_KEEPALIVE_S: Final = 90.0  # when the client asks for no interval (E2B's own default)
 E2B_DEADLINE_GRACE_S: Final = 2.0  # the agent kills at the deadline and says so; this much later the stream ends anyway

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TypeAlias
 
 from sandpty import config
-from sandpty.terminal.connection import AgentConnection, agent_error
+from sandpty.terminal.connection import AgentConnection
 from sandpty.wire import frames
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.frames import (
@@ -58,12 +58,12 @@ class Attachment:
         match event:
             case Output():
                 self._expect(event.offset)
-                self.position += len(event.data)
+                self._advance(event.offset + len(event.data))
             case Gap():
                 self._expect(event.start)
                 if event.end <= event.start:
                     raise self._misbehaved("a gap that ends before it starts")
-                self.position = event.end
+                self._advance(event.end)
             case Exit():
                 self._expect(event.end)
                 self.exit = event
@@ -77,13 +77,18 @@ class Attachment:
         if offset != self.position:
             raise self._misbehaved(f"offset {offset} where {self.position} was due")
 
+    def _advance(self, offset: int) -> None:
+        if offset >= NO_OFFSET:  # no log is that long, and ACK could not say it
+            raise self._misbehaved(f"offset {offset} does not exist")
+        self.position = offset
+
     def _misbehaved(self, what: str) -> SandptyError:
         self._connection.close()
         return SandptyError("agent_misbehaved", what)
 
     def ack(self, offset: int) -> None:
         """All output below `offset` is with the client: opens the window, and `continue` resumes from there."""
-        self._connection.send(frames.encode_ack(offset))
+        self._connection.send_latest(frames.encode_ack(offset))
 
     def acknowledge(self) -> None:
         """ACK what was received, when enough came since the last time or nothing else is waiting.
@@ -140,9 +145,7 @@ def check_window_size(cols: int, rows: int) -> None:
 
 
 async def _attached(connection: AgentConnection) -> Attachment:
-    reply = await connection.receive()
-    if isinstance(reply, AgentError):
-        raise agent_error(reply)
+    reply = await connection.reply(config.AGENT_REPLY_TIMEOUT_S)
     if not isinstance(reply, Attached):
         raise SandptyError("agent_misbehaved", f"{type(reply).__name__} where ATTACHED was due")
     return Attachment(connection, reply)
@@ -162,9 +165,7 @@ async def start(socket: str, request: Start) -> Attachment:
     """
     connection = await AgentConnection.open(socket, _encode_start(request))
     try:
-        reply = await connection.receive()
-        if isinstance(reply, AgentError):
-            raise agent_error(reply)
+        reply = await connection.reply(config.AGENT_REPLY_TIMEOUT_S)
         if not isinstance(reply, Started):
             raise SandptyError("agent_misbehaved", f"{type(reply).__name__} where STARTED was due")
         return await _attached(connection)
@@ -176,9 +177,7 @@ async def start(socket: str, request: Start) -> Attachment:
 async def start_detached(socket: str, request: Start) -> Started:
     """Start a process without attaching (the caller sets StartFlags.REPLY_ONLY). Raises as `start`."""
     async with await AgentConnection.open(socket, _encode_start(request)) as connection:
-        reply = await connection.receive()
-        if isinstance(reply, AgentError):
-            raise agent_error(reply)
+        reply = await connection.reply(config.AGENT_REPLY_TIMEOUT_S)
         if not isinstance(reply, Started):
             raise SandptyError("agent_misbehaved", f"{type(reply).__name__} where STARTED was due")
         return reply

@@ -1,13 +1,13 @@
 """One connection to an agent: frames out, frames in, with backpressure both ways.
 
 The agent lives among hostile guests. Whatever it sends, this module raises SandptyError (`agent_unreachable` when the
-connection is gone, `agent_misbehaved` when it breaks the protocol) and holds at most AGENT_BUFFER_BYTES plus one frame.
+connection is gone, `agent_misbehaved` when it breaks the protocol) and holds at most AGENT_BUFFER_BYTES, one frame and
+what one read of the socket brings. Frames are cut from those bytes only when somebody asks for them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from types import TracebackType
 
 from sandpty import config
@@ -44,12 +44,12 @@ class AgentConnection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._reader = frames.FrameReader()
-        self._frames: deque[tuple[int, bytes]] = deque()
-        self._queued_bytes = 0
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
+        self._latest = b""  # waits for a slow agent; see send_latest
         self._reading = True
+        self._turn = 0  # frames given out since others last had their turn
         self._failure: SandptyError | None = None
         self.hello: Hello | None = None
 
@@ -67,19 +67,12 @@ class AgentConnection(asyncio.Protocol):
             raise SandptyError("agent_unreachable", "the sandbox does not answer; is it still running?") from error
         try:
             connection.send(frames.encode_hello() + first)
-            async with asyncio.timeout(config.AGENT_CONNECT_TIMEOUT_S):
-                hello = await connection.receive()
-        except BaseException as error:
+            hello = await connection.reply(config.AGENT_CONNECT_TIMEOUT_S)
+            if not isinstance(hello, Hello) or hello.version != frames.PROTOCOL_VERSION:
+                raise SandptyError("agent_misbehaved", "the agent does not speak this protocol version")
+        except BaseException:
             connection.close()
-            if isinstance(error, TimeoutError):
-                raise SandptyError("agent_unreachable", "the sandbox does not answer; is it paused?") from error
             raise
-        if isinstance(hello, AgentError):
-            connection.close()
-            raise agent_error(hello)
-        if not isinstance(hello, Hello) or hello.version != frames.PROTOCOL_VERSION:
-            connection.close()
-            raise SandptyError("agent_misbehaved", "the agent does not speak this protocol version")
         connection.hello = hello
         return connection
 
@@ -91,17 +84,10 @@ class AgentConnection(asyncio.Protocol):
         transport.set_write_buffer_limits(high=config.CLIENT_WRITE_HIGH_BYTES)
 
     def data_received(self, data: bytes) -> None:
-        try:
-            arrived = self._reader.feed(data)
-        except FrameError as error:
-            self._fail(SandptyError("agent_misbehaved", str(error)))
-            return
-        for item in arrived:
-            self._frames.append(item)
-            self._queued_bytes += len(item[1])
-        if self._queued_bytes > config.AGENT_BUFFER_BYTES or len(self._frames) > config.AGENT_BUFFER_FRAMES:
-            self._pause()
-        if arrived:
+        self._reader.push(data)
+        if self._reader.ready:
+            if self._reader.held_bytes > config.AGENT_BUFFER_BYTES:
+                self._pause()
             self._wake()
 
     def eof_received(self) -> bool:
@@ -121,6 +107,9 @@ class AgentConnection(asyncio.Protocol):
         writable, self._writable = self._writable, None
         if writable is not None and not writable.done():
             writable.set_result(None)
+        latest, self._latest = self._latest, b""
+        if latest and self._failure is None:
+            self.send(latest)
 
     # --- ours ---
 
@@ -149,31 +138,58 @@ class AgentConnection(asyncio.Protocol):
     @property
     def pending(self) -> bool:
         """Whether `receive` would answer at once."""
-        return bool(self._frames)
+        return self._reader.ready
 
     async def receive(self) -> FromAgent:
         """The next frame, decoded. What arrived before a loss is delivered before the loss is raised."""
-        while not self._frames:
-            if self._failure is not None:
-                raise self._failure
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        kind, payload = self._frames.popleft()
-        self._queued_bytes -= len(payload)
-        if self._queued_bytes <= config.AGENT_BUFFER_BYTES // 2:
-            self._resume()
+        self._turn += 1
+        if self._turn >= config.AGENT_FRAMES_PER_TURN:  # a flood of tiny frames is no reason for others to wait
+            self._turn = 0
+            await asyncio.sleep(0)
         try:
-            return frames.decode(kind, payload)
+            while (found := self._reader.pop()) is None:
+                if self._failure is not None:
+                    raise self._failure
+                self._resume()
+                self._turn = 0
+                self._waiter = asyncio.get_running_loop().create_future()
+                await self._waiter
+            if self._reader.held_bytes <= config.AGENT_BUFFER_BYTES // 2:
+                self._resume()
+            return frames.decode(*found)
         except FrameError as error:
             failure = SandptyError("agent_misbehaved", str(error))
             self._fail(failure)
             raise failure from error
+
+    async def reply(self, timeout_s: float | None) -> FromAgent:
+        """The answer to a request; None waits for it without limit.
+
+        Raises SandptyError: what an ERROR frame says, agent_unreachable when nothing comes in time.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                answer = await self.receive()
+        except TimeoutError as error:
+            raise SandptyError("agent_unreachable", f"no answer from the sandbox within {timeout_s:g} s") from error
+        if isinstance(answer, AgentError):
+            raise agent_error(answer)
+        return answer
 
     def send(self, data: bytes) -> None:
         """Queue frames for the agent. Follow with `drain` unless they are few and small."""
         if self._failure is not None or self._transport is None:
             raise self._failure or SandptyError("agent_unreachable", "the connection to the sandbox was lost")
         self._transport.write(data)
+
+    def send_latest(self, data: bytes) -> None:
+        """Send a frame that makes earlier ones of its kind needless: while the agent does not read, only the newest
+        is kept.
+        """
+        if self._writable is not None:
+            self._latest = data
+        else:
+            self.send(data)
 
     async def drain(self) -> None:
         """Wait until the agent has taken enough; raises the connection's failure."""
@@ -184,12 +200,20 @@ class AgentConnection(asyncio.Protocol):
             raise self._failure
 
     def close(self) -> None:
-        """Close at once; what was received stays readable. Safe to repeat."""
+        """Close at once; what was received stays readable, what was typed is sent if the agent takes it in time.
+
+        Safe to repeat.
+        """
         if self._failure is None:
             self._failure = SandptyError("agent_unreachable", "the connection to the sandbox was closed")
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.close()
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            unsent = transport.get_write_buffer_size()
+            transport.close()
+            if unsent:  # an agent that never reads must not keep the socket
+                asyncio.get_running_loop().call_later(config.AGENT_CLOSE_GRACE_S, transport.abort)
         self._wake()
+        self.resume_writing()
 
     async def __aenter__(self) -> AgentConnection:
         return self

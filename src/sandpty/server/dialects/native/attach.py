@@ -1,13 +1,15 @@
 """The WebSocket of one attachment. Each binary message is `u8 type, payload`: an agent frame without its length.
 
 Two loops, each awaiting its own side, so the kernel's flow control is the backpressure in both directions: the client's
-socket slows the agent's reader, the program's input slows the client. Nothing is queued here.
+socket slows the agent's reader, the program's input slows the client. Nothing is queued here. A third loop looks for
+signs of life.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
+import secrets
 import struct
 from dataclasses import replace
 
@@ -21,8 +23,9 @@ from sandpty.terminal import attachment
 from sandpty.terminal.attachment import Attachment
 from sandpty.wire import frames
 from sandpty.wire.errors import SandptyError
-from sandpty.wire.frames import AgentErrorCode, Attach, Cursor, Exit, FrameError, FrameType, From, Target
+from sandpty.wire.frames import AgentErrorCode, Attach, Cursor, FrameError, FrameType, From, Target
 
+log = logging.getLogger(__name__)
 _WRITING = frozenset((FrameType.INPUT, FrameType.RESIZE, FrameType.SIGNAL, FrameType.CLOSE_STDIN))
 _U64 = struct.Struct("<Q")
 _SIZE = struct.Struct("<HH")
@@ -53,75 +56,130 @@ class Attaching:
     async def attach(self, request: web.Request) -> web.StreamResponse:
         """Errors before the upgrade are HTTP answers; after it, close codes 4000 + status."""
         who = principal(self._context, request)
-        sandbox = self._context.registry.running(request.match_info["sandbox"], who)
+        registry = self._context.registry
+        sandbox = registry.running(request.match_info["sandbox"], who)
         wanted = self._request(request)
         client_acks = wanted.window > 0
         if not client_acks:
             wanted = replace(wanted, window=config.ATTACH_WINDOW_BYTES)
+        socket = web.WebSocketResponse(
+            timeout=config.WS_CLOSE_TIMEOUT_S, autoping=False, max_msg_size=frames.MAX_FRAME_BYTES, compress=False
+        )
+        if not socket.can_prepare(request):
+            raise SandptyError("bad_request", "attach is a WebSocket; this request does not ask for one")
         async with await attachment.attach(sandbox.socket, wanted) as attached:
-            socket = web.WebSocketResponse(
-                heartbeat=config.WS_HEARTBEAT_S, max_msg_size=frames.MAX_FRAME_BYTES, compress=False
-            )
-            await socket.prepare(request)
-            with self._context.registry.cutting(sandbox.id, attached.close):
-                await _Relay(socket, attached, wanted, client_acks=client_acks).run()
+            with registry.cutting(sandbox.id, attached.close):
+                registry.running(sandbox.id, who)  # it may have been paused while we attached
+                await socket.prepare(request)
+                relay = _Relay(socket, request.transport, attached, wanted, client_acks=client_acks)
+                try:
+                    await relay.run()
+                finally:
+                    relay.leave()
             return socket
 
 
 class _Relay:
     def __init__(
-        self, socket: web.WebSocketResponse, attached: Attachment, wanted: Attach, *, client_acks: bool
+        self,
+        socket: web.WebSocketResponse,
+        transport: asyncio.Transport | None,
+        attached: Attachment,
+        wanted: Attach,
+        *,
+        client_acks: bool,
     ) -> None:
         self._socket = socket
+        self._transport = transport
         self._attached = attached
         self._may_write = wanted.may_write
         self._client_acks = client_acks
+        self._heard = 0  # messages from the client
+        self._sent = 0  # events given to it
+        self._taking = False  # the program holds the client's input back
 
     async def run(self) -> None:
+        """Until the process has ended, either side is gone, or the client breaks the protocol."""
         output = asyncio.create_task(self._output(), name="attachment-output")
+        input_ = asyncio.create_task(self._input(), name="attachment-input")
+        beat = asyncio.create_task(self._beat(), name="attachment-beat")
+        tasks = (output, input_, beat)
         try:
-            await self._input()
-        except (SandptyError, ConnectionError) as error:
-            output.cancel()
-            await self._close(error)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            ended = next(task for task in tasks if task.done())  # what the agent said last goes first
         finally:
-            output.cancel()
-            await asyncio.gather(output, return_exceptions=True)
+            # Nobody else may be reading the WebSocket while it is closed, else its closing handshake is skipped.
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        await self._close(ended.exception())
+
+    def leave(self) -> None:
+        """A client that has not taken everything by now never will: keep neither its bytes nor its socket."""
+        if self._transport is not None and self._transport.get_write_buffer_size():
+            self._transport.abort()
 
     async def _output(self) -> None:
         """Agent to client, until EXIT or a loss."""
         send = self._socket.send_bytes
-        try:
-            info = self._attached.info
-            await send(frames.message(info))
-            while True:
-                event = await self._attached.receive()
-                await send(frames.message(event))
-                if isinstance(event, Exit):
-                    await self._socket.close(code=WSCloseCode.OK, message=b"exit")
-                    return
-                if not self._client_acks:
-                    self._attached.acknowledge()
-        except (SandptyError, ConnectionError) as error:
-            await self._close(error)
+        await send(frames.message(self._attached.info))
+        while self._attached.exit is None:
+            event = await self._attached.receive()
+            await send(frames.message(event))
+            self._sent += 1
+            if not self._client_acks:
+                self._attached.acknowledge()
 
-    async def _close(self, error: SandptyError | ConnectionError) -> None:
-        with contextlib.suppress(ConnectionError):
-            if isinstance(error, SandptyError):
-                text = f"{error.reason.name}: {error.message}".encode()[: config.WS_CLOSE_TEXT_BYTES]
-                text = text.decode("utf-8", "ignore").encode()
-                await self._socket.close(code=error.reason.ws_close, message=text)
-            else:
-                await self._socket.close()
+    async def _close(self, error: BaseException | None) -> None:
+        if error is None:
+            await self._socket.close(code=WSCloseCode.OK)
+            return
+        if isinstance(error, ConnectionError):
+            self._abort()
+            return
+        if not isinstance(error, SandptyError):
+            incident = secrets.token_hex(6)
+            log.error("incident %s: attachment failed", incident, exc_info=error)
+            error = SandptyError("internal", f"the server's log has it under incident {incident}")
+        text = f"{error.reason.name}: {error.message}".encode("utf-8", "replace")[: config.WS_CLOSE_TEXT_BYTES]
+        await self._socket.close(code=error.reason.ws_close, message=text.decode("utf-8", "ignore").encode())
+
+    def _abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def _beat(self) -> None:
+        """Ping a silent client; raise ConnectionResetError when it shows no sign of life after that.
+
+        Input it sent, output it took and bytes that left our buffer are signs. While the program takes no input its
+        messages, and so its pongs, are not read: then silence says nothing.
+        """
+        before: tuple[int, int, int] | None = None
+        asked = False
+        while True:
+            await asyncio.sleep(config.WS_HEARTBEAT_S / 2)
+            unsent = self._transport.get_write_buffer_size() if self._transport is not None else 0
+            now = (self._heard, self._sent, unsent)
+            silent = now == before and not self._taking
+            if silent and asked:
+                raise ConnectionResetError("the client shows no sign of life")
+            before, asked = now, silent
+            if silent and not unsent:
+                await self._socket.ping()
 
     async def _input(self) -> None:
         """Client to agent, until the client goes away or breaks the protocol."""
         async for message in self._socket:
+            self._heard += 1
             if message.type is WSMsgType.BINARY:
+                self._taking = True
                 try:
                     await self._take(message.data)
                 except FrameError as error:
                     raise SandptyError("bad_frame", str(error)) from error
+                self._taking = False
+            elif message.type is WSMsgType.PING:
+                await self._socket.pong(message.data)
             elif message.type is WSMsgType.TEXT:
                 raise SandptyError("bad_frame", "messages are binary frames; this one was text")
 
@@ -131,32 +189,31 @@ class _Relay:
         kind, cursor = data[0], Cursor(memoryview(data)[1:])
         if kind in _WRITING and not self._may_write:
             # The agent refuses too, but the agent lives with the guest and is not who guards a viewer's role.
-            refusal = frames.AgentError(AgentErrorCode.READ_ONLY, "this attachment may only read")
-            await self._socket.send_bytes(frames.message(refusal))
+            await self._refuse(AgentErrorCode.READ_ONLY, "this attachment may only read")
             return
         match kind:
             case FrameType.INPUT:
                 (offset,) = cursor.take(_U64)
                 await self._attached.send_input(cursor.rest(), offset)
             case FrameType.RESIZE:
-                cols, rows = cursor.take(_SIZE)
-                await self._resize(cols, rows)
+                await self._resize(*_fields(cursor, _SIZE))
             case FrameType.SIGNAL:
-                target, number_ = cursor.take(_SIGNAL)
+                target, number_ = _fields(cursor, _SIGNAL)
                 if target > Target.TREE or not 1 <= number_ <= config.SIGNAL_MAX:
                     raise FrameError("there is no such signal or target")
                 await self._attached.signal(number_, Target(target))
             case FrameType.CLOSE_STDIN:
+                cursor.finish()
                 await self._attached.close_stdin()
             case FrameType.ACK:
-                (offset,) = cursor.take(_U64)
-                self._attached.ack(offset)
+                self._attached.ack(*_fields(cursor, _U64))
             case FrameType.PING:
-                (token,) = cursor.take(_U64)
-                await self._attached.ping(token)
+                await self._attached.ping(*_fields(cursor, _U64))
             case _:
                 raise FrameError(f"a client does not send frames of type 0x{kind:02x}")
-        cursor.finish()
+
+    async def _refuse(self, code: AgentErrorCode, message: str) -> None:
+        await self._socket.send_bytes(frames.message(frames.AgentError(code, message)))
 
     async def _resize(self, cols: int, rows: int) -> None:
         """A bad size is answered, not punished: windows are dragged to nothing by accident."""
@@ -165,4 +222,11 @@ class _Relay:
         except SandptyError as error:
             if error.reason.name != "bad_window_size":
                 raise
-            await self._socket.send_bytes(frames.message(frames.AgentError(AgentErrorCode.BAD_ARGUMENT, error.message)))
+            await self._refuse(AgentErrorCode.BAD_ARGUMENT, error.message)
+
+
+def _fields(cursor: Cursor, fields: struct.Struct) -> tuple[int, ...]:
+    """All of a frame's fields, before anything is done with them. Raises FrameError."""
+    values = cursor.take(fields)
+    cursor.finish()
+    return values
