@@ -1,0 +1,87 @@
+"""From nothing to the first prompt: through the official Python SDK and natively, with a warm pool and without."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from benchmarks.client import PROMPT_ENDS, Http, WebSocket
+from benchmarks.results import Report, p50, p99
+from benchmarks.sdk import Worker, worker
+from benchmarks.server import LOGIN_SHELL, POOL_SIZE, SANDBOX_S, Bench, Server
+from benchmarks.stub import stub_url
+
+TITLE = "Create to first prompt"
+ROUNDS = 20
+GOALS_MS = {"SDK, warm": 15, "SDK, cold": 60, "native, warm": 5, "native, cold": 25}
+
+
+def _native(server: Server, http: Http) -> dict[str, float]:
+    """One create natively: two requests on a kept connection, and a WebSocket. Milliseconds after each step."""
+    start = time.perf_counter()
+    sandbox = f"/v1/sandboxes/{http.request('POST', '/v1/sandboxes', {'timeout_s': SANDBOX_S})['id']}"
+    created = time.perf_counter()
+    body = {"argv": LOGIN_SHELL, "pty": {"cols": 80, "rows": 24}}
+    process = http.request("POST", f"{sandbox}/processes", body)["process"]
+    started = time.perf_counter()
+    path = f"{sandbox}/processes/{process}/attach?from=offset&value=0"
+    with WebSocket(server.url, path, server.key) as terminal:
+        terminal.until(*PROMPT_ENDS)
+        prompted = time.perf_counter()
+    http.request("DELETE", sandbox)
+    return {
+        "created_ms": (created - start) * 1e3,
+        "started_ms": (started - start) * 1e3,
+        "prompt_ms": (prompted - start) * 1e3,
+    }
+
+
+def _ways(bench: Bench, sdk: Worker, stub: str) -> dict[str, Callable[[], dict[str, float]]]:
+    warm, cold = bench.server(POOL_SIZE), bench.server(0)
+    warm_http, cold_http = warm.http(), cold.http()
+    bench.stack.callback(warm_http.close)
+    bench.stack.callback(cold_http.close)
+
+    def through_sdk(server: Server) -> dict[str, float]:
+        server.wait_pool()
+        return dict(sdk.ask("create", url=server.url, key=server.key))
+
+    def natively(server: Server, http: Http) -> dict[str, float]:
+        server.wait_pool()
+        return _native(server, http)
+
+    return {
+        "SDK, warm": lambda: through_sdk(warm),
+        "SDK, cold": lambda: through_sdk(cold),
+        "native, warm": lambda: natively(warm, warm_http),
+        "native, cold": lambda: natively(cold, cold_http),
+        "SDK, a server that does nothing": lambda: dict(sdk.ask("create", url=stub, key="stub")),
+    }
+
+
+def run(bench: Bench) -> Report:
+    """Interleaved: each round creates once in every way."""
+    report = Report("create", TITLE)
+    with worker() as sdk, stub_url() as stub:
+        ways = _ways(bench, sdk, stub)
+        taken: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+        for way in ways.values():
+            way()  # the first is slower everywhere: imports, connections, the template's page cache
+        for _ in range(bench.rounds(ROUNDS)):
+            for name, way in ways.items():
+                taken[name].append(way())
+    for name, samples in taken.items():
+        prompt = [sample["prompt_ms"] for sample in samples]
+        report.row(
+            name,
+            created_p50_ms=p50([sample["created_ms"] for sample in samples]),
+            started_p50_ms=p50([sample["started_ms"] for sample in samples]),
+            prompt_p50_ms=p50(prompt),
+            prompt_p99_ms=p99(prompt),
+            times=str(len(prompt)),
+        )
+        if name in GOALS_MS:
+            report.goal(f"{name}: prompt p50", p50(prompt), GOALS_MS[name], "ms")
+    report.notes.append("created, started, prompt: milliseconds from the first call to each step's answer")
+    bench.stop_server(0)
+    return report
