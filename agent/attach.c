@@ -1,0 +1,347 @@
+/* Attachments: cursors over a process's log, and the rules by which they hold its output back. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "agent.h"
+
+/* --- flow control (law 7) ---------------------------------------------------------------------------------------- */
+
+static uint64_t credit(const struct process *process) {
+    return process->log.size / 2 < CREDIT_BYTES ? process->log.size / 2 : CREDIT_BYTES;
+}
+
+/* Must the process wait? Only if somebody live reads it and everybody live is more than the credit behind. */
+bool attachments_hold(struct process *process, uint64_t *look_again) {
+    bool live = false;
+    for (struct connection *at = process->readers; at; at = at->next_reader) {
+        bool behind = process->log.end - at->acked > credit(process);
+        uint64_t until = at->stall_ns == UINT64_MAX ? UINT64_MAX : at->moved_at + at->stall_ns;
+        at->stalled = process->log.end > at->acked && loop_now() >= until;
+        if (at->stalled) continue;
+        live = true;
+        if (!behind) return false;
+        if (until < *look_again) *look_again = until;
+    }
+    return live;
+}
+
+static void acknowledged(struct connection *connection, uint64_t offset) {
+    connection->moved_at = loop_now();
+    if (offset <= connection->acked) return;
+    connection->acked = offset;
+    struct process *process = connection->process;
+    if (offset > process->given) process->given = offset;
+    if (process->flow_paused) process_update(process);
+}
+
+/* Bytes went into the socket. Without a window that is the acknowledgement. */
+void attach_moved(struct connection *connection) {
+    if (!connection->attached) return;
+    if (connection->window == 0 && buffer_length(&connection->out) == 0) acknowledged(connection, connection->cursor);
+    else if (connection->window == 0) connection->moved_at = loop_now();
+}
+
+void attach_ack(struct connection *connection, uint64_t offset) {
+    acknowledged(connection, offset);
+    attach_pump(connection);
+}
+
+/* --- sending ----------------------------------------------------------------------------------------------------- */
+
+static bool put_gap(struct connection *connection) {
+    struct process *process = connection->process;
+    struct writer writer = frame_begin(&connection->out, GAP);
+    put_u64(&writer, connection->cursor);
+    put_u64(&writer, process->log.start);
+    connection->cursor = process->log.start;
+    /* What is gone is on no way: without this a peer that acknowledges only bytes would wait for ever. */
+    if (connection->acked < connection->cursor) connection->acked = connection->cursor;
+    return frame_end(&writer);
+}
+
+static bool put_resized(struct connection *connection) {
+    struct writer writer = frame_begin(&connection->out, RESIZED);
+    put_u16(&writer, connection->process->cols);
+    put_u16(&writer, connection->process->rows);
+    connection->resized = false;
+    return frame_end(&writer);
+}
+
+bool put_exit(struct buffer *out, const struct process *process) {
+    struct writer writer = frame_begin(out, EXIT);
+    put_u8(&writer, process->exit_kind);
+    put_u8(&writer, process->exit_value);
+    put_u8(&writer, process->exit_reason);
+    put_u8(&writer, process->exit_core);
+    put_u64(&writer, process->log.end);
+    return frame_end(&writer);
+}
+
+static uint64_t sendable(const struct connection *connection) {
+    uint64_t bytes = connection->process->log.end - connection->cursor;
+    if (connection->window == 0) return bytes;
+    uint64_t on_the_way = connection->cursor - connection->acked;
+    uint64_t room = on_the_way < connection->window ? connection->window - on_the_way : 0;
+    return bytes < room ? bytes : room;
+}
+
+/* One OUTPUT frame, straight from the ring. False: the socket took no more. */
+static bool send_output(struct connection *connection, uint64_t most) {
+    struct process *process = connection->process;
+    uint8_t stream, head[OUTPUT_HEAD_BYTES];
+    uint64_t run = log_run(&process->log, connection->cursor, &stream);
+    uint64_t bytes = run < most ? run : most;
+    if (bytes > OUTPUT_BYTES_MAX) bytes = OUTPUT_BYTES_MAX;
+    struct iovec parts[3] = {{head, sizeof head}};
+    output_head(head, stream, connection->cursor, (uint32_t)bytes);
+    int count = 1 + log_view(&process->log, connection->cursor, (size_t)bytes, parts + 1);
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = (size_t)count};
+    ssize_t sent = sendmsg(connection->source.fd, &message, MSG_NOSIGNAL);
+    if (sent < 0) {
+        if (errno == EAGAIN || errno == EINTR) connection->send_blocked = true;
+        else connection_mute(connection);
+        return false;
+    }
+    connection->cursor += bytes;
+    size_t left = sizeof head + (size_t)bytes - (size_t)sent;
+    /* The rest of a half-sent frame is copied: the ring may be overwritten before this peer reads on. */
+    for (int i = 0; i < count; i++) {
+        size_t done = (size_t)sent < parts[i].iov_len ? (size_t)sent : parts[i].iov_len;
+        sent -= (ssize_t)done;
+        if (!buffer_add(&connection->out, (char *)parts[i].iov_base + done, parts[i].iov_len - done)) {
+            connection->closing = true; /* out of memory in the middle of a frame: the stream cannot go on */
+            connection_mute(connection);
+            return false;
+        }
+    }
+    attach_moved(connection);
+    return left == 0;
+}
+
+/* Gives the attachment what the log has for it, as far as its window and its socket allow. */
+void attach_pump(struct connection *connection) {
+    struct process *process = connection->process;
+    while (connection->attached && !connection->closing) {
+        if (buffer_length(&connection->out) > 0 && !connection_flush(connection)) return;
+        if (!connection->attached || buffer_length(&connection->out) > 0) break;
+        uint64_t most = sendable(connection);
+        if (connection->resized) {
+            if (!put_resized(connection)) connection->closing = true;
+        } else if (most > 0 && connection->cursor < process->log.start) {
+            if (!put_gap(connection)) connection->closing = true;
+        } else if (most > 0) {
+            if (!send_output(connection, most)) break;
+        } else if (process->state == STATE_ENDED && connection->cursor == process->log.end) {
+            if (!put_exit(&connection->out, process)) connection_mute(connection);
+            connection->closing = true;
+        } else {
+            break;
+        }
+    }
+    if (connection->source.fd >= 0 && connection_flush(connection)) connection_update(connection);
+}
+
+void attachments_pump(struct process *process) {
+    for (struct connection *at = process->readers, *next; at; at = next) {
+        next = at->next_reader;
+        /* A reader that had everything moves from now on; its silence before was not stalling. */
+        if (at->acked >= process->announced_end) at->moved_at = loop_now();
+        if (!at->send_blocked) attach_pump(at);
+    }
+    process->announced_end = process->log.end;
+}
+
+void attachments_resized(struct process *process, struct connection *except) {
+    for (struct connection *at = process->readers, *next; at; at = next) {
+        next = at->next_reader;
+        if (at == except) continue;
+        at->resized = true;
+        attach_pump(at);
+    }
+}
+
+/* --- beginning and ending ---------------------------------------------------------------------------------------- */
+
+static bool other_live(const struct process *process) {
+    for (struct connection *at = process->readers; at; at = at->next_reader)
+        if (!at->stalled) return true;
+    return false;
+}
+
+struct problem attach_origin(const struct process *process, uint8_t from, uint64_t value, uint64_t *start) {
+    const struct log *log = &process->log;
+    *start = log->end;
+    switch (from) {
+    case FROM_OFFSET:
+        if (value > log->end) return (struct problem){BAD_ARGUMENT, "offset is beyond the end"};
+        *start = value;
+        break;
+    case FROM_TAIL:
+        *start = value < log->end - log->start ? log->end - value : log->start;
+        break;
+    case FROM_CONTINUE:
+        if (!other_live(process)) *start = process->given;
+        break;
+    case FROM_END:
+        break;
+    case FROM_SCREEN:
+        *start = log_screen(log, process->rows);
+        break;
+    default:
+        return (struct problem){BAD_ARGUMENT, "unknown origin"};
+    }
+    return NO_PROBLEM;
+}
+
+void attach_begin(struct connection *connection, struct process *process, uint64_t start) {
+    connection->role = ROLE_ATTACHMENT;
+    connection->attached = true;
+    connection->cursor = connection->acked = start;
+    connection->moved_at = loop_now();
+    connection->next_reader = process->readers;
+    process->readers = connection;
+    process->attachments++;
+    struct writer writer = frame_begin(&connection->out, ATTACHED);
+    put_u64(&writer, process->id);
+    put_u32(&writer, (uint32_t)process->pid);
+    put_u64(&writer, start);
+    put_u64(&writer, process->log.end);
+    put_u16(&writer, process->cols);
+    put_u16(&writer, process->rows);
+    uint8_t flags = (process->pty ? FLAG_PTY : 0) | (process->state == STATE_RUNNING ? FLAG_RUNNING : 0) |
+                    (process->stdin_open ? FLAG_STDIN_OPEN : 0) | (connection->may_write ? FLAG_MAY_WRITE : 0);
+    put_u8(&writer, flags);
+    put_u64(&writer, process->input_taken);
+    if (!frame_end(&writer)) connection->closing = true;
+    attach_pump(connection);
+    process_update(process);
+}
+
+/* The connection reads no longer. Whoever it held back goes on. */
+void attach_end(struct connection *connection) {
+    if (!connection->attached) return;
+    struct process *process = connection->process;
+    struct connection **link = &process->readers;
+    while (*link != connection) link = &(*link)->next_reader;
+    *link = connection->next_reader;
+    connection->attached = false;
+    process->attachments--;
+    process_update(process);
+}
+
+/* --- frames ------------------------------------------------------------------------------------------------------ */
+
+static void take_flow(struct connection *connection, struct reader *reader) {
+    connection->window = take_u32(reader);
+    uint32_t stall_ms = take_u32(reader);
+    if (stall_ms == 0) stall_ms = STALL_MS_DEFAULT;
+    connection->stall_ns = stall_ms == NEVER_MS ? UINT64_MAX : stall_ms * MS;
+}
+
+static void start(struct connection *connection, struct reader *reader) {
+    struct start_request request = {.flags = take_u8(reader)};
+    request.cols = take_u16(reader);
+    request.rows = take_u16(reader);
+    request.log_bytes = take_u32(reader);
+    request.deadline_ms = take_u32(reader);
+    take_flow(connection, reader);
+    request.strings = reader->at;
+    request.strings_bytes = (size_t)(reader->end - reader->at);
+    request.user = take_text(reader);
+    request.cwd = take_text(reader);
+    request.tag = take_text(reader);
+    request.argc = take_texts(reader, &request.argv);
+    request.envc = take_texts(reader, &request.env);
+    if (!reader_done(reader)) return;
+    struct process *process = NULL;
+    struct problem problem = process_start(&request, &process);
+    if (problem.code) {
+        connection_error(connection, problem.code, problem.message, false);
+        return;
+    }
+    connection->reply_only = request.flags & START_REPLY_ONLY;
+    connection->may_write = true;
+    connection->process = process;
+    process_reference(process);
+    connection->busy = BUSY_START;
+}
+
+void attach_started(struct connection *connection, struct process *process) {
+    struct writer writer = frame_begin(&connection->out, STARTED);
+    put_u64(&writer, process->id);
+    put_u32(&writer, (uint32_t)process->pid);
+    if (!frame_end(&writer) || connection->reply_only) connection->closing = true;
+    else attach_begin(connection, process, 0);
+}
+
+static void attach(struct connection *connection, struct reader *reader) {
+    struct selector selector;
+    bool known = take_selector(reader, &selector);
+    uint8_t flags = take_u8(reader), from = take_u8(reader);
+    uint64_t value = take_u64(reader), start = 0;
+    take_flow(connection, reader);
+    if (!reader_done(reader)) return;
+    struct process *process = known ? process_find(&selector) : NULL;
+    struct problem problem = {NO_SUCH_PROCESS, "no such process"};
+    if (process) problem = attach_origin(process, from, value, &start);
+    if (problem.code) {
+        connection_error(connection, problem.code, problem.message, false);
+        return;
+    }
+    connection->may_write = flags & 1;
+    connection->process = process;
+    process_reference(process);
+    attach_begin(connection, process, start);
+}
+
+static struct problem act(struct connection *connection, uint8_t type, struct reader *reader) {
+    struct process *process = connection->process;
+    uint16_t one = type == RESIZE ? take_u16(reader) : type == SIGNAL ? take_u8(reader) : 0;
+    uint16_t two = type == RESIZE ? take_u16(reader) : type == SIGNAL ? take_u8(reader) : 0;
+    pid_t group;
+    if (!reader_done(reader)) return NO_PROBLEM; /* the caller refuses the frame */
+    if (!connection->may_write) return (struct problem){READ_ONLY, "this attachment may only read"};
+    if (type == RESIZE) return process_resize(process, one, two, connection);
+    if (type == SIGNAL) return process_signal(process, (uint8_t)one, (uint8_t)two, &group);
+    return process_close_stdin(process);
+}
+
+static void pong(struct connection *connection, uint64_t token) {
+    struct writer writer = frame_begin(&connection->out, PONG);
+    put_u64(&writer, token);
+    if (!frame_end(&writer)) connection->closing = true;
+}
+
+/* A frame of a process connection. False: not one of those. */
+bool attach_frame(struct connection *connection, uint8_t type, struct reader *reader) {
+    struct problem problem = NO_PROBLEM;
+    uint64_t number;
+    if (type == START && connection->role == ROLE_GREETED) {
+        start(connection, reader);
+    } else if (type == ATTACH && connection->role == ROLE_GREETED) {
+        attach(connection, reader);
+    } else if (type == INPUT) {
+        number = take_u64(reader);
+        if (connection->may_write) {
+            input_begin(connection, number, 2);
+        } else {
+            connection->input.discard = true;
+            problem = (struct problem){READ_ONLY, "this attachment may only read"};
+        }
+    } else if (type == RESIZE || type == SIGNAL || type == CLOSE_STDIN) {
+        problem = act(connection, type, reader);
+    } else if (type == ACK) {
+        number = take_u64(reader);
+        if (number > connection->cursor) problem = (struct problem){BAD_ARGUMENT, "acknowledged more than was sent"};
+        else if (reader_done(reader) && connection->window && connection->attached) attach_ack(connection, number);
+    } else if (type == PING) {
+        number = take_u64(reader);
+        if (reader_done(reader)) pong(connection, number);
+    } else {
+        return false;
+    }
+    if (problem.code) connection_error(connection, problem.code, problem.message, problem.code != NOT_A_PIPE);
+    return true;
+}

@@ -1,0 +1,141 @@
+"""Compile the agent with the C compiler of the `ziglang` wheel: static, no system compiler needed.
+
+    python agent/build.py [--arch x86_64|aarch64 ...] [--out DIR] [--sanitize]
+
+Also imported by hatch_build.py: `build(out_dir, arches)`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+SOURCES = Path(__file__).resolve().parent
+REPOSITORY = SOURCES.parent
+DEFAULT_OUT = REPOSITORY / "src" / "sandpty" / "agent"
+ARCHES = ("x86_64", "aarch64")
+WARNINGS = ("-std=gnu11", "-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wno-unused-command-line-argument")
+RELEASE = ("-static", "-Os", "-s", "-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections")
+SANITIZE = ("-g", "-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+
+
+def machine_arch() -> str:
+    """This machine's name among ARCHES."""
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
+
+
+def _files() -> list[Path]:
+    return sorted(SOURCES.glob("*.[ch]"))
+
+
+def _stamp(command: Sequence[str]) -> str:
+    digest = hashlib.sha256(repr(list(command)).encode())
+    for file in _files():
+        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _cache_dir() -> Path:
+    """Where zig keeps what it compiled (its C library takes 20 s the first time). HOME may not be writable in a build."""
+    local = REPOSITORY / ".cache"
+    try:
+        local.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=local):
+            return local
+    except OSError:
+        return Path(tempfile.gettempdir()) / f"sandpty-build-{os.getuid()}"
+
+
+def _run(command: Sequence[str], output: Path, cache: Path) -> None:
+    environment = os.environ | {
+        "ZIG_GLOBAL_CACHE_DIR": str(cache / "zig"),
+        "ZIG_LOCAL_CACHE_DIR": str(cache / "zig-local"),
+    }
+    # Beside the target, then renamed: whoever runs the old binary keeps it, and nobody ever sees half of the new one.
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".agent-") as scratch:
+        made = Path(scratch) / output.name
+        result = subprocess.run(
+            [*command, "-o", str(made)], env=environment, capture_output=True, text=True, check=False
+        )
+        if result.returncode != 0:
+            raise RuntimeError(f"compiling the agent failed:\n{' '.join(command)}\n{result.stderr}")
+        made.chmod(0o755)
+        made.rename(output)
+
+
+def _compile(command: Sequence[str], output: Path) -> Path:
+    """Run the compiler unless `output` was made from the same sources by the same command."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    cache = _cache_dir()
+    cache.mkdir(parents=True, exist_ok=True)
+    stamp = _stamp(command)
+    # Stamps lie in the cache, not in the package. The path is part of the name: several outputs, several stamps.
+    mark = cache / f"agent-{hashlib.sha256(str(output.resolve()).encode()).hexdigest()[:16]}.stamp"
+    with (cache / "agent.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two test runs may start at once
+        if not (output.is_file() and mark.is_file() and mark.read_text() == stamp):
+            _run(command, output, cache)
+            mark.write_text(stamp)
+    return output
+
+
+def build(out_dir: Path = DEFAULT_OUT, arches: Sequence[str] = ARCHES) -> list[Path]:
+    """Make `agent-<arch>` in `out_dir` for each of `arches`; skip those that are up to date.
+
+    Raises ValueError for an unknown architecture, RuntimeError with the compiler's words when it fails.
+    """
+    sources = [str(file) for file in _files() if file.suffix == ".c"]
+    made = []
+    for arch in arches:
+        if arch not in ARCHES:
+            raise ValueError(f"no agent for architecture {arch!r}: choose from {', '.join(ARCHES)}")
+        command = [
+            sys.executable,
+            "-m",
+            "ziglang",
+            "cc",
+            "-target",
+            f"{arch}-linux-musl",
+            *RELEASE,
+            *WARNINGS,
+            *sources,
+        ]
+        made.append(_compile(command, Path(out_dir) / f"agent-{arch}"))
+    return made
+
+
+def build_sanitized(out_dir: Path) -> Path:
+    """Make `agent-sanitize` for this machine with the system's compiler: address and undefined behaviour checked."""
+    compiler = shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        raise RuntimeError("the sanitizer build needs gcc or clang")
+    sources = [str(file) for file in _files() if file.suffix == ".c"]
+    return _compile([compiler, *SANITIZE, *WARNINGS[:-1], *sources], Path(out_dir) / "agent-sanitize")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Compile the sandpty agent.")
+    parser.add_argument("--arch", action="append", choices=ARCHES, help="repeatable; default: all")
+    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="directory of the binaries")
+    parser.add_argument("--sanitize", action="store_true", help="a build for tests instead, with gcc's sanitizers")
+    arguments = parser.parse_args()
+    if arguments.sanitize:
+        made = [build_sanitized(arguments.out)]
+    else:
+        made = build(arguments.out, arguments.arch or ARCHES)
+    for path in made:
+        print(f"{path} {path.stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    main()

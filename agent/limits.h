@@ -1,0 +1,57 @@
+/* Every limit and default of the agent: name, unit, reason. */
+#ifndef SANDPTY_LIMITS_H
+#define SANDPTY_LIMITS_H
+
+#define KIB 1024u
+#define MIB (1024u * 1024u)
+#define MS 1000000ull /* nanoseconds in a millisecond; all times here are monotonic nanoseconds */
+
+/* --- frames ------------------------------------------------------------------------------------------------------ */
+#define FRAME_BYTES_MAX (MIB + 64)              /* the protocol's bound; `length` counts type and payload */
+#define SMALL_FRAME_BYTES_MAX (8 * KIB)         /* every frame but START and input: a selector and some numbers */
+#define TAG_BYTES_MAX (4 * KIB)                 /* so that any selector fits a small frame */
+#define OUTPUT_BYTES_MAX (64 * KIB)             /* per OUTPUT frame; bigger frames gain nothing measurable */
+#define REQUEST_BYTES_MAX (MIB - 4 * KIB)       /* strings of a START: they must fit a PROCESS frame again */
+
+/* --- connections ------------------------------------------------------------------------------------------------- */
+#define CONNECTIONS_MAX 1024                    /* each costs a descriptor and about 300 bytes */
+#define LISTEN_RETRY_NS (100 * MS)              /* after accept() found no free descriptor */
+#define ACCEPTS_PER_TURN 32                     /* so that a connect storm cannot starve terminals */
+#define HANDSHAKE_NS (10000 * MS)               /* a peer that connects and never says HELLO */
+#define LINGER_NS (5000 * MS)                   /* a peer that does not read the ERROR it is closed with */
+#define READ_CHUNK_BYTES (4 * KIB)              /* first receive buffer; grows to the frame that is coming in */
+#define INPUT_PIECE_BYTES (64 * KIB)            /* input that may wait in the agent per connection */
+#define LARGE_BUFFERS_BYTES_MAX (16 * MIB)      /* half-received frames of all connections together */
+#define OUT_HIGH_BYTES (16 * KIB)               /* unsent answers above this stop the reading of requests */
+#define SOCKET_SEND_BYTES (128 * KIB)           /* kernel buffer per connection: little output goes stale in it */
+
+/* --- processes --------------------------------------------------------------------------------------------------- */
+#define PROCESSES_MAX 512                       /* running at once; the sandbox's pids limit usually says no earlier */
+#define KEPT_MAX 128                            /* ended processes remembered */
+#define KEPT_BYTES_MAX (64ull * MIB)            /* of their logs and requests, together */
+#define KEPT_NS (3600000 * MS)                  /* one hour, then they are forgotten */
+#define LOG_BYTES_DEFAULT MIB
+#define LOG_BYTES_MIN (4 * KIB)
+#define LOG_BYTES_MAX (64 * MIB)
+#define LOG_MARKS_MAX (64 * KIB)                /* stream changes remembered (8 bytes each) in one log */
+#define CREDIT_BYTES (256 * KIB)                /* law 7: how far the fastest live reader may be behind */
+#define STALL_MS_DEFAULT 10000                  /* law 7: a reader that has not moved for this long is not live */
+#define EXIT_DRAIN_NS (1000 * MS)               /* law 3: how long descendants that hold the tty delay EXIT */
+#define COALESCE_NS (1 * MS)                    /* output after the first waits at most this long for company ... */
+#define COALESCE_BYTES (4 * KIB)                /* ... unless this much has come together */
+#define READ_BYTES (64 * KIB)                   /* one read of a PTY or pipe */
+#define READS_PER_TURN 64                       /* then others get their turn */
+#define INPUT_RETRY_NS (20 * MS)                /* a PTY does not always say that it has room again */
+#define CELLS_MAX 10000                         /* columns or rows of a window */
+#define KILL_POLL_NS (2 * MS)                   /* how often a killed group is looked at until it is gone */
+#define KILL_ZOMBIES_NS (300 * MS)              /* after this, members their own parents do not reap count as gone */
+#define SHUTDOWN_NS (3000 * MS)                 /* for trees that do not die (uninterruptible sleep) */
+#define OOM_SCORE_ADJ "500"                     /* of everything started: the kernel takes it before the agent */
+
+/* --- the guest's files ------------------------------------------------------------------------------------------- */
+#define ACCOUNT_FILE_BYTES_MAX (4 * MIB)        /* /etc/passwd, /etc/group: a guest may write anything there */
+#define GROUPS_MAX 256                          /* supplementary groups of one user */
+#define PATH_BYTES_MAX 4096                     /* PATH_MAX */
+#define PIDS_MAX (4 * MIB)                      /* the kernel's PID_MAX_LIMIT */
+
+#endif
