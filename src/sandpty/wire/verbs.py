@@ -116,7 +116,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     """From the supervisor: an answer (`id` with `ok` or `error`) or an event."""
 
     id: int | None = None
-    ok: msgspec.Raw | None = None
+    ok: msgspec.Raw = msgspec.Raw(b"{}")  # not `| None`: msgspec does not decode a union with Raw
     error: Failure | None = None
     event: str | None = None
     sandbox: Sandbox | None = None
