@@ -1,0 +1,1 @@
+"""The vendors' unmodified SDKs against a real server."""

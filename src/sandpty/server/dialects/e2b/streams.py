@@ -168,6 +168,8 @@ class StreamService:
             return error
         if isinstance(error, HttpError):  # from reading the request's body
             return ConnectError("resource_exhausted" if error.status == 413 else "invalid_argument", error.message)
+        if isinstance(error, TimeoutError):
+            return ConnectError("deadline_exceeded", "the stream reached its timeout")
         if not still_runs(self._context, sandbox):
             return ConnectError("unavailable", NOT_FOUND_TEXT)
         if isinstance(error, ConnectError):
@@ -183,7 +185,9 @@ class StreamService:
         except HttpError as error:
             return error.response()
         try:
-            await self._type_all(sandbox, request)
+            timeout_ms = decode_timeout_ms(request.headers.get("Connect-Timeout-Ms"))
+            async with asyncio.timeout(timeout_ms / 1000 if timeout_ms else None):
+                await self._type_all(sandbox, request)
         except ConnectionError:
             raise
         except Exception as error:

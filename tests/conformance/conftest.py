@@ -1,0 +1,77 @@
+"""What the vendors' unmodified SDKs need: the environment that `sandpty env` prints, and sandboxes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import pytest_asyncio
+from e2b import AsyncSandbox, Sandbox
+
+from tests.server_fixture import RunningServer
+
+ROOT = Path(__file__).parents[2]
+VENDOR_JS = ROOT / ".cache" / "vendor-js"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sdk_env(server: RunningServer) -> Iterator[dict[str, str]]:
+    """Points the SDKs of this process, and those it starts, at the test's server."""
+    before = dict(os.environ)
+    for name in ("E2B_DEBUG", "E2B_DOMAIN", "E2B_ACCESS_TOKEN"):
+        os.environ.pop(name, None)
+    os.environ.update(server.env)
+    yield server.env
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    """A sandbox of its own for one test, through the synchronous SDK."""
+    created = Sandbox.create(timeout=120)
+    yield created
+    created.kill()
+
+
+@pytest_asyncio.fixture
+async def asandbox() -> AsyncIterator[AsyncSandbox]:
+    """The same through the asynchronous SDK."""
+    created = await AsyncSandbox.create(timeout=120)
+    yield created
+    await created.kill()
+
+
+class Envd:
+    """A sandbox's own API, spoken by hand."""
+
+    def __init__(self, url: str, sandbox: Sandbox) -> None:
+        info = httpx.get(
+            f"{url}/sandboxes/{sandbox.sandbox_id}", headers={"X-API-Key": os.environ["E2B_API_KEY"]}
+        ).json()
+        self.url = url
+        self.token: str = info["envdAccessToken"]
+        self.headers = {
+            "E2b-Sandbox-Id": sandbox.sandbox_id,
+            "E2b-Sandbox-Port": "49983",
+            "X-Access-Token": self.token,
+            "Content-Type": "application/json",
+            "Connect-Protocol-Version": "1",
+        }
+
+    def unary(self, method: str, body: object, **headers: str) -> httpx.Response:
+        """One call with a JSON message."""
+        return httpx.post(f"{self.url}/{method}", json=body, headers={**self.headers, **headers}, timeout=20)
+
+    def raw(self, method: str, body: bytes, **headers: str) -> httpx.Response:
+        """One call with any body."""
+        return httpx.post(f"{self.url}/{method}", content=body, headers={**self.headers, **headers}, timeout=20)
+
+
+@pytest.fixture
+def envd(server: RunningServer, sandbox: Sandbox) -> Envd:
+    """Raw access to the API of the test's sandbox."""
+    return Envd(server.url, sandbox)
