@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from types import TracebackType
+from typing import cast
 
 from sandpty import config
 from sandpty.wire import frames
@@ -79,8 +80,7 @@ class AgentConnection(asyncio.Protocol):
     # --- asyncio.Protocol ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's does not inherit from it
         transport.set_write_buffer_limits(high=config.CLIENT_WRITE_HIGH_BYTES)
 
     def data_received(self, data: bytes) -> None:
