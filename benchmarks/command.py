@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from base64 import b64encode
 
 from benchmarks.client import Http
 from benchmarks.results import Report, p50, p99
@@ -23,9 +24,11 @@ class _Raw:
 
     def __init__(self, sandbox: Sandbox, http: Http, argv: list[str]) -> None:
         self._http = http
+        self.user = sandbox.server.user
         self._message = {"process": {"cmd": argv[0], "args": argv[1:]}, "stdin": False}
         self._headers = {
             "Connect-Protocol-Version": "1",
+            "Authorization": "Basic " + b64encode(f"{self.user}:".encode()).decode(),
             "E2b-Sandbox-Id": sandbox.id,
             "E2b-Sandbox-Port": "49983",
             "X-Access-Token": sandbox.access_token,
@@ -52,11 +55,11 @@ def _measure(bench: Bench, sdk: Worker, idle: Worker, raw: _Raw, binary: _Raw) -
     taken: dict[str, list[float]] = {}
     for way in ("SDK", "SDK, a server that does nothing", "shell", "binary", "local"):
         taken[way] = []
-    sdk.ask("run", times=3)
-    idle.ask("run", times=3)
+    sdk.ask("run", times=3, user=raw.user)
+    idle.ask("run", times=3, user="user")
     for _ in range(bench.rounds(ROUNDS)):
-        taken["SDK"] += sdk.ask("run", times=TIMES)
-        taken["SDK, a server that does nothing"] += idle.ask("run", times=TIMES)
+        taken["SDK"] += sdk.ask("run", times=TIMES, user=raw.user)
+        taken["SDK, a server that does nothing"] += idle.ask("run", times=TIMES, user="user")
         taken["shell"] += [raw() for _ in range(TIMES)]
         taken["binary"] += [binary() for _ in range(TIMES)]
         taken["local"] += [_local() for _ in range(TIMES)]

@@ -21,7 +21,7 @@ def _native(server: Server, http: Http) -> dict[str, float]:
     start = time.perf_counter()
     sandbox = f"/v1/sandboxes/{http.request('POST', '/v1/sandboxes', {'timeout_s': SANDBOX_S})['id']}"
     created = time.perf_counter()
-    body = {"argv": LOGIN_SHELL, "pty": {"cols": 80, "rows": 24}}
+    body = {"argv": LOGIN_SHELL, "user": server.user, "pty": {"cols": 80, "rows": 24}}
     process = http.request("POST", f"{sandbox}/processes", body)["process"]
     started = time.perf_counter()
     path = f"{sandbox}/processes/{process}/attach?from=offset&value=0"
@@ -44,7 +44,7 @@ def _ways(bench: Bench, sdk: Worker, stub: str) -> dict[str, Callable[[], dict[s
 
     def through_sdk(server: Server) -> dict[str, float]:
         server.wait_pool()
-        return dict(sdk.ask("create", url=server.url, key=server.key))
+        return dict(sdk.ask("create", url=server.url, key=server.key, user=server.user))
 
     def natively(server: Server, http: Http) -> dict[str, float]:
         server.wait_pool()
@@ -55,7 +55,7 @@ def _ways(bench: Bench, sdk: Worker, stub: str) -> dict[str, Callable[[], dict[s
         "SDK, cold": lambda: through_sdk(cold),
         "native, warm": lambda: natively(warm, warm_http),
         "native, cold": lambda: natively(cold, cold_http),
-        "SDK, a server that does nothing": lambda: dict(sdk.ask("create", url=stub, key="stub")),
+        "SDK, a server that does nothing": lambda: dict(sdk.ask("create", url=stub, key="stub", user="user")),
     }
 
 

@@ -78,11 +78,6 @@ def one(name: str, bench: Bench) -> Report:
     return report
 
 
-def _tier(bench: Bench) -> str:
-    with bench.server().http() as http:
-        return str(http.request("GET", "/v1/host")["tier"])
-
-
 def main() -> None:
     """Exit status 1 when a benchmark failed to run, 3 when a goal was missed."""
     options = arguments()
@@ -96,7 +91,7 @@ def main() -> None:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="spb-", dir="/tmp")))
         bench = Bench(compile_all(directory), directory, stack, options.isolation, options.quick)
-        results["tier"] = _tier(bench)
+        results["tier"] = bench.server().tier
         for name in options.only or BENCHMARKS:
             report = one(name, bench).as_json()
             results["benchmarks"].append(report)

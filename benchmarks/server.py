@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -65,6 +66,10 @@ class Server:
         self.key = running.api_key
         self.host = self.url.removeprefix("http://").rpartition(":")[0]
         self.port = running.port
+        with self.http() as http:
+            self.tier: str = http.request("GET", "/v1/host")["tier"]
+        # Without isolation the guest's users are this machine's, which need not have one named `user`.
+        self.user = getpass.getuser() if self.tier == "process" else "user"
 
     @property
     def pid(self) -> int:
@@ -131,12 +136,12 @@ class Sandbox:
 
     def start(self, argv: Sequence[str], **more: Any) -> str:
         """Start a program in a terminal of 80 x 24; returns the path of its process."""
-        body = {"argv": list(argv), "pty": {"cols": 80, "rows": 24}, **more}
+        body = {"argv": list(argv), "user": self.server.user, "pty": {"cols": 80, "rows": 24}, **more}
         return f"{self.path}/processes/{self.http.request('POST', self.path + '/processes', body)['process']}"
 
     def run(self, line: str) -> None:
         """Run a shell line to its end. Raises RuntimeError unless it succeeds."""
-        body = {"argv": ["/bin/sh", "-c", line], "stdin": False}
+        body = {"argv": ["/bin/sh", "-c", line], "user": self.server.user, "stdin": False}
         process = self.http.request("POST", self.path + "/processes", body)["process"]
         ended = self.http.request("GET", f"{self.path}/processes/{process}/wait?timeout_s=60")
         if ended["code"] != 0:
