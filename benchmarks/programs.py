@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -113,7 +114,7 @@ def _answers(port: int) -> bool:
 
 
 @contextmanager
-def sshd(directory: Path) -> Iterator[Sshd]:
+def sshd(parent: Path) -> Iterator[Sshd]:
     """OpenSSH on a free loopback port with keys of its own. Raises FileNotFoundError when it is not installed."""
     from tests.waiting import until_sync
 
@@ -121,6 +122,7 @@ def sshd(directory: Path) -> Iterator[Sshd]:
     program = shutil.which("sshd", path=path)
     if program is None or shutil.which("ssh") is None:
         raise FileNotFoundError("sshd or ssh")
+    directory = Path(tempfile.mkdtemp(prefix="sshd-", dir=parent))
     for name in ("host_key", "user_key"):
         subprocess.run(
             ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / name)], check=True, timeout=20
