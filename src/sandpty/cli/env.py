@@ -35,8 +35,9 @@ def exports(url: str, api_key: str) -> list[str]:
 @click.command()
 @server_options
 def env(url: str | None, data_dir: Path | None) -> None:
-    """Print what points the E2B, Novita and Hyperbrowser SDKs at this server.
+    """Print what points the vendors' SDKs at this server.
 
+    Lines for a POSIX shell, with the addresses and keys that the E2B, Novita and Hyperbrowser SDKs look for, and ours.
     Works whether the server runs or not, as soon as it has once (the key is made at its first start).
 
     \b

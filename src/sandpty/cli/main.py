@@ -76,11 +76,14 @@ def run(command: Callable[[], Any]) -> int:
     return outcome if isinstance(outcome, int) else 0
 
 
-def _end_with(error: Exception) -> int:
+def _end_with(error: Exception) -> int:  # noqa: PLR0911 - one arm per kind of error
     """Say an error in one line; the exit status."""
     match error:
         case SandptyError():
             return _fail(error.message, error.reason.hint, error.reason.exit_status)
+        case click.exceptions.NoArgsIsHelpError():
+            click.echo(error.format_message(), err=True)
+            return error.exit_code
         case click.UsageError():
             path = error.ctx.command_path if error.ctx else "sandpty"
             return _fail(error.format_message().rstrip("."), f"{path} --help shows what there is", error.exit_code)

@@ -150,7 +150,7 @@ async def _stay(client: AsyncClient, sandbox_id: str, wish: Wish, *, made_here: 
         if made_here and ended and not wish.keep:
             await _end(client, sandbox_id)
     if isinstance(outcome, Detached):
-        click.echo(f"detached; the program goes on: sandpty shell {sandbox_id}", err=True)
+        click.echo(f"\ndetached; the program goes on: sandpty shell {sandbox_id}", err=True)
         return 128 + outcome.signal if outcome.signal else 0
     return exit_status(outcome)
 

@@ -81,7 +81,7 @@ class SupervisorLink:
             if message.error is not None:
                 reason = message.error.reason if message.error.reason in REASONS else "internal"
                 raise SandptyError(reason, message.error.message)
-            return message.ok if message.ok is not None else msgspec.Raw(b"{}")
+            return message.ok
 
     def _next(self) -> bytes:
         while not self._waiting:
