@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import binascii
 import hmac
+import os
 from base64 import b64decode
+from contextlib import suppress
 from typing import TypeVar
 
 import msgspec
@@ -96,16 +98,24 @@ def is_secure(sandbox: Sandbox) -> bool:
     return bool(sandbox.annotations.get("e2b", {}).get("secure", True))
 
 
-def guest_user(request: web.Request) -> str:
+def guest_user(request: web.Request, sandbox: Sandbox) -> str:
     """Whom to run as: the name in `Authorization: Basic`, which selects and proves nothing, else the default user."""
     scheme, _, value = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "basic":
+    name = ""
+    if scheme.lower() == "basic":
+        with suppress(binascii.Error, ValueError):
+            name = b64decode(value.strip(), validate=True).decode().partition(":")[0]
+    return name or default_user(sandbox)
+
+
+def default_user(sandbox: Sandbox) -> str:
+    """`user`; without isolation there is no such account, and the agent's own is used."""
+    if sandbox.tier != "process":
         return DEFAULT_USER
     try:
-        name, colon, _ = b64decode(value.strip(), validate=True).decode().partition(":")
-    except (binascii.Error, ValueError):
-        return DEFAULT_USER
-    return name if colon and name else DEFAULT_USER
+        return str(os.stat(f"/proc/{sandbox.pid}").st_uid)
+    except OSError:
+        return DEFAULT_USER  # it has just ended: the start will say so
 
 
 def authorized_sandbox(context: Context, request: web.Request) -> Sandbox:

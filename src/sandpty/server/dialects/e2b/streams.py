@@ -65,7 +65,7 @@ class StreamService:
     async def _start(self, sandbox: Sandbox, request: web.Request) -> Opened:
         deadline_ms = decode_timeout_ms(request.headers.get("Connect-Timeout-Ms"))
         message = decode_message(await _only_message(request), models.StartRequest)
-        start = start_of(message, sandbox, guest_user(request), deadline_ms)
+        start = start_of(message, sandbox, guest_user(request, sandbox), deadline_ms)
         try:
             attachment = await attachments.start(sandbox.socket, start)
         except SandptyError as error:
