@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
@@ -60,13 +59,13 @@ def find_server(url: str | None, data_dir: Path | None) -> Server:
 def server_url(directory: DataDir) -> str:
     """Where the server of this data directory listens, or would by default."""
     try:
-        url = json.loads(directory.server_info.read_text())["url"]
-    except (OSError, ValueError, KeyError, TypeError):
+        url = _checked(str(json.loads(directory.server_info.read_text())["url"]))
+    except (OSError, ValueError, KeyError, TypeError, SandptyError):
         return f"http://{config.DEFAULT_HOST}:{config.DEFAULT_PORT}"
     host = urlsplit(url).hostname or ""
     if host in _WILDCARDS:
         url = re.sub(r"//(\[::\]|0\.0\.0\.0)", "//" + _WILDCARDS[host], url)
-    return str(url)
+    return url
 
 
 def api_key(directory: DataDir) -> str:
@@ -90,6 +89,8 @@ def _checked(url: str) -> str:
 
 def run_async(work: Awaitable[_Result]) -> _Result:
     """Run a command's asynchronous part."""
+
+    import asyncio
 
     async def body() -> _Result:
         return await work
