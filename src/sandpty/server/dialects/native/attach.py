@@ -160,12 +160,12 @@ class _Relay:
             await asyncio.sleep(config.WS_HEARTBEAT_S / 2)
             unsent = self._transport.get_write_buffer_size() if self._transport is not None else 0
             now = (self._heard, self._sent, unsent)
-            silent = now == before and not self._taking
-            if silent and asked:
+            silent = now == before
+            if silent and asked and not self._taking:
                 raise ConnectionResetError("the client shows no sign of life")
             before, asked = now, silent
             if silent and not unsent:
-                await self._socket.ping()
+                await self._socket.ping()  # also shows whether the connection still exists
 
     async def _input(self) -> None:
         """Client to agent, until the client goes away or breaks the protocol."""

@@ -1,0 +1,101 @@
+"""A supervisor for tests of the server alone: speaks the verbs, isolates nothing, starts nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+from sandpty.wire import verbs
+from sandpty.wire.verbs import Host, Limits, Message, Request, Sandbox
+
+
+class FakeSupervisor:
+    """Answers at `path`. A test adds sandboxes with the sockets of its fake agents."""
+
+    def __init__(self, path: Path, owner: str) -> None:
+        self.path = path
+        self.sandboxes: dict[str, Sandbox] = {}
+        self._owner = owner
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    def add(self, sandbox_id: str, socket: Path) -> Sandbox:
+        """A running sandbox, told to the server at once."""
+        sandbox = Sandbox(
+            id=sandbox_id,
+            template="base",
+            state="running",
+            tier="fake",
+            started_at=time.time(),
+            end_at=time.time() + 3600,
+            on_timeout="kill",
+            limits=Limits(),
+            internet=False,
+            owner=self._owner,
+            annotations={"token": f"token-{sandbox_id}"},
+            socket=str(socket),
+            boot_id="",
+        )
+        self.sandboxes[sandbox_id] = sandbox
+        self._tell("changed", sandbox)
+        return sandbox
+
+    def _tell(self, event: str, sandbox: Sandbox) -> None:
+        for writer in self._writers:
+            writer.write(verbs.pack(Message(event=event, sandbox=sandbox)))
+
+    def _answer(self, request: Request) -> Any:
+        args = msgspec.json.decode(request.args)
+        match request.verb:
+            case "hello":
+                return Host(version=1, tier="fake", isolated=False, runtime="none", facts={}, pid=0)
+            case "list":
+                return {"sandboxes": list(self.sandboxes.values())}
+            case "templates":
+                return {"templates": []}
+            case "kill":
+                sandbox = msgspec.structs.replace(self.sandboxes.pop(args["id"]), ended="killed")
+                self._tell("ended", sandbox)
+                return {}
+            case "pause":
+                sandbox = msgspec.structs.replace(self.sandboxes[args["id"]], state="paused")
+                self.sandboxes[sandbox.id] = sandbox
+                self._tell("changed", sandbox)
+                return sandbox
+        return {}
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        messages = verbs.MessageReader()
+        try:
+            while data := await reader.read(65536):
+                for body in messages.feed(data):
+                    request = msgspec.json.decode(body, type=Request)
+                    raw = msgspec.Raw(msgspec.json.encode(self._answer(request)))
+                    writer.write(verbs.pack(Message(id=request.id, ok=raw)))
+        except ConnectionError:
+            pass
+        finally:
+            self._writers.discard(writer)
+            writer.close()
+
+    def hang_up(self) -> None:
+        """Cut every connection, as a supervisor that dies does."""
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def __aenter__(self) -> FakeSupervisor:
+        self._server = await asyncio.start_unix_server(self._serve, str(self.path))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._server is not None
+        self._server.close()
+        self.hang_up()
