@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 
 from sandpty.config import DataDir
+from sandpty.isolation.background import Background
 from sandpty.isolation.driver import Driver, TierRefusedError
+from sandpty.isolation.oci import OciDriver, find_runtime
 from sandpty.isolation.process import ProcessDriver
 
 
-def choose(name: str, data: DataDir, agent: Path) -> Driver:
+def choose(name: str, data: DataDir, agent: Path, background: Background) -> Driver:
     """The driver for `name`; `auto` is crun, else runc. Raises TierRefusedError; never falls back to no isolation."""
     if name == "process":
         return ProcessDriver(agent)
@@ -18,6 +20,4 @@ def choose(name: str, data: DataDir, agent: Path) -> Driver:
         raise TierRefusedError(
             f"isolation `{name}` needs root; without root only `--isolation process` (no isolation) can be offered"
         )
-    from sandpty.isolation.oci import OciDriver, find_runtime
-
-    return OciDriver(find_runtime(name), data, agent)
+    return OciDriver(find_runtime(name), data, agent, background)

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 
-from sandpty.supervisor.background import Background
+from sandpty.isolation.background import Background
 from sandpty.supervisor.lifecycle import Entry, Sandboxes
 from sandpty.wire.errors import SandptyError
 

@@ -24,10 +24,10 @@ from sandpty.config import DataDir
 from sandpty.isolation import process_table
 from sandpty.isolation.driver import Driver, Plan
 from sandpty.supervisor import state
-from sandpty.supervisor.background import Background
+from sandpty.isolation.background import Background
 from sandpty.supervisor.events import Events
 from sandpty.supervisor.state import Meta
-from sandpty.supervisor.trash import Trash
+from sandpty.isolation.trash import Trash
 from sandpty.templates.catalog import Catalog, Ready
 from sandpty.wire import verbs
 from sandpty.wire.errors import SandptyError

@@ -15,10 +15,8 @@ _LINE_BYTES_MAX = 8 * 1024
 class _OneLine(logging.Formatter):
     """`2026-01-31T12:00:00.123Z info name: message`; tracebacks are folded into the line."""
 
-    converter = time.gmtime
-
     def format(self, record: logging.LogRecord) -> str:
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", self.converter(record.created))
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         text = record.getMessage()
         if record.exc_info:
             text += " | " + self.formatException(record.exc_info)

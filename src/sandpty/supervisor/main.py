@@ -17,7 +17,7 @@ from sandpty.isolation.choice import choose
 from sandpty.isolation.driver import Driver, TierRefusedError
 from sandpty.supervisor import log as supervisor_log
 from sandpty.supervisor.adopt import adopt_all
-from sandpty.supervisor.background import Background
+from sandpty.isolation.background import Background
 from sandpty.supervisor.base_build import follow_base
 from sandpty.supervisor.deadlines import Deadlines
 from sandpty.supervisor.events import Events
@@ -69,36 +69,36 @@ def tell_ready(fd: int, line: str) -> None:
         os.close(fd)
 
 
-async def run(options: argparse.Namespace, driver: Driver, data: DataDir) -> None:
+async def run(options: argparse.Namespace, data: DataDir) -> None:
     """Serve until told to end. Raises TierRefusedError when the isolation does not hold."""
-    await driver.open()
-    sandboxes_left = True
-    try:
-        base = quick.ready(options.templates_dir or data.templates, isolated=driver.isolated)
-        facts = await driver.probe(base.layers)
-        catalog = Catalog(base)
-        host = Host(
-            version=SUPERVISOR_PROTOCOL_VERSION,
-            tier=driver.name,
-            isolated=driver.isolated,
-            runtime=facts.get("runtime", driver.name),
-            facts={"sandpty": __version__, **facts},
-            pid=os.getpid(),
-        )
-        async with Background() as background:
-            sandboxes_left = await _serve(options, driver, data, catalog, host, background)
-    finally:
-        await driver.close(sandboxes_left=sandboxes_left)
+    async with Background() as background:
+        driver = choose(options.isolation, data, agent_binary(), background)
+        await driver.open()
+        sandboxes_left = True
+        try:
+            sandboxes_left = await _serve(options, driver, data, background)
+        finally:
+            await driver.close(sandboxes_left=sandboxes_left)
 
 
-async def _serve(
-    options: argparse.Namespace, driver: Driver, data: DataDir, catalog: Catalog, host: Host, background: Background
-) -> bool:
+async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, background: Background) -> bool:
     """Returns whether sandboxes were left running."""
+    templates = options.templates_dir or data.templates
+    catalog = Catalog(await asyncio.to_thread(quick.ready, templates, isolated=driver.isolated))
     events = Events()
     sandboxes = Sandboxes(data, driver, catalog, events, background, options.server_uid)
     pool = Pool(sandboxes, catalog, background, options.pool)
+    # First what is there already: the canary must not take a slot that a living sandbox has.
     await adopt_all(data, driver, sandboxes, pool)
+    facts = await driver.probe(catalog.default.layers)
+    host = Host(
+        version=SUPERVISOR_PROTOCOL_VERSION,
+        tier=driver.name,
+        isolated=driver.isolated,
+        runtime=facts.get("runtime", driver.name),
+        facts={"sandpty": __version__, **facts},
+        pid=os.getpid(),
+    )
     service = Service(sandboxes, pool, catalog, events, background, host, options.server_uid)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, service.ending.set)
@@ -106,7 +106,6 @@ async def _serve(
     loops = [background.spawn(Deadlines(sandboxes, background).run(), "deadlines")]
     filling = background.spawn(pool.run(), "pool")
     if driver.isolated and not options.no_base_build:
-        templates = options.templates_dir or data.templates
         loops.append(background.spawn(follow_base(templates, catalog, pool), "base template"))
     tell_ready(options.ready_fd, "ready")
     log.info("serving tier=%s pid=%d pool=%d", driver.name, os.getpid(), options.pool)
@@ -134,8 +133,7 @@ def main() -> None:
     supervisor_log.configure(data.supervisor_log)
     log.info("supervisor %s starting, pid %d", __version__, os.getpid())
     try:
-        driver = choose(options.isolation, data, agent_binary())
-        asyncio.run(run(options, driver, data))
+        asyncio.run(run(options, data))
     except (TierRefusedError, SandptyError) as error:
         log.error("refused: %s", error)
         tell_ready(options.ready_fd, f"refused: {error}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from sandpty.supervisor.background import Background
+from sandpty.isolation.background import Background
 from sandpty.supervisor.lifecycle import Entry, Sandboxes
 from sandpty.templates.catalog import Catalog
 from sandpty.wire.errors import SandptyError

@@ -19,7 +19,7 @@ import msgspec
 
 from sandpty import config
 from sandpty.config import DataDir
-from sandpty.supervisor.background import Background
+from sandpty.isolation.background import Background
 from sandpty.supervisor.events import Events
 from sandpty.supervisor.lifecycle import Sandboxes
 from sandpty.supervisor.pool import Pool

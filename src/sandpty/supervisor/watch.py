@@ -105,13 +105,15 @@ def _own_mounts() -> None:
     check(libc.mount(b"none", b"/", None, ctypes.c_ulong(_MS_REC_PRIVATE), None), "mount --make-rprivate /")
     if os.path.ismount("/sys/fs/cgroup/unified"):
         check(libc.umount2(b"/sys/fs/cgroup/unified", _MNT_DETACH), "umount unified")
+        # crun takes the empty place for a controller and leaves files there: not on the host's tmpfs.
+        check(libc.mount(b"none", b"/sys/fs/cgroup/unified", b"tmpfs", 0, b"size=1m"), "mount over unified")
 
 
 def _spawn(options: list[str], lock_fd: int, ready_fd: int) -> int:
     # Descriptor 3 is kept occupied: the OCI runtime passes it on to the agent, so nothing else may get that number.
     argv = [sys.executable, "-m", "sandpty.supervisor.main", *options]
     argv += ["--lock-fd", str(lock_fd), "--ready-fd", str(ready_fd)]
-    passed = (3, lock_fd, ready_fd) if ready_fd >= 0 else (3, lock_fd)
+    passed = [fd for fd in (3, lock_fd, ready_fd) if fd >= 0]
     return subprocess.Popen(argv, stdin=subprocess.DEVNULL, pass_fds=passed).pid
 
 

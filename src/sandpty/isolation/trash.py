@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from sandpty.isolation import program
-from sandpty.supervisor.background import Background
+from sandpty.isolation.background import Background
 
 log = logging.getLogger(__name__)
 REMOVE_TIMEOUT_S = 600.0

@@ -1,0 +1,173 @@
+"""A bound on what each sandbox writes: a sparse ext4 image of its own, attached to a loop device.
+
+One file per sandbox: its size is the bound (`df` inside tells the truth), removing it is one unlink, and it needs neither
+project quotas (which many kernels are built without) nor a file system that has them. Without a journal, because nobody needs
+it: a sandbox that is running when the machine loses power is lost anyway, one paused to disk was unmounted in order.
+
+Where loop devices or mkfs.ext4 are missing, sandboxes write into a plain directory without a bound, and `detail` says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+from sandpty.isolation import syscalls
+
+log = logging.getLogger(__name__)
+
+IMAGE_NAME = "disk.img"
+_BLOCK_BYTES = 4096
+_MKFS_TIMEOUT_S = 60.0
+_FSCK_TIMEOUT_S = 120.0
+_LOOP_CTL_GET_FREE = 0x4C82
+_LOOP_CONFIGURE = 0x4C0A
+_LOOP_MAJOR = 7
+_LO_FLAGS_AUTOCLEAR = 4
+_LO_FLAGS_DIRECT_IO = 16
+_LOOP_INFO64 = struct.Struct("=QQQQQIIII64s64s32s2Q")
+_LOOP_CONFIG_BYTES = 4 + 4 + _LOOP_INFO64.size + 64
+_ATTEMPTS = 64  # another program may take a free loop device before us
+# noinit_itable: or the kernel would write all inode tables, which makes the sparse file big.
+_OPTIONS = "noinit_itable,errors=remount-ro"
+
+
+class Disk:
+    """Makes and mounts the images. `blank`: where empty images of each size are kept, to be copied."""
+
+    def __init__(self, blank: Path) -> None:
+        self._blank = blank
+        self.limited = False
+        self.detail = "none"
+
+    def open(self, mountpoint: Path) -> None:
+        """See what works here, by mounting an image on `mountpoint`. Never fails: see `detail`."""
+        self._blank.mkdir(mode=0o700, exist_ok=True)
+        probe = self._blank / "probe.img"
+        try:
+            self._copy_blank(probe, 16)
+            mount(probe, mountpoint)
+            syscalls.unmount(str(mountpoint))
+            self.limited = True
+            self.detail = "a sparse ext4 image for each sandbox"
+        except (OSError, subprocess.SubprocessError) as error:
+            self.detail = f"none: {error}"
+        probe.unlink(missing_ok=True)
+        log.info("disk quota: %s", self.detail)
+
+    def make(self, directory: Path, disk_mb: int) -> None:
+        """An empty image (or a plain directory) for a new sandbox. Raises OSError."""
+        if not self.limited:
+            (directory / "disk").mkdir(mode=0o700)
+            return
+        self._copy_blank(directory / IMAGE_NAME, disk_mb)
+
+    def attach(self, directory: Path, mountpoint: Path) -> Path:
+        """Where to write for the sandbox whose image is in `directory`: `mountpoint`, or the plain directory."""
+        image = directory / IMAGE_NAME
+        if not image.exists():
+            return directory / "disk"
+        mount(image, mountpoint)
+        return mountpoint
+
+    def _copy_blank(self, target: Path, disk_mb: int) -> None:
+        blank = self._blank / f"{disk_mb}.img"
+        if not blank.exists():
+            _make_file_system(blank, disk_mb * 1024 * 1024)
+        _copy_sparse(blank, target)
+
+
+def exists(directory: Path) -> bool:
+    """Whether the sandbox has a disk from an earlier run."""
+    return (directory / IMAGE_NAME).exists() or (directory / "disk").exists()
+
+
+def used_bytes(directory: Path) -> int:
+    """What the sandbox's image takes on the host; 0 without an image."""
+    try:
+        return (directory / IMAGE_NAME).stat().st_blocks * 512
+    except OSError:
+        return 0
+
+
+def check(directory: Path) -> None:
+    """Repair the image after the machine lost power; a clean one takes a millisecond."""
+    program = shutil.which("e2fsck", path="/usr/sbin:/sbin")
+    image = directory / IMAGE_NAME
+    if program and image.exists():
+        subprocess.run([program, "-p", str(image)], capture_output=True, timeout=_FSCK_TIMEOUT_S, check=False)
+
+
+def _make_file_system(path: Path, size: int) -> None:
+    mkfs = shutil.which("mkfs.ext4", path="/usr/sbin:/sbin:/usr/bin:/bin")
+    if mkfs is None:
+        raise FileNotFoundError("mkfs.ext4 is not installed (Debian: apt-get install e2fsprogs)")
+    new = path.with_suffix(f".{os.getpid()}")
+    try:
+        with open(new, "wb") as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.truncate(size)
+        argv = [mkfs, "-q", "-F", "-m", "0", "-b", str(_BLOCK_BYTES), "-O", "^has_journal,^resize_inode"]
+        argv += ["-E", "lazy_itable_init=1,nodiscard", str(new)]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=_MKFS_TIMEOUT_S, check=False)
+        if done.returncode != 0:
+            lines = done.stderr.strip().splitlines()
+            raise OSError(f"mkfs.ext4 fails: {lines[-1] if lines else done.returncode}")
+        os.rename(new, path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _copy_sparse(source: Path, target: Path) -> None:
+    """Copy the data of a sparse file and leave the holes."""
+    with open(source, "rb") as read, open(target, "xb") as write:
+        os.fchmod(write.fileno(), 0o600)
+        size = os.fstat(read.fileno()).st_size
+        write.truncate(size)
+        at = 0
+        with contextlib.suppress(OSError):  # ENXIO: no data beyond this offset
+            while at < size:
+                start = os.lseek(read.fileno(), at, os.SEEK_DATA)
+                at = os.lseek(read.fileno(), start, os.SEEK_HOLE)
+                _copy_range(read.fileno(), write.fileno(), start, at)
+
+
+def _copy_range(source: int, target: int, start: int, end: int) -> None:
+    while start < end:
+        data = os.pread(source, min(end - start, 1024 * 1024), start)
+        start += os.pwrite(target, data, start)
+
+
+def mount(image: Path, mountpoint: Path) -> None:
+    """Attach the image to a loop device and mount it; the device frees itself with the last unmount. Raises OSError."""
+    with contextlib.ExitStack() as held:
+        device = _attach(image, held)
+        flags = syscalls.MS_NODEV | syscalls.MS_NOSUID | syscalls.MS_NOATIME
+        syscalls.mount(device, str(mountpoint), "ext4", flags, _OPTIONS)
+
+
+def _attach(image: Path, held: contextlib.ExitStack) -> str:
+    """A loop device for the image, open until `held` is closed: an unused one would free itself."""
+    control = held.enter_context(open("/dev/loop-control", "rb"))
+    file = held.enter_context(open(image, "r+b"))
+    for _ in range(_ATTEMPTS):
+        number = fcntl.ioctl(control, _LOOP_CTL_GET_FREE)
+        device = f"/dev/loop{number}"
+        if not os.path.exists(device):
+            with contextlib.suppress(FileExistsError):
+                os.mknod(device, 0o060600, os.makedev(_LOOP_MAJOR, number))
+        loop = held.enter_context(open(device, "r+b"))
+        # Direct I/O, so that nothing is cached twice; not every file system below can do it.
+        for flags in (_LO_FLAGS_AUTOCLEAR | _LO_FLAGS_DIRECT_IO, _LO_FLAGS_AUTOCLEAR):
+            info = _LOOP_INFO64.pack(0, 0, 0, 0, 0, 0, 0, 0, flags, b"", b"", b"", 0, 0)
+            head = struct.pack("=II", file.fileno(), _BLOCK_BYTES if flags & _LO_FLAGS_DIRECT_IO else 0)
+            with contextlib.suppress(OSError):
+                fcntl.ioctl(loop, _LOOP_CONFIGURE, (head + info).ljust(_LOOP_CONFIG_BYTES, b"\0"))
+                return device
+    raise OSError("no free loop device")

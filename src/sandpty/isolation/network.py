@@ -1,0 +1,299 @@
+"""How sandboxes reach the internet, and what they never reach.
+
+Each sandbox has a veth pair of its own, without a bridge: the guest end is a /32 with a default route to 169.254.1.1, which is
+nobody but a static neighbour entry; the host end has a /32 route back. One nft table per data directory masquerades what
+leaves and drops what is for the host itself, for private and link-local networks and for other sandboxes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import ipaddress
+import logging
+import os
+import shutil
+import socket
+import subprocess
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+from sandpty.isolation import netlink, syscalls
+from sandpty.isolation.idmap import SLOTS_MAX
+
+log = logging.getLogger(__name__)
+
+GATEWAY = IPv4Address("169.254.1.1")
+GUEST_INTERFACE = "eth0"
+GUEST_INDEX = 2
+_NFT_TIMEOUT_S = 10.0
+_POOL = IPv4Network("10.128.0.0/9")  # where the guests' addresses come from
+_PREFIX = 20  # 4096 addresses per data directory
+_RESOLV_CONF = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
+_DENIED = (
+    "0.0.0.0/8, 10.0.0.0/8, 100.64.0.0/10, 127.0.0.0/8, 169.254.0.0/16, 172.16.0.0/12, 192.0.0.0/24, "
+    "192.168.0.0/16, 198.18.0.0/15, 224.0.0.0/4, 240.0.0.0/4"
+)
+
+
+def host_routes(text: str) -> list[IPv4Network]:
+    """The networks in /proc/net/route, without the default route."""
+    networks = []
+    for line in text.splitlines()[1:]:
+        fields = line.split()
+        if len(fields) > 7 and int(fields[7], 16):
+            address = IPv4Address(int(fields[1], 16).to_bytes(4, "little"))
+            mask = IPv4Address(int(fields[7], 16).to_bytes(4, "little"))
+            networks.append(IPv4Network(f"{address}/{mask}", strict=False))
+    return networks
+
+
+def uplinks(text: str) -> list[str]:
+    """The interfaces of the default routes in /proc/net/route."""
+    rows = [line.split() for line in text.splitlines()[1:]]
+    return sorted({row[0] for row in rows if len(row) > 7 and row[1] == row[7] == "00000000"})
+
+
+def choose_subnet(tag: str, taken: list[IPv4Network]) -> IPv4Network:
+    """A /20 for this data directory that overlaps no route of the host. Raises OSError when there is none."""
+    subnets = 1 << (_PREFIX - _POOL.prefixlen)
+    first = int.from_bytes(hashlib.sha256(tag.encode()).digest()[:4], "little")
+    for step in range(subnets):
+        base = int(_POOL.network_address) + ((first + step) % subnets) * (1 << (32 - _PREFIX))
+        candidate = IPv4Network((base, _PREFIX))
+        if not any(candidate.overlaps(network) for network in taken):
+            return candidate
+    raise OSError("every network of 10.128.0.0/9 is in use on this host")
+
+
+def resolvers() -> list[IPv4Address]:
+    """The host's DNS servers that a guest can reach: IPv4, not on the host itself."""
+    for path in _RESOLV_CONF:
+        try:
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            continue
+        found = []
+        for line in lines:
+            words = line.split()
+            if len(words) > 1 and words[0] == "nameserver":
+                with contextlib.suppress(ValueError):
+                    address = ipaddress.ip_address(words[1])
+                    if isinstance(address, IPv4Address) and not address.is_loopback:
+                        found.append(address)
+        if found:
+            return found[:3]
+    return []
+
+
+def ruleset(tag: str, subnet: IPv4Network, dns: list[IPv4Address], guarded: list[str]) -> str:
+    """The nft table of one data directory.
+
+    guarded: uplinks on which we switched forwarding on; there the host must not become its neighbours' router.
+    """
+    ours = f'"sp{tag}*"'
+    names = f"ip daddr {{ {', '.join(map(str, dns))} }} meta l4proto {{ tcp, udp }} th dport 53 accept" if dns else ""
+    links = ", ".join(f'"{name}"' for name in guarded)
+    guard = f"iifname {{ {links} }} oifname != {ours} ct direction original ct status & dnat == 0 drop" if links else ""
+    return f"""
+table inet sandpty_{tag} {{
+  chain input {{
+    type filter hook input priority -10; policy accept;
+    iifname {ours} drop
+  }}
+  chain guest {{
+    meta nfproto ipv6 drop
+    ip saddr != {subnet} drop
+    fib saddr . iif oif missing drop
+    oifname "sp*" drop
+    {names}
+    ip daddr {{ {_DENIED} }} drop
+    accept
+  }}
+  chain forward {{
+    type filter hook forward priority -10; policy accept;
+    iifname {ours} jump guest
+    oifname {ours} ct state established,related accept
+    oifname {ours} drop
+    {guard}
+  }}
+  chain postrouting {{
+    type nat hook postrouting priority 100; policy accept;
+    ip saddr {subnet} masquerade
+  }}
+}}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A sandbox's place in the network."""
+
+    interface: str
+    address: IPv4Address
+    mac: bytes
+    peer_mac: bytes
+
+
+@dataclass
+class Network:
+    """The network of one data directory. `available` says whether sandboxes get more than loopback."""
+
+    tag: str
+    state: Path  # remembers the subnet: running sandboxes keep their addresses over a restart
+    available: bool = False
+    detail: str = "loopback only"
+    dns: list[IPv4Address] = field(default_factory=list)
+    _subnet: IPv4Network | None = None
+    _nft: str = ""
+    _forwarding: list[Path] = field(default_factory=list)  # sysctls that were 0 before us
+
+    # --- what all sandboxes share ---
+
+    def open(self) -> None:
+        """Create the table. Never fails: without a network sandboxes have loopback, and `detail` says why."""
+        self._nft = shutil.which("nft", path="/usr/sbin:/sbin:/usr/bin:/bin:/usr/local/sbin") or ""
+        routes = Path("/proc/thread-self/net/route").read_text(encoding="ascii")
+        links = uplinks(routes)
+        if not self._nft:
+            self.detail = "loopback only: nft is not installed (Debian: apt-get install nftables)"
+        elif not links:
+            self.detail = "loopback only: the host has no default route"
+        else:
+            try:
+                self._open(routes, links)
+            except (OSError, subprocess.SubprocessError) as error:
+                self.detail = f"loopback only: {error}"
+        log.info("network: %s", self.detail)
+
+    def _open(self, routes: str, links: list[str]) -> None:
+        self._subnet = self._kept_subnet() or choose_subnet(self.tag, host_routes(routes))
+        self.dns = resolvers()
+        switched = [path for name in links if (path := _forwarding(name)).read_text(encoding="ascii").strip() == "0"]
+        already = self._remembered_forwarding()
+        guarded = sorted({path.parent.name for path in [*switched, *already]})
+        self._remember([*switched, *already])
+        self._load(f"table inet sandpty_{self.tag}\ndelete table inet sandpty_{self.tag}\n")
+        self._load(ruleset(self.tag, self._subnet, self.dns, guarded))
+        self._forwarding = [*switched, *already]
+        for path in switched:
+            path.write_text("1", encoding="ascii")
+        self.available = True
+        names = ", ".join(map(str, self.dns)) or "none found"
+        self.detail = f"nat by {', '.join(links)} from {self._subnet}; name servers: {names}"
+
+    def _load(self, rules: str) -> None:
+        done = subprocess.run(
+            [self._nft, "-f", "-"],
+            input=rules,
+            text=True,
+            capture_output=True,
+            timeout=_NFT_TIMEOUT_S,
+            check=False,
+        )
+        if done.returncode != 0:
+            lines = done.stderr.strip().splitlines()
+            raise OSError(f"nft refuses the rules: {lines[0] if lines else done.returncode}")
+
+    def _kept_subnet(self) -> IPv4Network | None:
+        try:
+            return IPv4Network(self.state.read_text(encoding="ascii").split()[0])
+        except (OSError, ValueError, IndexError):
+            return None
+
+    def _remembered_forwarding(self) -> list[Path]:
+        try:
+            return [Path(word) for word in self.state.read_text(encoding="ascii").split()[1:]]
+        except OSError:
+            return []
+
+    def _remember(self, forwarding: list[Path]) -> None:
+        self.state.write_text(" ".join([str(self._subnet), *map(str, forwarding)]) + "\n", encoding="ascii")
+
+    def close(self) -> None:
+        """Remove the table and switch off the forwarding that we switched on."""
+        if not self.available:
+            return
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            self._load(f"table inet sandpty_{self.tag}\ndelete table inet sandpty_{self.tag}\n")
+        if not self._others():
+            for path in self._forwarding:
+                with contextlib.suppress(OSError):
+                    path.write_text("0", encoding="ascii")
+        with contextlib.suppress(FileNotFoundError):
+            self.state.unlink()
+        self.available = False
+
+    def _others(self) -> bool:
+        """Whether another data directory's sandboxes still need the forwarding."""
+        try:
+            done = subprocess.run(
+                [self._nft, "list", "tables"], capture_output=True, text=True, timeout=_NFT_TIMEOUT_S, check=False
+            )
+        except (OSError, subprocess.SubprocessError):
+            return True
+        return "sandpty_" in done.stdout
+
+    # --- one sandbox ---
+
+    def link(self, slot: int) -> Link:
+        assert self._subnet is not None
+        if not 0 <= slot < SLOTS_MAX:
+            raise ValueError(f"slot {slot} is out of bounds")
+        number = slot.to_bytes(2, "big")
+        head = bytes.fromhex("0253" + self.tag)
+        address = self._subnet.network_address + 1 + slot
+        # Locally administered addresses; they are never on a wire that others share.
+        return Link(f"sp{self.tag}n{slot}", address, head[:2] + b"\x01" + head[3:] + number, head + number)
+
+    def attach(self, slot: int, netns_fd: int) -> None:
+        """Make the pair; the guest end is up and addressed, but nothing leads out yet. Raises OSError."""
+        link = self.link(slot)
+        self.detach(slot)  # of a sandbox that a crash left behind
+        netlink.request(
+            [netlink.new_veth(link.interface, link.mac, GUEST_INTERFACE, link.peer_mac, GUEST_INDEX, netns_fd)]
+        )
+        for name, value in (("ipv6", "disable_ipv6=1"), ("ipv4", "rp_filter=1"), ("ipv4", "forwarding=1")):
+            key, _, number = value.partition("=")
+            with contextlib.suppress(FileNotFoundError):
+                Path(f"/proc/sys/net/{name}/conf/{link.interface}/{key}").write_text(number, encoding="ascii")
+        index = socket.if_nametoindex(link.interface)
+        netlink.request([netlink.link_up(index), netlink.new_neighbour(index, link.address, link.peer_mac)])
+        with syscalls.inside_network(netns_fd):
+            netlink.request(
+                [
+                    netlink.new_address(GUEST_INDEX, link.address),
+                    netlink.link_up(GUEST_INDEX),
+                    netlink.new_neighbour(GUEST_INDEX, GATEWAY, link.mac),
+                    netlink.new_route(GUEST_INDEX, GATEWAY),
+                ]
+            )
+
+    def allow(self, slot: int, netns_fd: int, internet: bool) -> None:
+        """Open or close the way out, both ways. The guest has no right to change its routes."""
+        link = self.link(slot)
+        index = socket.if_nametoindex(link.interface)
+        make = netlink.new_route if internet else netlink.delete_route
+        netlink.request([make(index, link.address)], ignore=() if internet else netlink.GONE)
+        with syscalls.inside_network(netns_fd):
+            netlink.request([make(GUEST_INDEX, None, GATEWAY)], ignore=() if internet else netlink.GONE)
+
+    def detach(self, slot: int) -> None:
+        """Remove the pair; nothing there is fine."""
+        name = self.link(slot).interface
+        if _interface_exists(name):
+            netlink.request([netlink.delete_link(name)], ignore=netlink.GONE)
+
+
+def _interface_exists(name: str) -> bool:
+    # Not by /sys: it shows the network namespace that it was mounted in, which may not be ours.
+    try:
+        socket.if_nametoindex(name)
+    except OSError:
+        return False
+    return True
+
+
+def _forwarding(interface: str) -> Path:
+    return Path(f"/proc/sys/net/ipv4/conf/{interface}/forwarding")

@@ -1,0 +1,309 @@
+"""The OCI driver: crun (default) or runc with user namespace, id-mapped overlay, strict seccomp and limits.
+
+Start: directories and overlay (1 ms), namespaces and veth (prepared before), config.json, `crun run --detach` (10 ms). The
+agent listens on a socket that it gets as descriptor 3. What follows (freezing, killing, accounting) needs no runtime.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sandpty import config
+from sandpty.config import DataDir
+from sandpty.isolation import bundle, canary, cgroup, disk, overlay, process_table, program, seccomp, syscalls, versions
+from sandpty.isolation.background import Background
+from sandpty.isolation.driver import Layer, Plan, Started, Stats, TierRefusedError
+from sandpty.isolation.idmap import range_of, tag_of
+from sandpty.isolation.namespaces import Namespaces
+from sandpty.isolation.network import Network
+from sandpty.isolation.slots import Slots
+from sandpty.wire.errors import SandptyError
+
+log = logging.getLogger(__name__)
+OPEN_FILES_MAX = 1_048_576
+STAGE_BYTES = 16 * 1024 * 1024
+_ERROR_BYTES = 300  # of the runtime's own words
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """An OCI runtime on this machine."""
+
+    name: str
+    path: str
+    version: str
+
+
+class OciDriver:
+    """Sandboxes by an OCI runtime."""
+
+    isolated = True
+
+    def __init__(self, runtime: Runtime, data: DataDir, agent: Path, background: Background) -> None:
+        self.name = runtime.name
+        self._runtime = runtime
+        self._data = data
+        self._agent = agent
+        self._background = background
+        self._tag = tag_of(data.root)
+        self._state = data.root / runtime.name
+        self._cgroups = cgroup.detect(f"sandpty-{self._tag}")
+        self._network = Network(self._tag, data.root / "network")
+        self._disk = disk.Disk(data.root / "blank")
+        # Mount points, the agent and the boot ids: in a tmpfs that only our mount namespace has. The runtime looks at them
+        # as the sandbox's root, who may not pass through the data directory, and no path of ours shows inside.
+        self._stage = Path("/run") / f"sandpty-{self._tag}"
+        self._slots = Slots(self._tag, self._network, background)
+        self._profile: dict[str, Any] | None = None
+        self._bpf: str | None = None
+
+    # --- what all sandboxes share ---
+
+    async def open(self) -> None:
+        if missing := self._cgroups.missing():
+            raise TierRefusedError(f"cgroup controllers are missing: {', '.join(missing)}")
+        self._state.mkdir(mode=0o700, exist_ok=True)
+        try:
+            self._profile = seccomp.profile()
+            self._bpf = seccomp.compiled(self._profile) if self.name == "crun" else None
+        except (ValueError, OSError) as error:
+            raise TierRefusedError(str(error)) from error
+        try:
+            self._set_stage()
+        except OSError as error:
+            raise TierRefusedError(f"no private mounts: {error}") from error
+        await asyncio.to_thread(self._disk.open, self._stage / "probe")
+        await asyncio.to_thread(self._network.open)
+
+    def _set_stage(self) -> None:
+        self._stage.mkdir(exist_ok=True)
+        if not os.path.ismount(self._stage):
+            syscalls.mount("tmpfs", str(self._stage), "tmpfs", syscalls.MS_NODEV, f"mode=0711,size={STAGE_BYTES}")
+        (self._stage / "probe").mkdir(exist_ok=True)
+        agent = self._stage / "agent"
+        agent.unlink(missing_ok=True)
+        shutil.copyfile(self._agent, agent)
+        agent.chmod(0o555)
+
+    async def probe(self, layers: Sequence[Layer]) -> dict[str, str]:
+        found = await canary.examine(self, layers, self._data.root / "canary")
+        self._slots.refill()
+        return {
+            "runtime": f"{self._runtime.name} {self._runtime.version}",
+            "isolation": "user, pid, network, mount, ipc, uts and cgroup namespaces; seccomp; own root file system",
+            "limits": f"memory, pids, cpu by cgroup v{self._cgroups.version}"
+            + ("" if self._cgroups.memory_and_swap() else " (swap is not limited)"),
+            "disk quota": self._disk.detail,
+            "network": self._network.detail,
+            "seccomp": "strict profile" + (", compiled" if self._bpf else ""),
+            **found,
+        }
+
+    async def close(self, *, sandboxes_left: bool) -> None:
+        await self._slots.close()
+        if not sandboxes_left:
+            await asyncio.to_thread(self._network.close)
+            self._cgroups.remove_parent()
+            with contextlib.suppress(OSError):
+                syscalls.unmount(str(self._stage))
+            with contextlib.suppress(OSError):
+                self._stage.rmdir()
+
+    # --- start ---
+
+    async def reserve(self) -> int:
+        return self._slots.reserve()
+
+    async def start(self, plan: Plan, listener: socket.socket) -> Started:
+        namespaces = await self._slots.namespaces(plan.slot, plan.internet)
+        try:
+            await asyncio.to_thread(self._prepare, plan, namespaces)
+            return await self._run(plan, listener)
+        except BaseException:
+            await asyncio.shield(self._clean_up(plan))
+            raise
+        finally:
+            namespaces.close()
+            self._unstage(plan)  # the sandbox has its own copy of the mounts
+
+    def _prepare(self, plan: Plan, namespaces: Namespaces) -> None:
+        ids = range_of(self._tag, plan.slot)
+        stage = self._stage / plan.id
+        for directory in (stage, stage / "root", stage / "disk"):
+            directory.mkdir()
+            directory.chmod(0o711)  # not what the umask makes of it
+        boot_id = stage / "boot_id"
+        boot_id.write_text(plan.boot_id + "\n", encoding="ascii")
+        boot_id.chmod(0o444)
+        fresh = not disk.exists(plan.directory)
+        if fresh:
+            self._disk.make(plan.directory, plan.limits.disk_mb)
+        writable = self._disk.attach(plan.directory, stage / "disk")
+        overlay.make_writable(writable, plan.layers, ids)
+        if fresh:
+            overlay.write_files(writable, self._files(plan), ids)
+        overlay.mount(stage / "root", writable, plan.layers, namespaces.user)
+        (plan.directory / "config.json").write_text(json.dumps(self._config(plan, namespaces)), encoding="utf-8")
+
+    def _unstage(self, plan: Plan) -> None:
+        stage = self._stage / plan.id
+        overlay.unmount(stage / "root")
+        overlay.unmount(stage / "disk")
+        shutil.rmtree(stage, ignore_errors=True)
+
+    def _files(self, plan: Plan) -> dict[str, str]:
+        names = "".join(f"nameserver {address}\n" for address in self._network.dns)
+        return {
+            "/etc/hostname": plan.id + "\n",
+            "/etc/hosts": f"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n127.0.1.1 {plan.id}\n",
+            "/etc/resolv.conf": names,
+        }
+
+    def _config(self, plan: Plan, namespaces: Namespaces) -> dict[str, Any]:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        fds = f"/proc/{os.getpid()}/fd"
+        spec = bundle.Spec(
+            hostname=plan.id,
+            root=str(self._stage / plan.id / "root"),
+            agent=str(self._stage / "agent"),
+            boot_id_file=str(self._stage / plan.id / "boot_id"),
+            cgroups_path=self._cgroups.oci_path(plan.id),
+            limits=plan.limits,
+            ids=range_of(self._tag, plan.slot),
+            user_namespace=f"{fds}/{namespaces.user}",
+            network_namespace=f"{fds}/{namespaces.network}",
+            open_files=OPEN_FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES_MAX),
+            limit_swap=self._cgroups.memory_and_swap(),
+            seccomp=None if self._bpf else self._profile,
+            seccomp_bpf=self._bpf,
+        )
+        return bundle.config(spec)
+
+    async def _run(self, plan: Plan, listener: socket.socket) -> Started:
+        pid_file = plan.directory / "pid"
+        pid_file.unlink(missing_ok=True)
+        words = plan.directory / "runtime.log"
+        argv = [self._runtime.path, "--root", str(self._state), "--log", str(words)]
+        argv += ["--cgroup-manager=cgroupfs"] if self.name == "crun" else []
+        argv += ["run", "--detach", "--preserve-fds", "1", "--pid-file", str(pid_file)]
+        argv += ["--bundle", str(plan.directory), plan.id]
+        try:
+            status = await program.run(argv, timeout_s=config.RUNTIME_TIMEOUT_S, fd3=listener.fileno())
+        except TimeoutError as error:
+            raise SandptyError("runtime_failed", str(error)) from error
+        if status != 0:
+            raise SandptyError("runtime_failed", f"{self.name} fails ({status}): {_last_words(words)}")
+        try:
+            pid = int(pid_file.read_text(encoding="ascii"))
+            return Started(pid, process_table.start_time(pid))
+        except (OSError, ValueError):
+            raise SandptyError("runtime_failed", f"{self.name} started nothing: {_last_words(words)}") from None
+
+    # --- while it runs ---
+
+    async def apply(self, plan: Plan) -> None:
+        try:
+            self._cgroups.apply(plan.id, plan.limits)
+            pid = int((plan.directory / "pid").read_text(encoding="ascii"))
+            netns = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                await self._slots.allow(plan.slot, netns, plan.internet)
+            finally:
+                os.close(netns)
+        except (OSError, ValueError) as error:
+            raise SandptyError("runtime_failed", f"limits cannot be applied: {error}") from error
+
+    async def freeze(self, plan: Plan) -> None:
+        try:
+            await asyncio.to_thread(self._cgroups.freeze, plan.id)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._cgroups.thaw(plan.id)
+            raise SandptyError("runtime_failed", f"the sandbox does not freeze: {error}") from error
+
+    async def thaw(self, plan: Plan) -> None:
+        try:
+            self._cgroups.thaw(plan.id)
+        except OSError as error:
+            raise SandptyError("runtime_failed", f"the sandbox does not thaw: {error}") from error
+
+    def stats(self, plan: Plan, started: Started) -> Stats:
+        return replace(self._cgroups.stats(plan.id), disk_bytes=disk.used_bytes(plan.directory))
+
+    # --- end ---
+
+    async def stop(self, plan: Plan, started: Started) -> None:
+        if started.pid:
+            await self._kill(plan, started)
+        await self._clean_up(plan)
+
+    async def _kill(self, plan: Plan, started: Started) -> None:
+        try:
+            pidfd = process_table.open_pidfd(started)
+        except ProcessLookupError:
+            return
+        try:
+            # The death of PID 1 is the death of its pid namespace.
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            self._cgroups.kill(plan.id)
+            if not await program.readable(pidfd, config.STOP_TIMEOUT_S):
+                raise SandptyError("runtime_failed", f"sandbox {plan.id} does not end")
+        finally:
+            os.close(pidfd)
+
+    async def _clean_up(self, plan: Plan) -> None:
+        """After the processes: groups, runtime state, mounts, network. Repeating it is fine."""
+        self._unstage(plan)
+        self._cgroups.kill(plan.id)
+        try:
+            await asyncio.to_thread(self._cgroups.remove, plan.id)
+        except OSError as error:
+            log.warning("cgroups of %s stay: %s", plan.id, error)
+        shutil.rmtree(self._state / plan.id, ignore_errors=True)
+        await self._slots.unwire(plan.slot)
+
+    async def destroy(self, plan: Plan) -> None:
+        self._slots.release(plan.slot)
+
+    async def adopt(self, plan: Plan, started: Started) -> bool:
+        self._slots.taken(plan.slot)
+        return started.pid > 0 and process_table.is_alive(started)
+
+
+def _last_words(path: Path) -> str:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
+    return lines[-1][:_ERROR_BYTES] if lines else "it says nothing"
+
+
+def find_runtime(name: str) -> Runtime:
+    """The runtime for `auto`, `crun`, `runc` or `runsc`. Raises TierRefusedError: missing, or a known-bad version."""
+    wanted = ["crun", "runc"] if name == "auto" else [name]
+    for candidate in wanted:
+        path = shutil.which(candidate, path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        if path is None:
+            continue
+        try:
+            done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise TierRefusedError(f"{candidate} does not run: {error}") from error
+        version = versions.parse(done.stdout)
+        if reason := versions.known_bad(candidate, version):
+            raise TierRefusedError(f"{candidate} {version} is not usable: {reason}")
+        return Runtime(candidate, path, version)
+    raise TierRefusedError(f"{' or '.join(wanted)} is not installed (Debian: apt-get install {wanted[0]})")

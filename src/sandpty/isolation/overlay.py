@@ -1,0 +1,87 @@
+"""A sandbox's root file system: read-only layers with shifted owners below, one writable directory of its own above."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from sandpty.isolation import syscalls
+from sandpty.isolation.driver import Layer
+from sandpty.isolation.idmap import IdRange
+
+_OPAQUE = "trusted.overlay.opaque"  # an upper directory with it hides the lower one
+
+
+def _make_upper(upper: Path, work: Path, layer: Layer, ids: IdRange) -> None:
+    upper.mkdir(mode=0o755)
+    upper.chmod(0o755)
+    os.chown(upper, ids.base, ids.base)
+    work.mkdir(mode=0o700)
+    for name in layer.hidden:
+        hidden = upper / name
+        hidden.mkdir(mode=0o755)
+        hidden.chmod(0o755)
+        os.chown(hidden, ids.base, ids.base)
+        os.setxattr(hidden, _OPAQUE, b"y")
+
+
+def make_writable(disk: Path, layers: Sequence[Layer], ids: IdRange) -> None:
+    """Make the upper and work directories below `disk`, unless an earlier run of the sandbox left them."""
+    for number, layer in enumerate(layers):
+        upper = disk / f"upper{number}"
+        if not upper.exists():
+            _make_upper(upper, disk / f"work{number}", layer, ids)
+
+
+def write_files(disk: Path, files: dict[str, str], ids: IdRange) -> None:
+    """Put text files (absolute paths in the sandbox) into the first layer's upper directory, as the guest's root.
+
+    Only for a sandbox that has never run: afterwards what is in there is the guest's, links and all.
+    """
+    for path, text in files.items():
+        target = disk / "upper0" / path.lstrip("/")
+        for parent in reversed(target.relative_to(disk / "upper0").parents[:-1]):
+            directory = disk / "upper0" / parent
+            if not directory.exists():
+                directory.mkdir()
+                directory.chmod(0o755)
+                os.chown(directory, ids.base, ids.base)
+        target.write_text(text, encoding="utf-8")
+        target.chmod(0o644)
+        os.chown(target, ids.base, ids.base)
+
+
+def mount(root: Path, disk: Path, layers: Sequence[Layer], userns_fd: int) -> None:
+    """Mount the layers on `root`. Raises OSError; then nothing stays mounted."""
+    try:
+        for number, layer in enumerate(layers):
+            lower = root.with_name(f"lower{number}")
+            lower.mkdir(mode=0o700, exist_ok=True)
+            syscalls.mount_idmapped(str(layer.source), str(lower), userns_fd)
+            try:
+                _mount_layer(root / layer.target.lstrip("/"), disk, number, lower)
+            finally:
+                syscalls.unmount(str(lower))  # the overlay holds it by itself
+    except OSError:
+        unmount(root)
+        raise
+
+
+def _mount_layer(target: Path, disk: Path, number: int, lower: Path) -> None:
+    # Named by descriptors: no path of the host shows in the guest's /proc/mounts, and no comma or colon in one hurts.
+    with contextlib.ExitStack() as opened:
+        names = []
+        for path in (lower, disk / f"upper{number}", disk / f"work{number}"):
+            fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            opened.callback(os.close, fd)
+            names.append(f"/proc/self/fd/{fd}")
+        options = "lowerdir={},upperdir={},workdir={}".format(*names)
+        syscalls.mount("overlay", str(target), "overlay", syscalls.MS_NODEV, options)
+
+
+def unmount(root: Path) -> None:
+    """Take away what `mount` made (a running sandbox holds a copy); nothing there is fine."""
+    with contextlib.suppress(OSError):
+        syscalls.unmount(str(root))
