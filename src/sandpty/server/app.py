@@ -8,18 +8,20 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import resource
 import secrets
 import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
+from aiohttp.typedefs import Handler, Middleware
 
 from sandpty import __version__, config
 from sandpty.server.auth import Authenticator
 from sandpty.server.context import Context
 from sandpty.server.dialects import e2b, native
+from sandpty.server.first_request import FirstRequests
 from sandpty.server.registry import Registry
 from sandpty.server.settings import Settings
 from sandpty.wire.errors import SandptyError
@@ -41,9 +43,9 @@ async def _no_traceback_leaves(request: web.Request, handler: Handler) -> web.St
         return web.json_response({"code": 500, "message": message}, status=500)
 
 
-def make_app(context: Context) -> web.Application:
+def make_app(context: Context, *middlewares: Middleware) -> web.Application:
     """The application with every dialect's routes and `/healthz`."""
-    app = web.Application(client_max_size=config.REQUEST_BODY_BYTES, middlewares=[_no_traceback_leaves])
+    app = web.Application(client_max_size=config.REQUEST_BODY_BYTES, middlewares=[*middlewares, _no_traceback_leaves])
 
     async def healthz(_: web.Request) -> web.Response:
         ready = context.registry.ready
@@ -86,6 +88,13 @@ def _write_info(settings: Settings, url: str) -> None:
         log.warning("cannot write %s: %s", settings.data_dir.server_info.name, error.strerror)
 
 
+def _allow_open_files() -> None:
+    """Two descriptors per attachment: the customary soft limit of 1024 would end at 500 of them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 async def serve(
     settings: Settings,
     *,
@@ -96,13 +105,15 @@ async def serve(
 
     Raises OSError when the port cannot be had, SandptyError supervisor_down when there is no supervisor.
     """
+    _allow_open_files()
     async with AsyncExitStack() as stack:
         listener = listener or open_listener(settings.host, settings.port)
         stack.callback(listener.close)
         registry = await stack.enter_async_context(Registry(str(settings.data_dir.supervisor_socket)))
         context = Context(settings, registry, Authenticator(settings.api_key))
+        first_requests = FirstRequests()
         runner = web.AppRunner(
-            make_app(context),
+            make_app(context, first_requests.middleware()),
             access_log=None,
             handler_cancellation=True,
             keepalive_timeout=config.HTTP_KEEPALIVE_S,
@@ -112,7 +123,12 @@ async def serve(
         )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        await web.SockSite(runner, listener).start()
+        assert runner.server is not None
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(
+            first_requests.protocol_factory(runner.server), sock=listener, backlog=config.LISTEN_BACKLOG
+        )
+        stack.callback(server.close)
         url = listener_url(listener)
         _write_info(settings, url)
         log.info("listening on %s, isolation tier %s", url, registry.host.tier)
