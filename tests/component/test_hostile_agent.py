@@ -320,11 +320,11 @@ _numbers = itertools.count()
 
 
 @asynccontextmanager
-async def flooder(host: FakeHost, flood: str) -> AsyncIterator[str]:
-    """A sandbox whose agent floods every attachment and never reads anything."""
+async def flooder(host: FakeHost, flood: str, greeting: bytes = b"") -> AsyncIterator[str]:
+    """A sandbox whose agent floods every attachment and never reads anything; `greeting` precedes its ATTACHED."""
     socket = host.directory / f"flood-{next(_numbers)}.sock"
     program = await asyncio.create_subprocess_exec(
-        sys.executable, "-S", "-c", FLOODER, str(socket), (HELLO + attached()).hex(), flood
+        sys.executable, "-S", "-c", FLOODER, str(socket), (HELLO + greeting + attached()).hex(), flood
     )
     try:
         await until(socket.exists)

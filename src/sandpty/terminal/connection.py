@@ -36,8 +36,9 @@ _REASONS: dict[int, str] = {
 
 
 def agent_error(error: AgentError) -> SandptyError:
-    """An ERROR frame as an exception. The message is the agent's, cut to 500 characters."""
-    return SandptyError(_REASONS.get(error.code, "internal"), error.message[:500])
+    """An ERROR frame as an exception. The message is the agent's, cut to 500 characters and fit for JSON."""
+    text = error.message[:500].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return SandptyError(_REASONS.get(error.code, "internal"), text)
 
 
 class AgentConnection(asyncio.Protocol):
