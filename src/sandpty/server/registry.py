@@ -60,7 +60,11 @@ class Registry:
 
     async def __aenter__(self) -> Registry:
         await self._client.__aenter__()
-        self._host = await self._client.call("hello", {}, verbs.Host)
+        try:
+            self._host = await self._client.call("hello", {}, verbs.Host)
+        except BaseException:
+            await self._client.__aexit__()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:

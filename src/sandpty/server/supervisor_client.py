@@ -44,6 +44,7 @@ class SupervisorClient:
         self._answers: dict[int, asyncio.Future[msgspec.Raw]] = {}
         self._next_id = 0
         self._connected = asyncio.Event()
+        self._met = False  # whether the present attempt got as far as being connected
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> SupervisorClient:
@@ -68,12 +69,13 @@ class SupervisorClient:
     async def _run(self) -> None:
         pause_s = config.SUPERVISOR_RETRY_MIN_S
         while True:
+            self._met = False
             try:
                 await self._converse()
-                pause_s = config.SUPERVISOR_RETRY_MIN_S
-            except (OSError, ValueError, msgspec.MsgspecError, asyncio.IncompleteReadError, SandptyError) as error:
-                if self._connected.is_set():
+            except Exception as error:  # whatever it is, a server without its supervisor must go on looking for it
+                if self._met:
                     log.warning("connection to the supervisor lost: %s", error)
+                    pause_s = config.SUPERVISOR_RETRY_MIN_S
             finally:
                 self._disconnect()
             await asyncio.sleep(pause_s)
@@ -99,6 +101,7 @@ class SupervisorClient:
             await self.call("watch", {}, dict)
             listed = await self.call("list", {}, SandboxList)
             self._on_list(listed.sandboxes)
+            self._met = True
             self._connected.set()
             await listening
         finally:

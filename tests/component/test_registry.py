@@ -1,0 +1,196 @@
+"""The registry: a view of the supervisor's truth that survives the supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import pytest_asyncio
+
+from sandpty import config
+from sandpty.server.auth import Principal
+from sandpty.server.registry import CreateSpec, Registry, end_at
+from sandpty.wire.errors import SandptyError
+from tests.component.fake_supervisor import FakeSupervisor
+from tests.waiting import until
+
+ME, OTHER = Principal("me"), Principal("other")
+SOCKET = Path("/nonexistent")
+
+
+@pytest_asyncio.fixture
+async def supervisor() -> AsyncIterator[FakeSupervisor]:
+    """A fake supervisor whose sandboxes are all mine."""
+    with tempfile.TemporaryDirectory(prefix="sp-", dir="/tmp") as directory:
+        async with FakeSupervisor(Path(directory) / "s", ME.id) as running:
+            yield running
+
+
+@pytest_asyncio.fixture
+async def registry(supervisor: FakeSupervisor) -> AsyncIterator[Registry]:
+    """A registry that has met the supervisor."""
+    async with Registry(str(supervisor.path)) as connected:
+        yield connected
+
+
+def _ids(registry: Registry) -> list[str]:
+    return [sandbox.id for sandbox in registry.list(ME)]
+
+
+async def test_what_exists_before_the_server_starts_is_known_at_once(supervisor: FakeSupervisor) -> None:
+    """A server that starts finds every sandbox: it keeps no state of its own."""
+    supervisor.add("i1", SOCKET)
+    supervisor.add("i2", SOCKET)
+    async with Registry(str(supervisor.path)) as registry:
+        assert _ids(registry) == ["i1", "i2"]
+
+
+async def test_events_keep_the_view_current(supervisor: FakeSupervisor, registry: Registry) -> None:
+    """What changes or ends is seen without asking."""
+    sandbox = supervisor.add("i1", SOCKET)
+    await until(lambda: _ids(registry) == ["i1"])
+    supervisor._tell("changed", msgspec.structs.replace(sandbox, end_at=1.0))
+    await until(lambda: registry.get("i1").end_at == 1.0)
+    supervisor._tell("ended", sandbox)
+    await until(lambda: _ids(registry) == [])
+
+
+async def test_a_sandbox_of_somebody_else_does_not_exist(supervisor: FakeSupervisor, registry: Registry) -> None:
+    """Another principal gets the same no_such_sandbox as for an id that never was, on every question."""
+    supervisor.add("i1", SOCKET)
+    await until(lambda: _ids(registry) == ["i1"])
+    assert registry.list(OTHER) == []
+    for ask in (registry.get, registry.running):
+        with pytest.raises(SandptyError, match="does not exist or is not yours"):
+            ask("i1", OTHER)
+    for change in (registry.kill("i1", OTHER), registry.pause("i1", OTHER), registry.set_deadline("i1", OTHER, 1)):
+        with pytest.raises(SandptyError, match="does not exist or is not yours"):
+            await change
+    assert "i1" in supervisor.sandboxes
+
+
+async def test_a_lost_supervisor_is_found_again_and_believed(supervisor: FakeSupervisor, registry: Registry) -> None:
+    """After a reconnect the list is the truth: what ended meanwhile is gone, what is new is there."""
+    supervisor.add("i1", SOCKET)
+    await until(lambda: _ids(registry) == ["i1"])
+    cut: list[str] = []
+    with registry.cutting("i1", lambda: cut.append("i1")):
+        del supervisor.sandboxes["i1"]
+        supervisor.hang_up()
+        await until(lambda: not registry.ready)
+        with pytest.raises(SandptyError) as refused:
+            await registry.create(CreateSpec(), ME)
+        assert refused.value.reason.name == "supervisor_down"
+        supervisor.add("i2", SOCKET)
+        await until(lambda: registry.ready)
+        assert _ids(registry) == ["i2"]
+        assert cut == ["i1"]
+
+
+async def test_reconnecting_stays_quick_however_often_it_is_needed(
+    supervisor: FakeSupervisor, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pause between attempts grows while there is no supervisor, and starts anew once there was one."""
+    monkeypatch.setattr(config, "SUPERVISOR_RETRY_MIN_S", 0.01)
+    monkeypatch.setattr(config, "SUPERVISOR_RETRY_MAX_S", 30.0)
+    loop = asyncio.get_running_loop()
+    for _ in range(12):  # doubled twelve times, 10 ms would be 40 s
+        supervisor.hang_up()
+        await until(lambda: not registry.ready)
+        started = loop.time()
+        await until(lambda: registry.ready, 5)
+        assert loop.time() - started < 2
+
+
+async def test_a_lost_supervisor_is_not_a_lost_sandbox(supervisor: FakeSupervisor, registry: Registry) -> None:
+    """While the supervisor is away sandboxes stay known and nobody's attachment is cut."""
+    supervisor.add("i1", SOCKET)
+    await until(lambda: _ids(registry) == ["i1"])
+    cut: list[str] = []
+    with registry.cutting("i1", lambda: cut.append("i1")):
+        supervisor.hang_up()
+        await until(lambda: not registry.ready)
+        assert _ids(registry) == ["i1"]
+        await until(lambda: registry.ready)
+        assert cut == []
+
+
+async def test_kill_and_pause_cut_every_stream_once(supervisor: FakeSupervisor, registry: Registry) -> None:
+    """All who look at a sandbox are told, and one who fails keeps nobody else from it."""
+    supervisor.add("i1", SOCKET)
+    await until(lambda: _ids(registry) == ["i1"])
+    cut: list[str] = []
+
+    def failing() -> None:
+        raise RuntimeError
+
+    with (
+        registry.cutting("i1", failing),
+        registry.cutting("i1", lambda: cut.append("a")),
+        registry.cutting("i1", lambda: cut.append("b")),
+    ):
+        assert (await registry.pause("i1", ME)).state == "paused"
+        await until(lambda: sorted(cut) == ["a", "b"])
+        with pytest.raises(SandptyError) as refused:
+            registry.running("i1", ME)
+        assert refused.value.reason.name == "sandbox_paused"
+        with pytest.raises(SandptyError) as refused:
+            await registry.pause("i1", ME)
+        assert refused.value.reason.name == "already_paused"
+        cut.clear()
+        await registry.kill("i1", ME)
+        assert set(cut) == {"a", "b"}
+    assert registry._cuts == {}
+
+
+async def test_a_token_finds_its_sandbox_while_it_lives(supervisor: FakeSupervisor, registry: Registry) -> None:
+    """And nothing else: not the empty token, not one of a sandbox that ended."""
+    supervisor.add("i1", SOCKET)
+    await until(lambda: registry.by_token("token-i1") is not None)
+    assert registry.by_token("") is None
+    assert registry.by_token("token-i2") is None
+    await registry.kill("i1", ME)
+    assert registry.by_token("token-i1") is None
+
+
+@pytest.mark.parametrize("timeout_s", [-1, -0.001, math.nan, math.inf, -math.inf, config.TIMEOUT_MAX_S + 1, 1e300])
+def test_an_absurd_timeout_is_refused(timeout_s: float) -> None:
+    """Negative, infinite, not a number, beyond thirty days."""
+    with pytest.raises(SandptyError) as refused:
+        end_at(timeout_s)
+    assert refused.value.reason.name == "bad_timeout"
+
+
+async def test_metadata_has_a_limit(registry: Registry) -> None:
+    """64 KiB of metadata and environment, then too_large; the supervisor is not asked."""
+    with pytest.raises(SandptyError) as refused:
+        await registry.create(CreateSpec(metadata={"k": "v" * config.METADATA_BYTES}), ME)
+    assert refused.value.reason.name == "too_large"
+
+
+async def test_a_host_has_room_for_so_many_sandboxes(
+    supervisor: FakeSupervisor, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the limit create is refused with `limit`."""
+    monkeypatch.setattr(config, "SANDBOXES_MAX", 1)
+    supervisor.add("i1", SOCKET)
+    await until(lambda: _ids(registry) == ["i1"])
+    with pytest.raises(SandptyError) as refused:
+        await registry.create(CreateSpec(), ME)
+    assert refused.value.reason.name == "limit"
+
+
+async def test_without_a_supervisor_there_is_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """supervisor_down after a bounded time, and no task left behind."""
+    monkeypatch.setattr(config, "SUPERVISOR_START_TIMEOUT_S", 0.2)
+    before = len(asyncio.all_tasks())
+    with pytest.raises(SandptyError) as refused:
+        async with Registry("/nonexistent/supervisor.sock"):
+            pass
+    assert refused.value.reason.name == "supervisor_down"
+    assert len(asyncio.all_tasks()) == before
