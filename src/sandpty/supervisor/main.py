@@ -24,8 +24,8 @@ from sandpty.supervisor.events import Events
 from sandpty.supervisor.lifecycle import Sandboxes
 from sandpty.supervisor.pool import Pool
 from sandpty.supervisor.service import Service
-from sandpty.templates import quick
-from sandpty.templates.catalog import Catalog
+from sandpty.templates import base, quick
+from sandpty.templates.catalog import BASE, Catalog
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import SUPERVISOR_PROTOCOL_VERSION, Host
 
@@ -85,6 +85,8 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
     """Returns whether sandboxes were left running."""
     templates = options.templates_dir or data.templates
     catalog = Catalog(await asyncio.to_thread(quick.ready, templates, isolated=driver.isolated))
+    if driver.isolated and (ready := base.ready(templates)) is not None:
+        catalog.base_ready(ready)
     events = Events()
     sandboxes = Sandboxes(data, driver, catalog, events, background, options.server_uid)
     pool = Pool(sandboxes, catalog, background, options.pool)
@@ -105,7 +107,7 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
     server = await service.serve(data)
     loops = [background.spawn(Deadlines(sandboxes, background).run(), "deadlines")]
     filling = background.spawn(pool.run(), "pool")
-    if driver.isolated and not options.no_base_build:
+    if driver.isolated and not options.no_base_build and catalog.default.name != BASE:
         loops.append(background.spawn(follow_base(templates, catalog, pool), "base template"))
     tell_ready(options.ready_fd, "ready")
     log.info("serving tier=%s pid=%d pool=%d", driver.name, os.getpid(), options.pool)

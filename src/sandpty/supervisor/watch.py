@@ -113,7 +113,7 @@ def _spawn(options: list[str], lock_fd: int, ready_fd: int) -> int:
     # Descriptor 3 is kept occupied: the OCI runtime passes it on to the agent, so nothing else may get that number.
     argv = [sys.executable, "-m", "sandpty.supervisor.main", *options]
     argv += ["--lock-fd", str(lock_fd), "--ready-fd", str(ready_fd)]
-    passed = [fd for fd in (3, lock_fd, ready_fd) if fd >= 0]
+    passed = tuple(fd for fd in (3, lock_fd, ready_fd) if fd >= 0)
     return subprocess.Popen(argv, stdin=subprocess.DEVNULL, pass_fds=passed).pid
 
 
@@ -141,13 +141,13 @@ class _Watcher:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._end)
         pause_s = RESTART_PAUSE_MIN_S
-        last = (0, STATUS_REFUSED, STATUS_NOT_STARTED)  # the first time; later a failed start may pass
+        last = {0, STATUS_REFUSED, STATUS_NOT_STARTED}  # the first time; later a failed start may pass
         while True:
             began = time.monotonic()
             status = self._run_child()
             if status in last or self._ending:
                 return
-            last = (0, STATUS_REFUSED)
+            last = {0, STATUS_REFUSED}
             if time.monotonic() - began > STABLE_AFTER_S:
                 pause_s = RESTART_PAUSE_MIN_S
             print(

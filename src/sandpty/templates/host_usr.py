@@ -25,7 +25,7 @@ _ETC = (
     "nsswitch.conf os-release pam.conf pam.d profile profile.d protocols python3 python3.11 python3.12 python3.13 rpc "
     "security services shells skel ssl/certs ssl/openssl.cnf sudo.conf terminfo timezone vim xattr.conf"
 ).split()
-HIDDEN = ("local",)  # below /usr: what the host's admins installed is nobody's business
+HIDDEN = ("local", "src")  # below /usr: what the host's admins put there is nobody's business
 
 
 def _fingerprint() -> str:
