@@ -113,7 +113,7 @@ struct process {
     pid_t pid;    /* the leader */
     pid_t reaper; /* 0 once it was reaped: then nothing of the tree lives */
     enum state state;
-    bool pty, stdin_open, leader_gone, tree_gone, drained, input_blocked, flow_paused;
+    bool pty, stdin_open, leader_gone, tree_gone, drained[2], input_blocked, flow_paused;
     bool kill_asked, deadline_passed;
     unsigned references; /* connections that point here */
     unsigned attachments;
@@ -203,8 +203,8 @@ struct connection {
 
     /* attachment */
     struct connection *next_reader;
-    bool may_write, reply_only, resized, stalled, attached;
-    uint64_t cursor, acked;
+    bool may_write, reply_only, resized, attached;
+    uint64_t cursor, acked, last_ack;
     uint32_t window;
     uint64_t stall_ns, moved_at;
 

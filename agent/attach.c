@@ -12,14 +12,18 @@ static uint64_t credit(const struct process *process) {
     return process->log.size / 2 < CREDIT_BYTES ? process->log.size / 2 : CREDIT_BYTES;
 }
 
+/* Output waits for it and it has not moved for its stall time: then it holds nobody back. */
+static bool stalled(const struct process *process, const struct connection *at) {
+    return at->stall_ns != UINT64_MAX && process->announced_end > at->acked && loop_now() >= at->moved_at + at->stall_ns;
+}
+
 /* Must the process wait? Only if somebody live reads it and everybody live is more than the credit behind. */
 bool attachments_hold(struct process *process, uint64_t *look_again) {
     bool live = false;
     for (struct connection *at = process->readers; at; at = at->next_reader) {
         bool behind = process->log.end - at->acked > credit(process);
         uint64_t until = at->stall_ns == UINT64_MAX ? UINT64_MAX : at->moved_at + at->stall_ns;
-        at->stalled = process->log.end > at->acked && loop_now() >= until;
-        if (at->stalled) continue;
+        if (stalled(process, at)) continue;
         live = true;
         if (!behind) return false;
         if (until < *look_again) *look_again = until;
@@ -28,8 +32,9 @@ bool attachments_hold(struct process *process, uint64_t *look_again) {
 }
 
 static void acknowledged(struct connection *connection, uint64_t offset) {
-    connection->moved_at = loop_now();
-    if (offset <= connection->acked) return;
+    if (offset > connection->last_ack) connection->moved_at = loop_now();
+    connection->last_ack = offset;
+    if (offset <= connection->acked) return; /* a GAP went past it */
     connection->acked = offset;
     struct process *process = connection->process;
     if (offset > process->given) process->given = offset;
@@ -166,7 +171,7 @@ void attachments_resized(struct process *process, struct connection *except) {
 
 static bool other_live(const struct process *process) {
     for (struct connection *at = process->readers; at; at = at->next_reader)
-        if (!at->stalled) return true;
+        if (!stalled(process, at)) return true;
     return false;
 }
 
@@ -198,7 +203,7 @@ struct problem attach_origin(const struct process *process, uint8_t from, uint64
 void attach_begin(struct connection *connection, struct process *process, uint64_t start) {
     connection->role = ROLE_ATTACHMENT;
     connection->attached = true;
-    connection->cursor = connection->acked = start;
+    connection->cursor = connection->acked = connection->last_ack = start;
     connection->moved_at = loop_now();
     connection->next_reader = process->readers;
     process->readers = connection;

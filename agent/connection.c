@@ -26,14 +26,22 @@ static bool charge(struct connection *connection) {
 
 /* --- sending and closing ----------------------------------------------------------------------------------------- */
 
+/* Closed with bytes unread, the peer would get ECONNRESET instead of an end. And shutdown, because a child between fork
+ * and exec may hold the socket too. */
+static void hang_up(struct source *source) {
+    uint8_t dropped[4096];
+    shutdown(source->fd, SHUT_RDWR);
+    for (int i = 0; i < 64 && recv(source->fd, dropped, sizeof dropped, MSG_DONTWAIT) > 0; i++) {}
+    source_close(source);
+}
+
 void connection_close(struct connection *connection) {
     if (connection->source.fd < 0) return;
     attach_end(connection);
     struct process *process = connection->process;
     if (process && process->input_owner == connection) process->input_owner = NULL;
     timer_cancel(&connection->timer);
-    shutdown(connection->source.fd, SHUT_RDWR); /* a child between fork and exec may hold the socket too */
-    source_close(&connection->source);
+    hang_up(&connection->source);
     buffer_free(&connection->in);
     charge(connection);
     buffer_free(&connection->out);
@@ -162,7 +170,7 @@ static bool step_input_head(struct connection *connection, uint32_t length, uint
     connection->input.discard = false;
     struct reader reader = {bytes + FRAME_HEAD_BYTES, bytes + head, false};
     frame(connection, type, &reader);
-    buffer_drop(in, head);
+    if (connection->source.fd >= 0) buffer_drop(in, head);
     return true;
 }
 
@@ -206,11 +214,11 @@ static bool step(struct connection *connection) {
     const uint8_t *bytes = in->bytes + in->first;
     uint32_t length = peek_u32(bytes);
     uint8_t type = bytes[4];
-    if (length == 0 || length > length_limit(connection, type)) {
-        connection_error(connection, BAD_FRAME, "frame length out of bounds", false);
+    if (length == 0 || length > length_limit(connection, type) || (connection->role == ROLE_NEW && type != HELLO)) {
+        connection_error(connection, BAD_FRAME, "no such frame of that length here", false);
         return false;
     }
-    if ((type == INPUT || type == INPUT_PROCESS) && connection->role != ROLE_NEW)
+    if (type == INPUT || type == INPUT_PROCESS)
         return step_input_head(connection, length, type);
     connection->need = length + 4ul;
     if (buffer_length(in) < connection->need) return false;
@@ -246,9 +254,10 @@ static void update(struct connection *connection) {
 static bool make_room(struct connection *connection) {
     struct buffer *in = &connection->in;
     size_t have = buffer_length(in);
-    size_t want = connection->need > READ_CHUNK_BYTES ? connection->need : READ_CHUNK_BYTES;
-    if (want <= have) want = have + READ_CHUNK_BYTES;
-    if (in->capacity - in->last > 0 && in->last > 0) return true;
+    if (in->capacity > in->last && in->last > 0) return true;
+    /* Doubled as bytes really come, up to the frame's end: a length alone costs nothing. */
+    size_t want = have * 2 < connection->need ? have * 2 : connection->need;
+    if (want < have + READ_CHUNK_BYTES) want = have + READ_CHUNK_BYTES;
     if (!buffer_reserve(in, want - have)) return false;
     return charge(connection);
 }

@@ -10,7 +10,7 @@ bool take_selector(struct reader *reader, struct selector *selector) {
     selector->kind = take_u8(reader);
     selector->number = take_u64(reader);
     selector->tag = take_text(reader);
-    return !reader->bad && selector->kind <= 2;
+    return selector->kind <= 2;
 }
 
 static void done(struct connection *connection) {
@@ -203,11 +203,13 @@ bool control_frame(struct connection *connection, uint8_t type, struct reader *r
         control_list(connection);
     } else if (type == SHUTDOWN) {
         done(connection);
-        if (connection_flush(connection)) agent_shutdown();
+        connection_flush(connection);
+        agent_shutdown();
     } else {
         struct process *process = known ? process_find(&selector) : NULL;
         if (process) perform(connection, process, &request);
-        else connection_error(connection, NO_SUCH_PROCESS, "no such process", true);
+        else if (known) connection_error(connection, NO_SUCH_PROCESS, "no such process", true);
+        else connection_error(connection, BAD_ARGUMENT, "unknown kind of selector", true);
         if (!process) connection->input.discard = true;
     }
     return true;

@@ -4,11 +4,13 @@
 static void refuse(struct connection *connection, struct problem problem) {
     connection->input.discard = true;
     struct process *process = connection->process;
-    if (process && process->input_owner == connection) process->input_owner = NULL;
+    bool owned = process && process->input_owner == connection;
+    if (owned) process->input_owner = NULL;
     /* Control connections answer every request; attachments stay open where the protocol says so. */
     bool stay = connection->role == ROLE_CONTROL || problem.code == READ_ONLY || problem.code == STDIN_CLOSED ||
                 problem.code == EXITED || problem.code == BAD_ARGUMENT;
     connection_error(connection, problem.code, problem.message, stay);
+    if (owned) connections_wake(process, BUSY_INPUT);
 }
 
 /* The head of an input frame: may these bytes come? */

@@ -40,9 +40,12 @@
 #define COALESCE_NS (1 * MS)                    /* output after the first waits at most this long for company ... */
 #define COALESCE_BYTES (4 * KIB)                /* ... unless this much has come together */
 #define READ_BYTES (64 * KIB)                   /* one read of a PTY or pipe */
-#define READS_PER_TURN 64                       /* then others get their turn */
-#define INPUT_RETRY_NS (20 * MS)                /* a PTY does not always say that it has room again */
+#define READS_PER_TURN 16                       /* then others get their turn: 64 KiB of a flood, 0.6 ms */
+#define LAST_READS 256                          /* at the end of a process; a pipe holds 1 MiB at most */
+#define INPUT_RETRY_NS (100 * MS)               /* a PTY does not always say that it has room again */
 #define CELLS_MAX 10000                         /* columns or rows of a window */
+#define KILL_EAGER_ROUNDS 200                   /* a reaper kills without rest this often, then every KILL_REST_NS */
+#define KILL_REST_NS (50 * MS)
 #define KILL_POLL_NS (2 * MS)                   /* how often a killed group is looked at until it is gone */
 #define KILL_ZOMBIES_NS (300 * MS)              /* after this, members their own parents do not reap count as gone */
 #define SHUTDOWN_NS (3000 * MS)                 /* for trees that do not die (uninterruptible sleep) */
@@ -52,6 +55,8 @@
 #define ACCOUNT_FILE_BYTES_MAX (4 * MIB)        /* /etc/passwd, /etc/group: a guest may write anything there */
 #define GROUPS_MAX 256                          /* supplementary groups of one user */
 #define PATH_BYTES_MAX 4096                     /* PATH_MAX */
+#define ARGUMENTS_MAX (64 * KIB)                /* of one START; the kernel wants them all in 2 MiB */
+#define ENVIRONMENT_MAX 2048                    /* entries of one START; each is compared with each */
 #define PIDS_MAX (4 * MIB)                      /* the kernel's PID_MAX_LIMIT */
 
 #endif

@@ -60,6 +60,7 @@ static bool signals_open(void) {
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGHUP, SIG_IGN);
     if (sigprocmask(SIG_SETMASK, &set, NULL) < 0) return false;
     int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     signals = (struct source){.fd = -1, .ready = signals_ready};

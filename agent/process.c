@@ -81,6 +81,7 @@ void process_free(struct process *process) {
     log_close(&process->log);
     free(process->request);
     unlink_process(process);
+    process->reaper = 0;
     free_later(process);
 }
 
@@ -163,7 +164,17 @@ static void end_when_read(struct process *process) {
     if (process->leader_gone && !outputs_open(process)) process_end(process);
 }
 
-static void drain_due(struct timer *timer) { process_end(OWNER(timer, struct process, drain)); }
+static bool read_once(struct process *process, struct source *source);
+
+/* Takes what the kernel still holds, now, and ends. A reader that is too slow for it gets a GAP, not silence. */
+static void finish(struct process *process) {
+    for (int i = 0; i < 2; i++)
+        for (int reads = 0; reads < LAST_READS && process->output[i].fd >= 0; reads++)
+            if (!read_once(process, &process->output[i])) break;
+    process_end(process);
+}
+
+static void drain_due(struct timer *timer) { finish(OWNER(timer, struct process, drain)); }
 
 static void leader_exited(struct process *process, int status) {
     if (process->leader_gone) return;
@@ -209,9 +220,10 @@ static uint8_t stream_of(const struct process *process, const struct source *sou
     return source == &process->output[0] ? STREAM_STDOUT : STREAM_STDERR;
 }
 
-static bool held_back(struct process *process) {
+static bool held_back(const struct process *process, const struct source *source) {
     if (process->state == STATE_ENDED) return false;
-    if (process->leader_gone && !process->drained && process->log.end < process->drain_limit) return false;
+    bool drained = process->drained[source == &process->output[1]];
+    if (process->leader_gone && !drained && process->log.end < process->drain_limit) return false;
     return process->flow_paused;
 }
 
@@ -232,7 +244,7 @@ static bool read_once(struct process *process, struct source *source) {
     }
     if (count < 0 && errno == EINTR) return true;
     if (count < 0 && errno == EAGAIN) {
-        if (process->leader_gone) process->drained = true;
+        if (process->leader_gone) process->drained[source == &process->output[1]] = true;
         return false;
     }
     source_close(source); /* 0 or EIO: nobody can write any more */
@@ -250,7 +262,7 @@ static void output_ready(struct process *process, struct source *source, uint32_
         if (process->state == STATE_ENDED) continue;
         flush_policy(process); /* before the next read: an echo is not to wait for one more system call */
         process_update(process);
-        if (held_back(process)) break;
+        if (held_back(process, source)) break;
         if (process->log.end - before < 1024 && !process->leader_gone) break; /* likely all there was */
     }
     process_update(process);
@@ -270,13 +282,12 @@ static void stall_due(struct timer *timer) { process_update(OWNER(timer, struct 
 void process_update(struct process *process) {
     uint64_t look_again = UINT64_MAX;
     process->flow_paused = attachments_hold(process, &look_again);
-    bool held = held_back(process);
-    if (held && look_again != UINT64_MAX) timer_arm(&process->stall, look_again);
+    bool held[2] = {held_back(process, &process->output[0]), held_back(process, &process->output[1])};
+    if ((held[0] || held[1]) && look_again != UINT64_MAX) timer_arm(&process->stall, look_again);
     else timer_cancel(&process->stall);
-    uint32_t interest = held ? 0 : EPOLLIN;
     uint32_t room = process->pty && process->input_blocked ? EPOLLOUT : 0;
-    source_interest(&process->output[0], interest | room);
-    source_interest(&process->output[1], interest);
+    source_interest(&process->output[0], (held[0] ? 0 : EPOLLIN) | room);
+    source_interest(&process->output[1], held[1] ? 0 : EPOLLIN);
 }
 
 /* --- input ------------------------------------------------------------------------------------------------------- */
@@ -308,6 +319,7 @@ ssize_t process_input(struct process *process, const uint8_t *bytes, size_t coun
     ssize_t taken = write(input_source(process)->fd, bytes, count);
     if (taken > 0) {
         process->input_taken += (uint64_t)taken;
+        process->flushed_at = 0; /* what comes next is likely its echo, and somebody waits for that */
         return taken;
     }
     if (taken == 0 || errno == EAGAIN || errno == EINTR) return 0;
@@ -319,9 +331,12 @@ ssize_t process_input(struct process *process, const uint8_t *bytes, size_t coun
 
 void process_input_wait(struct process *process) {
     process->input_blocked = true;
-    timer_arm(&process->input_retry, loop_now() + INPUT_RETRY_NS);
-    if (process->pty) process_update(process);
-    else source_interest(&process->input, EPOLLOUT);
+    if (process->pty) {
+        timer_arm(&process->input_retry, loop_now() + INPUT_RETRY_NS);
+        process_update(process);
+    } else {
+        source_interest(&process->input, EPOLLOUT);
+    }
 }
 
 static void write_room(struct process *process) {
@@ -405,11 +420,15 @@ static void tree_gone(struct process *process) {
     process->reaper = 0;
     process->tree_gone = true;
     if (process->state == STATE_STARTING) { /* killed before it could say anything */
-        process_started(process, &(struct report){REPORT_FAILED, STAGE_EXEC, ECHILD});
+        process_started(process, &(struct report){REPORT_FAILED, STAGE_EXEC, ECANCELED});
         return;
     }
+    process_reference(process); /* what follows may release the last other one */
     if (!process->leader_gone) leader_exited(process, SIGKILL);
-    process_reference(process);
+    finish(process); /* nobody is left who could write */
+    source_close(&process->output[0]);
+    source_close(&process->output[1]);
+    source_close(&process->reports);
     connections_wake(process, BUSY_KILL);
     process_release(process);
 }
@@ -418,7 +437,7 @@ static void reports_ready(struct source *source, uint32_t events) {
     (void)events;
     struct process *process = OWNER(source, struct process, reports);
     struct report report;
-    ssize_t count;
+    ssize_t count = -1;
     while (source->fd >= 0 && (count = read(source->fd, &report, sizeof report)) == sizeof report) {
         if (report.kind != REPORT_EXITED) process_started(process, &report);
         else if (process->state == STATE_RUNNING) leader_exited(process, report.value);

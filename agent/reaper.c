@@ -22,7 +22,7 @@
 #include "agent.h"
 
 #define REPORTS_FD 3 /* in the reaper */
-#define RETRY_NS (1 * MS)
+#define EAGER_NS (1 * MS)
 
 const char *const DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 extern struct rlimit first_nofile;
@@ -141,10 +141,13 @@ static void watch_over(pid_t leader) {
     sigaddset(&awaited, SIGCHLD);
     sigaddset(&awaited, SIGTERM);
     bool killing = false;
+    unsigned rounds = 0;
     while (reap(leader)) {
-        struct timespec retry = {0, RETRY_NS};
+        /* Again and again, because something may be born while we look. Who is in uninterruptible sleep takes long. */
+        struct timespec rest = {0, rounds < KILL_EAGER_ROUNDS ? EAGER_NS : KILL_REST_NS};
+        if (killing && rounds < UINT32_MAX) rounds++;
         if (killing) tree_signal(getpid(), KIN_DESCENDANTS, SIGKILL, NULL);
-        int number = killing ? sigtimedwait(&awaited, NULL, &retry) : sigwaitinfo(&awaited, NULL);
+        int number = killing ? sigtimedwait(&awaited, NULL, &rest) : sigwaitinfo(&awaited, NULL);
         if (number == SIGTERM) killing = true;
     }
 }

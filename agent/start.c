@@ -168,6 +168,8 @@ static struct problem check(const struct start_request *request) {
     if (request->argc == 0) return (struct problem){BAD_ARGUMENT, "argv is empty"};
     if (request->cols > CELLS_MAX || request->rows > CELLS_MAX)
         return (struct problem){BAD_ARGUMENT, "columns and rows must be 1 to 10000"};
+    if (request->argc > ARGUMENTS_MAX) return (struct problem){LIMIT, "arguments"};
+    if (request->envc > ENVIRONMENT_MAX) return (struct problem){LIMIT, "environment"};
     if (request->tag.length > TAG_BYTES_MAX) return (struct problem){LIMIT, "tag_bytes"};
     if (request->log_bytes > LOG_BYTES_MAX) return (struct problem){LIMIT, "log_bytes"};
     if (request->strings_bytes > REQUEST_BYTES_MAX) return (struct problem){LIMIT, "request_bytes"};

@@ -6,6 +6,8 @@ Frames go through sandpty.wire.frames, so every test also holds the Python codec
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib.util
 import os
 import shutil
 import socket
@@ -15,9 +17,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Self, TypeVar
 
-from sandpty.agent import agent_binary
 from sandpty.wire import frames
 from sandpty.wire.frames import (
     AgentError,
@@ -39,6 +41,30 @@ TIMEOUT_S = 10.0
 T = TypeVar("T")
 PTY = StartFlags.PTY
 PIPES = StartFlags(0)
+
+
+SHELL = ("/bin/bash", "--norc", "--noprofile")
+NOBODY = 65534
+
+
+def load_build() -> ModuleType:
+    """agent/build.py, which is no part of any package."""
+    path = Path(__file__).resolve().parents[2] / "agent" / "build.py"
+    spec = importlib.util.spec_from_file_location("agent_build", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@functools.cache
+def built_agent(sanitized: bool = False) -> Path:
+    """The agent of these sources, compiled first when it is older. SANDPTY_TEST_SANITIZED=1: the sanitizer build for all."""
+    build = load_build()
+    if sanitized or os.environ.get("SANDPTY_TEST_SANITIZED"):
+        return Path(build.build_sanitized(build.REPOSITORY / ".cache" / "agent"))
+    return Path(build.build(arches=[build.machine_arch()])[0])
 
 
 class PeerClosedError(Exception):
@@ -186,8 +212,11 @@ class Attachment(Peer):
     def read_until(self, text: bytes, timeout_s: float = TIMEOUT_S) -> bytes:
         """Read on until `text` was in the output; the whole output so far."""
         deadline = time.monotonic() + timeout_s
-        while text not in self.seen.data:
-            self.receive(deadline - time.monotonic())
+        tail = self.seen.data
+        while text not in tail:
+            value = self.receive(deadline - time.monotonic())
+            if isinstance(value, Output):
+                tail = tail[-len(text) :] + value.data
         return self.seen.data
 
     def read_exit(self, timeout_s: float = 30.0) -> Exit:
@@ -215,21 +244,20 @@ class Agent:
         listener.bind(str(self.path))
         listener.listen(128)
         self.stderr = (self.directory / "stderr").open("w+b")
-        program = binary or agent_binary()
+        program = binary or built_agent()
         if user is not None:  # it need not be able to read where the package lies
             program = Path(shutil.copy(program, self.directory / "agent"))
             self.directory.chmod(0o755)
             program.chmod(0o755)
-        # Shuffled onto descriptor 3 by a shell: pass_fds keeps numbers, and 3 is rarely free in this process.
         number = listener.fileno()
-        move = "" if number == 3 else f"3<&{number} {number}<&-"
         self.process = subprocess.Popen(
-            ["/bin/sh", "-c", f"exec {program} 3 {move}"],
+            [str(program), str(number)],
             pass_fds=[number],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self.stderr,
-            env=(env or {"PATH": os.environ["PATH"]}),
+            # Leaks are counted by tests; the sanitizer's own check needs ptrace, which the agent forbids itself.
+            env={"ASAN_OPTIONS": "detect_leaks=0", "PATH": os.environ["PATH"]} | (env or {}),
             user=user,
             group=user,
             extra_groups=[] if user is not None else None,
@@ -256,12 +284,13 @@ class Agent:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+        self.report = self.said()
         self.stderr.close()
         shutil.rmtree(self.directory, ignore_errors=True)
         return self.process.returncode
 
     def said(self) -> str:
-        """What it wrote to stderr (a sanitizer's report)."""
+        """What it wrote to stderr (a sanitizer's report). After stop(): in `report`."""
         return (self.directory / "stderr").read_text(errors="replace")
 
     def peer(self, **options: object) -> Peer:
