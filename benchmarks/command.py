@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from base64 import b64encode
@@ -24,11 +25,10 @@ class _Raw:
 
     def __init__(self, sandbox: Sandbox, http: Http, argv: list[str]) -> None:
         self._http = http
-        self.user = sandbox.server.user
-        self._message = {"process": {"cmd": argv[0], "args": argv[1:]}, "stdin": False}
+        self._message = {"process": {"cmd": argv[0], "args": argv[1:], "envs": sandbox.server.env}, "stdin": False}
         self._headers = {
             "Connect-Protocol-Version": "1",
-            "Authorization": "Basic " + b64encode(f"{self.user}:".encode()).decode(),
+            "Authorization": "Basic " + b64encode(f"{sandbox.server.user}:".encode()).decode(),
             "E2b-Sandbox-Id": sandbox.id,
             "E2b-Sandbox-Port": "49983",
             "X-Access-Token": sandbox.access_token,
@@ -45,24 +45,26 @@ class _Raw:
         return taken
 
 
-def _local() -> float:
+def _local(bench: Bench) -> float:
+    env = {**os.environ, "HOME": str(bench.home)}
     start = time.perf_counter()
-    subprocess.run(LOGIN_TRUE, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
+    subprocess.run(LOGIN_TRUE, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True, env=env)
     return (time.perf_counter() - start) * 1e3
 
 
 def _measure(bench: Bench, sdk: Worker, idle: Worker, raw: _Raw, binary: _Raw) -> dict[str, list[float]]:
     taken: dict[str, list[float]] = {}
+    who = {"user": bench.server().user, "env": bench.server().env}
     for way in ("SDK", "SDK, a server that does nothing", "shell", "binary", "local"):
         taken[way] = []
-    sdk.ask("run", times=3, user=raw.user)
-    idle.ask("run", times=3, user="user")
+    sdk.ask("run", times=3, **who)
+    idle.ask("run", times=3, **who)
     for _ in range(bench.rounds(ROUNDS)):
-        taken["SDK"] += sdk.ask("run", times=TIMES, user=raw.user)
-        taken["SDK, a server that does nothing"] += idle.ask("run", times=TIMES, user="user")
+        taken["SDK"] += sdk.ask("run", times=TIMES, **who)
+        taken["SDK, a server that does nothing"] += idle.ask("run", times=TIMES, **who)
         taken["shell"] += [raw() for _ in range(TIMES)]
         taken["binary"] += [binary() for _ in range(TIMES)]
-        taken["local"] += [_local() for _ in range(TIMES)]
+        taken["local"] += [_local(bench) for _ in range(TIMES)]
     return taken
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from benchmarks.client import PROMPT_ENDS, Http, WebSocket
+from benchmarks.programs import output_of
 from benchmarks.results import Report, p50, p99
 from benchmarks.sdk import Worker, worker
 from benchmarks.server import LOGIN_SHELL, POOL_SIZE, SANDBOX_S, Bench, Server
@@ -21,8 +22,7 @@ def _native(server: Server, http: Http) -> dict[str, float]:
     start = time.perf_counter()
     sandbox = f"/v1/sandboxes/{http.request('POST', '/v1/sandboxes', {'timeout_s': SANDBOX_S})['id']}"
     created = time.perf_counter()
-    body = {"argv": LOGIN_SHELL, "user": server.user, "pty": {"cols": 80, "rows": 24}}
-    process = http.request("POST", f"{sandbox}/processes", body)["process"]
+    process = http.request("POST", f"{sandbox}/processes", server.terminal(LOGIN_SHELL))["process"]
     started = time.perf_counter()
     path = f"{sandbox}/processes/{process}/attach?from=offset&value=0"
     with WebSocket(server.url, path, server.key) as terminal:
@@ -36,6 +36,12 @@ def _native(server: Server, http: Http) -> dict[str, float]:
     }
 
 
+def _local(bench: Bench) -> dict[str, float]:
+    """The same shell in a PTY of this host: what no server can beat."""
+    command = ["/usr/bin/env", f"HOME={bench.home}", bench.programs.pty_reader, "prompt", *LOGIN_SHELL]
+    return {"prompt_ms": float(output_of(command))}
+
+
 def _ways(bench: Bench, sdk: Worker, stub: str) -> dict[str, Callable[[], dict[str, float]]]:
     warm, cold = bench.server(POOL_SIZE), bench.server(0)
     warm_http, cold_http = warm.http(), cold.http()
@@ -44,7 +50,7 @@ def _ways(bench: Bench, sdk: Worker, stub: str) -> dict[str, Callable[[], dict[s
 
     def through_sdk(server: Server) -> dict[str, float]:
         server.wait_pool()
-        return dict(sdk.ask("create", url=server.url, key=server.key, user=server.user))
+        return dict(sdk.ask("create", url=server.url, key=server.key, user=server.user, env=server.env))
 
     def natively(server: Server, http: Http) -> dict[str, float]:
         server.wait_pool()
@@ -55,7 +61,8 @@ def _ways(bench: Bench, sdk: Worker, stub: str) -> dict[str, Callable[[], dict[s
         "SDK, cold": lambda: through_sdk(cold),
         "native, warm": lambda: natively(warm, warm_http),
         "native, cold": lambda: natively(cold, cold_http),
-        "SDK, a server that does nothing": lambda: dict(sdk.ask("create", url=stub, key="stub", user="user")),
+        "local PTY, the shell alone": lambda: _local(bench),
+        "SDK, a server that does nothing": lambda: dict(sdk.ask("create", url=stub, key="stub", user="user", env={})),
     }
 
 
@@ -72,10 +79,10 @@ def run(bench: Bench) -> Report:
                 taken[name].append(way())
     for name, samples in taken.items():
         prompt = [sample["prompt_ms"] for sample in samples]
+        steps = ("created", "started") if "created_ms" in samples[0] else ()
         report.row(
             name,
-            created_p50_ms=p50([sample["created_ms"] for sample in samples]),
-            started_p50_ms=p50([sample["started_ms"] for sample in samples]),
+            **{f"{step}_p50_ms": p50([sample[f"{step}_ms"] for sample in samples]) for step in steps},
             prompt_p50_ms=p50(prompt),
             prompt_p99_ms=p99(prompt),
             times=str(len(prompt)),

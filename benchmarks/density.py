@@ -27,8 +27,7 @@ def _one(server: Server, connections: SimpleQueue[Http]) -> str:
     try:
         sandbox_id: str = http.request("POST", "/v1/sandboxes", {"timeout_s": SANDBOX_S})["id"]
         processes = f"/v1/sandboxes/{sandbox_id}/processes"
-        body = {"argv": LOGIN_SHELL, "user": server.user, "pty": {"cols": 80, "rows": 24}}
-        process = http.request("POST", processes, body)["process"]
+        process = http.request("POST", processes, server.terminal(LOGIN_SHELL))["process"]
         with WebSocket(server.url, f"{processes}/{process}/attach?from=offset&value=0", server.key) as terminal:
             terminal.until(*PROMPT_ENDS)
         return sandbox_id

@@ -82,7 +82,7 @@ def _measure(bench: Bench, ways: _Ways) -> dict[str, list[float]]:
 def run(bench: Bench) -> Report:
     """A raw `cat` shows the way there and back; `bash` shows what a user feels."""
     report = Report("echo", TITLE)
-    with bench.server().sandbox() as sandbox, sshd(bench.directory) as ssh:
+    with bench.server().sandbox() as sandbox, sshd(bench.directory, bench.home) as ssh:
         for program, (argv, line) in PROGRAMS.items():
             taken = _measure(bench, _Ways(bench, sandbox, ssh.command(argv), argv, line))
             for way, samples in taken.items():

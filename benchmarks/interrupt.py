@@ -101,7 +101,7 @@ def run(bench: Bench) -> Report:
     """Interleaved: ours with the server's acknowledgements and with the client's, sshd, a local PTY."""
     report = Report("interrupt", TITLE)
     taken: dict[str, list[dict[str, float]]] = {}
-    with bench.server().sandbox() as sandbox, sshd(bench.directory) as ssh:
+    with bench.server().sandbox() as sandbox, sshd(bench.directory, bench.home) as ssh:
         ways: dict[str, Callable[[], AbstractContextManager[_Terminal]]] = {
             "native": lambda: _native(sandbox, 0),
             "native, client acknowledges (window 64 KiB)": lambda: _native(sandbox, WINDOW_BYTES),

@@ -114,7 +114,7 @@ def _answers(port: int) -> bool:
 
 
 @contextmanager
-def sshd(parent: Path) -> Iterator[Sshd]:
+def sshd(parent: Path, home: Path) -> Iterator[Sshd]:
     """OpenSSH on a free loopback port with keys of its own. Raises FileNotFoundError when it is not installed."""
     from tests.waiting import until_sync
 
@@ -134,6 +134,7 @@ def sshd(parent: Path) -> Iterator[Sshd]:
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {directory}/host_key\nPidFile none\nUsePAM no\n"
         f"AuthorizedKeysFile {directory}/authorized_keys\nStrictModes no\nPermitRootLogin yes\n"
         "PasswordAuthentication no\nPrintMotd no\nPrintLastLog no\nUseDNS no\n"
+        f"SetEnv HOME={home}\n"
     )
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # where it separates its privileges

@@ -5,6 +5,7 @@
 //                                               back; prints one line of microseconds per key. After every LINE keys
 //                                               (0: never) the line is cleared with Ctrl-U, for shells.
 //   pty_reader flood SECONDS COMMAND...         wait for READY, then read and drop for SECONDS (a loaded machine)
+//   pty_reader prompt COMMAND...                milliseconds from fork to an output that ends with "$ " or "# "
 //
 // COMMAND may be ssh, tmux or our own client: then the same program measures them through a terminal of equal kind.
 #define _GNU_SOURCE
@@ -154,15 +155,35 @@ static void flood(double seconds, char **command) {
     end_child(fd);
 }
 
+static void prompt(char **command) {
+    char tail[2] = "";
+    double start = now_s();
+    int fd = open_terminal(command);
+    while (tail[1] != ' ' || (tail[0] != '$' && tail[0] != '#')) {
+        ssize_t got = read_within(fd, KEY_TIMEOUT_MS);
+        if (got <= 0) {
+            fputs("pty_reader: no prompt\n", stderr);
+            exit(1);
+        }
+        if (got == 1) tail[0] = tail[1];
+        else tail[0] = buffer[got - 2];
+        tail[1] = buffer[got - 1];
+    }
+    printf("%.3f\n", (now_s() - start) * 1e3);
+    end_child(fd);
+}
+
 int main(int argc, char **argv) {
     if (argc > 2 && !strcmp(argv[1], "throughput")) {
         throughput(argv + 2);
     } else if (argc > 5 && !strcmp(argv[1], "echo")) {
         echo(atoi(argv[2]), atol(argv[3]), atoi(argv[4]), argv + 5);
+    } else if (argc > 2 && !strcmp(argv[1], "prompt")) {
+        prompt(argv + 2);
     } else if (argc > 3 && !strcmp(argv[1], "flood")) {
         flood(atof(argv[2]), argv + 3);
     } else {
-        fputs("usage: pty_reader throughput|echo|flood ... COMMAND (see the source)\n", stderr);
+        fputs("usage: pty_reader throughput|echo|prompt|flood ... COMMAND (see the source)\n", stderr);
         return 2;
     }
     return 0;

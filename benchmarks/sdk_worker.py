@@ -2,10 +2,10 @@
 
 Runs in an interpreter that has `e2b`, which need not be ours, and imports nothing of this project.
 
-    {"op": "create", "url", "key", "user"}  Sandbox.create, pty.create, until the prompt: milliseconds after each step
-    {"op": "open", "url", "key"}            make and keep a sandbox
-    {"op": "run", "times", "user"}          commands.run("true") in it, milliseconds each
-    {"op": "close"}                         kill it
+    {"op": "create", "url", "key", "user", "env"}  create, pty.create, until the prompt: ms after each step
+    {"op": "open", "url", "key"}                    make and keep a sandbox
+    {"op": "run", "times", "user", "env"}           commands.run("true") in it, ms each
+    {"op": "close"}                                 kill it
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _create(order: dict[str, Any]) -> dict[str, float]:
     sandbox = Sandbox.create(**_options(order))
     created = time.perf_counter()
     try:
-        terminal = sandbox.pty.create(PtySize(rows=24, cols=80), user=order["user"])
+        terminal = sandbox.pty.create(PtySize(rows=24, cols=80), user=order["user"], envs=order["env"])
         started = time.perf_counter()
         seen = b""
         for _, _, data in terminal:
@@ -49,11 +49,11 @@ def _create(order: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _run(sandbox: Any, times: int, user: str) -> list[float]:
+def _run(sandbox: Any, order: dict[str, Any]) -> list[float]:
     taken = []
-    for _ in range(times):
+    for _ in range(order["times"]):
         start = time.perf_counter()
-        sandbox.commands.run("true", user=user)
+        sandbox.commands.run("true", user=order["user"], envs=order["env"])
         taken.append((time.perf_counter() - start) * 1e3)
     return taken
 
@@ -70,7 +70,7 @@ def main() -> None:
             elif order["op"] == "open":
                 kept = Sandbox.create(**_options(order))
             elif order["op"] == "run":
-                answer = _run(kept, order["times"], order["user"])
+                answer = _run(kept, order)
             elif order["op"] == "close":
                 kept.kill()
             print(json.dumps({"ok": answer}), flush=True)

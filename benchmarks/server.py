@@ -35,6 +35,13 @@ class Bench:
     quick: bool = False
     _servers: dict[int, Server] = field(default_factory=dict)
 
+    @property
+    def home(self) -> Path:
+        """An empty home directory: shells on the host start from it, so that no profile of this machine counts."""
+        path = self.directory / "home"
+        path.mkdir(exist_ok=True)
+        return path
+
     def rounds(self, usual: int) -> int:
         """How often to repeat: fewer times in a quick run."""
         return max(1, usual // 4) if self.quick else usual
@@ -47,7 +54,7 @@ class Bench:
         """The server with `pool` warm sandboxes, started at the first call."""
         if pool not in self._servers:
             args = ["--pool", str(pool)] + (["--isolation", self.isolation] if self.isolation else [])
-            self._servers[pool] = Server(self.stack.enter_context(running_server(*args)), pool)
+            self._servers[pool] = Server(self.stack.enter_context(running_server(*args)), pool, self.home)
         return self._servers[pool]
 
     def stop_server(self, pool: int) -> None:
@@ -59,7 +66,7 @@ class Bench:
 class Server:
     """One running server and what can be asked of it."""
 
-    def __init__(self, running: RunningServer, pool: int) -> None:
+    def __init__(self, running: RunningServer, pool: int, home: Path) -> None:
         self.running = running
         self.pool = pool
         self.url = running.url
@@ -68,8 +75,10 @@ class Server:
         self.port = running.port
         with self.http() as http:
             self.tier: str = http.request("GET", "/v1/host")["tier"]
-        # Without isolation the guest's users are this machine's, which need not have one named `user`.
+        # Without isolation the guest's users are this machine's, which need not have one named `user`, and whose
+        # profiles (version managers and the like) are not what is measured.
         self.user = getpass.getuser() if self.tier == "process" else "user"
+        self.env = {"HOME": str(home)} if self.tier == "process" else {}
 
     @property
     def pid(self) -> int:
@@ -80,6 +89,10 @@ class Server:
     def http(self) -> Http:
         """A kept connection of its own."""
         return Http(self.url, {"X-API-Key": self.key})
+
+    def terminal(self, argv: Sequence[str]) -> dict[str, Any]:
+        """The body of a request that starts a program in a terminal of 80 x 24."""
+        return {"argv": list(argv), "user": self.user, "env": self.env, "pty": {"cols": 80, "rows": 24}}
 
     def kept(self) -> list[dict[str, Any]]:
         """What the supervisor keeps of each sandbox, also of the warm ones."""
@@ -136,12 +149,12 @@ class Sandbox:
 
     def start(self, argv: Sequence[str], **more: Any) -> str:
         """Start a program in a terminal of 80 x 24; returns the path of its process."""
-        body = {"argv": list(argv), "user": self.server.user, "pty": {"cols": 80, "rows": 24}, **more}
+        body = {**self.server.terminal(argv), **more}
         return f"{self.path}/processes/{self.http.request('POST', self.path + '/processes', body)['process']}"
 
     def run(self, line: str) -> None:
         """Run a shell line to its end. Raises RuntimeError unless it succeeds."""
-        body = {"argv": ["/bin/sh", "-c", line], "user": self.server.user, "stdin": False}
+        body = {"argv": ["/bin/sh", "-c", line], "user": self.server.user, "env": self.server.env, "stdin": False}
         process = self.http.request("POST", self.path + "/processes", body)["process"]
         ended = self.http.request("GET", f"{self.path}/processes/{process}/wait?timeout_s=60")
         if ended["code"] != 0:

@@ -60,7 +60,7 @@ def run(bench: Bench) -> Report:
     here = str(bench.directory / "64mb")
     output_of(["/bin/sh", "-c", _make_file(here)])
     taken: dict[str, list[dict[str, Any]]] = {"C reader of the PTY": [], "native client": [], "ssh to sshd": []}
-    with bench.server().sandbox() as sandbox, sshd(bench.directory) as ssh:
+    with bench.server().sandbox() as sandbox, sshd(bench.directory, bench.home) as ssh:
         there = f"/tmp/sandpty-bench-{sandbox.id}"
         sandbox.run(_make_file(there))
         reader = [bench.programs.pty_reader, "throughput"]
