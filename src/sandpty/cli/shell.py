@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SANDBOX_TIMEOUT_S = 8 * 3600.0
 RECONNECT_TIMEOUT_S = 60.0
+DEFAULT_USER = "user"
 LOGIN_SHELL = ("/bin/bash", "-l")
 
 
@@ -28,7 +29,7 @@ class Wish:
     sandbox_id: str | None
     template: str
     timeout_s: float
-    user: str
+    user: str | None
     cwd: str
     command: str | None
     pid: int | None
@@ -51,7 +52,7 @@ class Wish:
     help="Without ID: how long the new sandbox lives. [default: 8h]",
 )
 @click.option("--keep", is_flag=True, help="Without ID: keep the sandbox when its shell has ended.")
-@click.option("--user", "-u", metavar="NAME", default="user", show_default=True, help="Who starts a new program.")
+@click.option("--user", "-u", metavar="NAME", help="Who starts a new program. [default: user]")
 @click.option("--cwd", metavar="DIR", default="", help="Where a new program starts. [default: home]")
 @click.option("--cmd", "command", metavar="COMMAND", help="Run this instead of a login shell.")
 @click.option("--new", is_flag=True, help="Start a new program even when a terminal is there to come back to.")
@@ -73,7 +74,7 @@ def shell(
     template: str,
     timeout_s: float,
     keep: bool,
-    user: str,
+    user: str | None,
     cwd: str,
     command: str | None,
     new: bool,
@@ -229,7 +230,14 @@ async def _start(client: AsyncClient, sandbox_id: str, wish: Wish, local: object
     assert isinstance(local, LocalTerminal)
     argv = list(LOGIN_SHELL) if wish.command is None else [*LOGIN_SHELL, "-c", wish.command]
     env = {name: os.environ[name] for name in ("TERM", "COLORTERM") if os.environ.get(name)}
+    user = wish.user or await _default_user(client, sandbox_id)
     started = await client.start_process(
-        sandbox_id, argv, env=env, user=wish.user, cwd=wish.cwd, pty=local.size(), tag="shell"
+        sandbox_id, argv, env=env, user=user, cwd=wish.cwd, pty=local.size(), tag="shell"
     )
     return started.process
+
+
+async def _default_user(client: AsyncClient, sandbox_id: str) -> str:
+    """`user`; without isolation there is no such account, and programs run as whoever runs the server: us."""
+    tier = (await client.get_sandbox(sandbox_id)).tier
+    return str(os.geteuid()) if tier == "process" else DEFAULT_USER
