@@ -24,6 +24,7 @@ WS_CLOSE_TEXT_BYTES: Final = 123  # RFC 6455: a control frame holds 125 bytes, t
 AGENT_BUFFER_BYTES: Final = 256 * 1024  # frames read from an agent but not yet consumed; above it reading pauses
 AGENT_FRAMES_PER_TURN: Final = 32  # frames taken from one agent before others get a turn of the event loop
 AGENT_CLOSE_GRACE_S: Final = 5.0  # for input already typed, when an agent is slow to take it as we leave
+AGENT_RESCUE_READS: Final = 16  # of 64 KiB after a connection broke; a unix socket's buffer holds a quarter of that
 PROCESSES_LISTED_MAX: Final = 4096  # one listing; an agent keeps far fewer
 PROCESSES_LISTED_BYTES: Final = 8 * 1024 * 1024  # of arguments and environments in one listing
 AGENT_CONNECT_TIMEOUT_S: Final = 5.0  # an agent accepts in microseconds; longer means it is frozen or gone

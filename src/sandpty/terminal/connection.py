@@ -8,6 +8,8 @@ what one read of the socket brings. Frames are cut from those bytes only when so
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 from types import TracebackType
 from typing import cast
 
@@ -16,6 +18,7 @@ from sandpty.wire import frames
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.frames import AgentError, AgentErrorCode, FrameError, FromAgent, Hello
 
+_READ_BYTES = 64 * 1024
 _REASONS: dict[int, str] = {
     AgentErrorCode.BAD_FRAME: "bad_frame",
     AgentErrorCode.UNSUPPORTED_VERSION: "agent_unreachable",
@@ -95,6 +98,8 @@ class AgentConnection(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None and self._failure is None:
+            self._rescue()
         if self._failure is None:
             self._failure = SandptyError("agent_unreachable", "the connection to the sandbox was lost")
         self._wake()
@@ -113,6 +118,19 @@ class AgentConnection(asyncio.Protocol):
             self.send(latest)
 
     # --- ours ---
+
+    def _rescue(self) -> None:
+        """Take what the agent said before it closed, and the kernel still holds.
+
+        An ACK that crosses the agent's EXIT fails to be written, and the event loop then gives the socket up unread.
+        """
+        assert self._transport is not None
+        descriptor = self._transport.get_extra_info("socket").fileno()
+        with contextlib.suppress(OSError):  # nothing there any more
+            for _ in range(config.AGENT_RESCUE_READS):
+                if not (data := os.read(descriptor, _READ_BYTES)):
+                    break
+                self._reader.push(data)
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None
