@@ -1,7 +1,7 @@
 """Limits, freezing and accounting by control groups; versions 1 and 2 behind one interface.
 
-The OCI runtime makes a sandbox's groups (`<root>/<controller>/<parent>/<id>`, or `<root>/<parent>/<id>` in version 2); what
-happens to them later is done here, by writing files, which takes a fiftieth of a call of the runtime.
+A sandbox's groups are `<root>/<controller>/<parent>/<name>`, or `<root>/<parent>/<name>` in version 2. They are made and joined
+here, in the background, and not by the runtime: joining nine hierarchies takes crun 16 ms of the 23 that a start would take.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ CPU_PERIOD_US = 100_000
 FREEZE_TIMEOUT_S = 5.0
 REMOVE_TIMEOUT_S = 5.0
 _CONTROLLERS = ("memory", "pids", "cpu", "freezer", "devices")  # what the promises need, version 1
+# Version 1: null zero full random urandom tty ptmx and terminals. (Guests can make no device anyway: nodev, user namespace.)
+_DEVICES = (*(f"c 1:{minor} rwm" for minor in (3, 5, 7, 8, 9)), "c 5:0 rwm", "c 5:2 rwm", "c 136:* rwm")
 _UNIFIED = "unified"  # where the hybrid layout has version 2
 _V2_CONTROLLERS = ("memory", "pids", "cpu")
 
@@ -32,7 +34,7 @@ class Cgroups(Protocol):
     version: int
     parent: str
 
-    def oci_path(self, sandbox_id: str) -> str:
+    def oci_path(self, name: str) -> str:
         """What goes into the bundle as cgroupsPath."""
 
     def missing(self) -> list[str]:
@@ -41,24 +43,30 @@ class Cgroups(Protocol):
     def memory_and_swap(self) -> bool:
         """Whether swap can be limited together with memory."""
 
-    def apply(self, sandbox_id: str, limits: Limits) -> None:
+    def create(self, name: str, limits: Limits) -> None:
+        """Make fresh groups with these limits."""
+
+    def join(self, name: str, pid: int) -> None:
+        """Move a process, and with it what it will start, into the groups."""
+
+    def apply(self, name: str, limits: Limits) -> None:
         """Change the limits of a running sandbox."""
 
-    def freeze(self, sandbox_id: str) -> None:
+    def freeze(self, name: str) -> None:
         """Returns when every process stands still."""
 
-    def thaw(self, sandbox_id: str) -> None: ...
+    def thaw(self, name: str) -> None: ...
 
-    def kill(self, sandbox_id: str) -> None:
+    def kill(self, name: str) -> None:
         """SIGKILL whatever is in the group."""
 
-    def remove(self, sandbox_id: str) -> None:
+    def remove(self, name: str) -> None:
         """Remove the empty groups; nothing there is fine."""
 
     def remove_parent(self) -> None:
         """Remove the groups that hold all sandboxes."""
 
-    def stats(self, sandbox_id: str) -> Stats: ...
+    def stats(self, name: str) -> Stats: ...
 
 
 def _read(path: Path) -> str:
@@ -139,11 +147,11 @@ class CgroupsV1:
         self.parent = parent
         self._root = root
 
-    def _path(self, controller: str, sandbox_id: str) -> Path:
-        return self._root / controller / self.parent / sandbox_id
+    def _path(self, controller: str, name: str) -> Path:
+        return self._root / controller / self.parent / name
 
-    def oci_path(self, sandbox_id: str) -> str:
-        return f"/{self.parent}/{sandbox_id}"
+    def oci_path(self, name: str) -> str:
+        return f"/{self.parent}/{name}"
 
     def missing(self) -> list[str]:
         return [name for name in _CONTROLLERS if not (self._root / name / "cgroup.procs").exists()]
@@ -151,52 +159,70 @@ class CgroupsV1:
     def memory_and_swap(self) -> bool:
         return (self._root / "memory" / "memory.memsw.limit_in_bytes").exists()
 
-    def apply(self, sandbox_id: str, limits: Limits) -> None:
+    def create(self, name: str, limits: Limits) -> None:
+        self.remove(name)  # what a crash left would keep its old limits
+        for controller in self._joined():
+            self._path(controller, name).mkdir(mode=0o755, parents=True)
+        self.apply(name, limits)
+        devices = self._path("devices", name)
+        _write(devices / "devices.deny", "a")
+        for rule in _DEVICES:
+            _write(devices / "devices.allow", rule)
+
+    def join(self, name: str, pid: int) -> None:
+        for controller in self._joined():
+            _write(self._path(controller, name) / "cgroup.procs", pid)
+
+    def _joined(self) -> list[str]:
+        extra = ["cpuacct"] if (self._root / "cpuacct").is_dir() and not (self._root / "cpuacct").is_symlink() else []
+        return [*_CONTROLLERS, *extra]
+
+    def apply(self, name: str, limits: Limits) -> None:
         wanted = limits.memory_mb * 1024 * 1024
-        memory = self._path("memory", sandbox_id)
-        names = ["memory.limit_in_bytes"]
+        memory = self._path("memory", name)
+        files = ["memory.limit_in_bytes"]
         if self.memory_and_swap():
-            names.append("memory.memsw.limit_in_bytes")
+            files.append("memory.memsw.limit_in_bytes")
         # memory <= memory+swap holds at every moment: so the outer one first when growing.
         growing = wanted > _number(memory / "memory.limit_in_bytes")
-        for name in reversed(names) if growing else names:
-            _write(memory / name, wanted)
-        _write(self._path("pids", sandbox_id) / "pids.max", limits.pids)
-        _write(self._path("cpu", sandbox_id) / "cpu.cfs_quota_us", _cpu_quota_us(limits))
+        for file in reversed(files) if growing else files:
+            _write(memory / file, wanted)
+        _write(self._path("pids", name) / "pids.max", limits.pids)
+        _write(self._path("cpu", name) / "cpu.cfs_quota_us", _cpu_quota_us(limits))
 
-    def freeze(self, sandbox_id: str) -> None:
-        switch = self._path("freezer", sandbox_id) / "freezer.state"
+    def freeze(self, name: str) -> None:
+        switch = self._path("freezer", name) / "freezer.state"
         _write(switch, "FROZEN")
         _wait_for(iter(lambda: _read(switch) == "FROZEN", None), "freezing")
 
-    def thaw(self, sandbox_id: str) -> None:
-        _write(self._path("freezer", sandbox_id) / "freezer.state", "THAWED")
+    def thaw(self, name: str) -> None:
+        _write(self._path("freezer", name) / "freezer.state", "THAWED")
 
-    def kill(self, sandbox_id: str) -> None:
-        _kill_listed(self._path("pids", sandbox_id) / "cgroup.procs")
+    def kill(self, name: str) -> None:
+        _kill_listed(self._path("pids", name) / "cgroup.procs")
         with contextlib.suppress(OSError):
-            self.thaw(sandbox_id)  # a frozen process dies only when it is thawed
+            self.thaw(name)  # a frozen process dies only when it is thawed
 
-    def remove(self, sandbox_id: str) -> None:
+    def remove(self, name: str) -> None:
         for controller in os.listdir(self._root):
             if controller == _UNIFIED:
                 # Hidden from the runtime, which then takes the place for one more controller and makes plain files.
-                shutil.rmtree(self._path(controller, sandbox_id), ignore_errors=True)
+                shutil.rmtree(self._path(controller, name), ignore_errors=True)
             else:
-                _remove_tree(self._path(controller, sandbox_id))
+                _remove_tree(self._path(controller, name))
 
     def remove_parent(self) -> None:
         for controller in os.listdir(self._root):
             with contextlib.suppress(OSError):
                 os.rmdir(self._root / controller / self.parent)
 
-    def stats(self, sandbox_id: str) -> Stats:
-        memory = self._path("memory", sandbox_id)
-        cpu_ns = _number(self._path("cpuacct", sandbox_id) / "cpuacct.usage")
+    def stats(self, name: str) -> Stats:
+        memory = self._path("memory", name)
+        cpu_ns = _number(self._path("cpuacct", name) / "cpuacct.usage")
         return Stats(
             memory_bytes=_number(memory / "memory.usage_in_bytes"),
             cpu_s=cpu_ns / 1e9,
-            processes=_number(self._path("pids", sandbox_id) / "pids.current"),
+            processes=_number(self._path("pids", name) / "pids.current"),
             out_of_memory_kills=_counters(memory / "memory.oom_control").get("oom_kill", 0),
         )
 
@@ -210,11 +236,11 @@ class CgroupsV2:
         self.parent = parent
         self._root = root
 
-    def _path(self, sandbox_id: str) -> Path:
-        return self._root / self.parent / sandbox_id
+    def _path(self, name: str) -> Path:
+        return self._root / self.parent / name
 
-    def oci_path(self, sandbox_id: str) -> str:
-        return f"/{self.parent}/{sandbox_id}"
+    def oci_path(self, name: str) -> str:
+        return f"/{self.parent}/{name}"
 
     def missing(self) -> list[str]:
         try:
@@ -226,38 +252,50 @@ class CgroupsV2:
     def memory_and_swap(self) -> bool:
         return True  # memory.swap.max is absent only where there is no swap to use
 
-    def apply(self, sandbox_id: str, limits: Limits) -> None:
-        group = self._path(sandbox_id)
+    def create(self, name: str, limits: Limits) -> None:
+        self.remove(name)
+        controllers = " ".join(f"+{name}" for name in _V2_CONTROLLERS)
+        self._path(name).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        for directory in (self._root, self._root / self.parent):
+            _write(directory / "cgroup.subtree_control", controllers)
+        self._path(name).mkdir(mode=0o755)
+        self.apply(name, limits)
+
+    def join(self, name: str, pid: int) -> None:
+        _write(self._path(name) / "cgroup.procs", pid)
+
+    def apply(self, name: str, limits: Limits) -> None:
+        group = self._path(name)
         _write(group / "memory.max", limits.memory_mb * 1024 * 1024)
         with contextlib.suppress(FileNotFoundError):
             _write(group / "memory.swap.max", 0)
         _write(group / "pids.max", limits.pids)
         _write(group / "cpu.max", f"{_cpu_quota_us(limits)} {CPU_PERIOD_US}")
 
-    def freeze(self, sandbox_id: str) -> None:
-        group = self._path(sandbox_id)
+    def freeze(self, name: str) -> None:
+        group = self._path(name)
         _write(group / "cgroup.freeze", 1)
         _wait_for(iter(lambda: _counters(group / "cgroup.events").get("frozen") == 1, None), "freezing")
 
-    def thaw(self, sandbox_id: str) -> None:
-        _write(self._path(sandbox_id) / "cgroup.freeze", 0)
+    def thaw(self, name: str) -> None:
+        _write(self._path(name) / "cgroup.freeze", 0)
 
-    def kill(self, sandbox_id: str) -> None:
-        group = self._path(sandbox_id)
+    def kill(self, name: str) -> None:
+        group = self._path(name)
         try:
             _write(group / "cgroup.kill", 1)
         except FileNotFoundError:  # before Linux 5.14, or no such group
             _kill_listed(group / "cgroup.procs")
 
-    def remove(self, sandbox_id: str) -> None:
-        _remove_tree(self._path(sandbox_id))
+    def remove(self, name: str) -> None:
+        _remove_tree(self._path(name))
 
     def remove_parent(self) -> None:
         with contextlib.suppress(OSError):
             os.rmdir(self._root / self.parent)
 
-    def stats(self, sandbox_id: str) -> Stats:
-        group = self._path(sandbox_id)
+    def stats(self, name: str) -> Stats:
+        group = self._path(name)
         return Stats(
             memory_bytes=_number(group / "memory.current"),
             cpu_s=_counters(group / "cpu.stat").get("usage_usec", 0) / 1e6,

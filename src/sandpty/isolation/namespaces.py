@@ -1,21 +1,23 @@
-"""The supervisor's side of the nursery: user and network namespaces as file descriptors."""
+"""The supervisor's side of the nursery: namespaces as file descriptors, and launchers of the runtime."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sandpty.isolation import nursery
 from sandpty.isolation.idmap import IdRange
 
-_REQUEST = struct.Struct("<II")
+_REQUEST = struct.Struct("<cII")
 _ANSWER_TIMEOUT_S = 10.0
 
 
@@ -33,6 +35,31 @@ class Namespaces:
         self.user = self.network = -1
 
 
+class Launcher:
+    """A process that waits, in its control groups already, to become the runtime."""
+
+    def __init__(self, pid: int, pidfd: int, order: socket.socket) -> None:
+        self.pid = pid
+        self.pidfd = pidfd  # readable once it, or the program that it became, has ended
+        self._order = order
+
+    def launch(self, argv: Sequence[str], fd3: int) -> None:
+        """Become `argv` with `fd3` as its descriptor 3. Raises OSError when the launcher is gone."""
+        message = b"\0".join(os.fsencode(word) for word in argv)
+        socket.send_fds(self._order, [message], [fd3])
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def close(self) -> None:
+        """One that was not used ends."""
+        self._order.close()
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+
 class Nursery:
     """Starts the helper process when first needed, and again when it died. May be used from several threads."""
 
@@ -43,19 +70,34 @@ class Nursery:
 
     def make(self, ids: IdRange) -> Namespaces:
         """Raises OSError when the kernel (or what surrounds us) allows no such namespaces."""
+        _, fds = self._asked(_REQUEST.pack(b"n", ids.base, ids.count), 2)
+        return Namespaces(*fds)
+
+    def launcher(self) -> Launcher:
+        """Raises OSError."""
+        message, fds = self._asked(_REQUEST.pack(b"l", 0, 0), 1)
+        order = socket.socket(fileno=fds[0])
+        try:
+            pid = int(message)
+            return Launcher(pid, os.pidfd_open(pid), order)
+        except BaseException:
+            order.close()
+            raise
+
+    def _asked(self, request: bytes, count: int) -> tuple[bytes, list[int]]:
         with self._lock:
             try:
-                return self._ask(ids)
+                return self._ask(request, count)
             except (BrokenPipeError, ConnectionError, TimeoutError):
                 self._end()
-                return self._ask(ids)
+                return self._ask(request, count)
 
-    def _ask(self, ids: IdRange) -> Namespaces:
+    def _ask(self, request: bytes, count: int) -> tuple[bytes, list[int]]:
         control = self._control or self._start()
-        control.send(_REQUEST.pack(ids.base, ids.count))
+        control.send(request)
         message, fds, _, _ = socket.recv_fds(control, 512, 2)
-        if message == b"+" and len(fds) == 2:
-            return Namespaces(*fds)
+        if message[:1] == b"+" and len(fds) == count:
+            return message[1:], fds
         for fd in fds:
             os.close(fd)
         if not message:

@@ -1,16 +1,25 @@
-"""A tiny process that makes user and network namespaces and hands them over as file descriptors.
+"""A tiny process that makes what needs a fork: namespaces, and launchers of the OCI runtime.
 
-Making a user namespace needs a process that enters it, so somebody must fork; this one has no memory worth copying. It runs
-as a script, with the standard library alone: `python -I -S nursery.py` with a SOCK_SEQPACKET socket as stdin.
+Making a user namespace needs a process that enters it, and joining control groups takes milliseconds per group: so launchers
+are forked and put into their groups long before they become (exec) the runtime. This program has no memory worth copying. It
+runs as a script, with the standard library alone: `python -I -S nursery.py` with a SOCK_SEQPACKET socket as stdin.
 
-Request: u32 base, u32 count. Answer: b"+" with the two descriptors (user, network), or b"-" and a message.
+| request | answer |
+|---|---|
+| `n` u32 base, u32 count | `+` with two descriptors: user and network namespace |
+| `l` u32 0, u32 0 | `+` and the launcher's pid in decimal, with one descriptor: a socket to it |
+
+or `-` and a message. A launcher waits for one message: the argument vector, separated by NUL, with the descriptor that the
+program shall have as 3. It ends when its socket is closed instead.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import os
+import signal
 import socket
 import struct
 
@@ -19,7 +28,9 @@ _CLONE_NEWNET = 0x40000000
 _SIOCGIFFLAGS = 0x8913
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 1
-_REQUEST = struct.Struct("<II")
+_REQUEST = struct.Struct("<cII")
+_ARGUMENT_BYTES = 64 * 1024
+_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 _libc = ctypes.CDLL(None, use_errno=True)
 
 # What the guest finds in its network namespace. It has no right to change these.
@@ -82,18 +93,54 @@ def _make(control: socket.socket, base: int, count: int) -> None:
                 with open(f"/proc/{child}/{name}", "w", encoding="ascii") as file:
                     file.write(f"0 {base} {count}\n")
             os.write(mapped_write, b"m")
-    except OSError as error:
-        control.send(f"-{error}".encode())
     finally:
         os.close(ready_read)
         os.close(mapped_write)
-        os.waitpid(child, 0)
+        with contextlib.suppress(ChildProcessError):  # reaped by the kernel, see main
+            os.waitpid(child, 0)
+
+
+def _become(order: socket.socket) -> None:
+    """In a launcher: wait for the order, then be that program."""
+    os.setsid()
+    message, fds, _, _ = socket.recv_fds(order, _ARGUMENT_BYTES, 1)
+    if not message or len(fds) != 1:
+        return
+    null = os.open(os.devnull, os.O_RDWR)
+    for target in (0, 1, 2):
+        os.dup2(null, target)
+    os.dup2(fds[0], 3)
+    os.set_inheritable(3, True)  # it may have been 3 already
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    argv = message.split(b"\0")
+    os.execve(argv[0], argv, _ENVIRONMENT)
+
+
+def _launcher(control: socket.socket) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        child = os.fork()
+        if child == 0:
+            ours.close()
+            try:
+                _become(theirs)
+            finally:
+                os._exit(127)
+        socket.send_fds(control, [f"+{child}".encode()], [ours.fileno()])
 
 
 def main() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how a child ended
     with socket.socket(fileno=0) as control:
         while request := control.recv(_REQUEST.size):
-            _make(control, *_REQUEST.unpack(request))
+            kind, base, count = _REQUEST.unpack(request)
+            try:
+                if kind == b"n":
+                    _make(control, base, count)
+                else:
+                    _launcher(control)
+            except OSError as error:
+                control.send(f"-{error}".encode())
 
 
 if __name__ == "__main__":

@@ -114,6 +114,7 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
     await service.ending.wait()
     log.info("ending, %s", "all sandboxes killed" if service.kill_all else f"{len(sandboxes.list())} sandboxes live on")
     server.close()
+    data.supervisor_socket.unlink(missing_ok=True)
     for task in [*loops, filling]:
         task.cancel()
     await asyncio.wait([*loops, filling])

@@ -14,6 +14,7 @@ import ctypes
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -27,6 +28,7 @@ STATUS_REFUSED = 78  # EX_CONFIG
 STATUS_NOT_STARTED = 70  # EX_SOFTWARE
 RESTART_PAUSE_MIN_S = 0.05
 RESTART_PAUSE_MAX_S = 10.0
+LOOK_AGAIN_S = 0.05  # while another supervisor of this data directory starts or ends
 STABLE_AFTER_S = 60.0  # a supervisor that ran this long starts again without a pause
 _CLONE_NEWNS = 0x00020000
 _MS_REC_PRIVATE = 0x4000 | (1 << 18)
@@ -56,24 +58,46 @@ def start(
     argv += ["--pool", str(pool)] if pool is not None else []
     argv += ["--templates-dir", str(templates_dir)] if templates_dir is not None else []
     argv += [] if build_base else ["--no-base-build"]
+    deadline = time.monotonic() + timeout_s
+    while True:
+        status, words = _run_to_end(argv, deadline - time.monotonic())
+        if status == 0:
+            return True
+        if status != STATUS_RUNNING_ALREADY:
+            raise RuntimeError(words or f"the supervisor's watcher ended with status {status}")
+        if _serves(DataDir(data_dir.resolve()).supervisor_socket):
+            return False
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"a supervisor holds {data_dir} but does not answer")
+        time.sleep(LOOK_AGAIN_S)  # it is starting or ending
+
+
+def _run_to_end(argv: list[str], timeout_s: float) -> tuple[int, str]:
+    """Exit status and the last line it said."""
     try:
         done = subprocess.run(
             argv,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            timeout=timeout_s,
+            timeout=max(1.0, timeout_s),
             check=False,
             text=True,
             errors="replace",
         )
     except subprocess.TimeoutExpired as error:
-        raise RuntimeError(f"the supervisor did not start within {timeout_s:g} s") from error
-    if done.returncode == STATUS_RUNNING_ALREADY:
-        return False
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines()
-        raise RuntimeError(lines[-1].removeprefix("sandpty: ") if lines else f"status {done.returncode}")
+        raise RuntimeError("the supervisor did not start in time") from error
+    lines = done.stderr.strip().splitlines()
+    return done.returncode, lines[-1].removeprefix("sandpty: ") if lines else ""
+
+
+def _serves(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(LOOK_AGAIN_S)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
     return True
 
 
