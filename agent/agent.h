@@ -203,7 +203,7 @@ struct connection {
 
     /* attachment */
     struct connection *next_reader;
-    bool may_write, reply_only, resized, attached;
+    bool may_write, reply_only, resized, attached, exit_said;
     uint64_t cursor, acked, last_ack;
     uint32_t window;
     uint64_t stall_ns, moved_at;

@@ -128,7 +128,7 @@ static bool send_output(struct connection *connection, uint64_t most) {
 /* Gives the attachment what the log has for it, as far as its window and its socket allow. */
 void attach_pump(struct connection *connection) {
     struct process *process = connection->process;
-    while (connection->attached && !connection->closing) {
+    while (connection->attached && !connection->closing && !connection->exit_said) {
         if (buffer_length(&connection->out) > 0 && !connection_flush(connection)) return;
         if (!connection->attached || buffer_length(&connection->out) > 0) break;
         uint64_t most = sendable(connection);
@@ -140,12 +140,18 @@ void attach_pump(struct connection *connection) {
             if (!send_output(connection, most)) break;
         } else if (process->state == STATE_ENDED && connection->cursor == process->log.end) {
             if (!put_exit(&connection->out, process)) connection_mute(connection);
-            connection->closing = true;
+            /* The peer closes, not we: its last ACK still says what was given, and a write of it that met a closed
+             * socket could cost it the EXIT it has not read. Without a window it only wants to see the end. */
+            connection->exit_said = true;
+            timer_arm(&connection->timer, loop_now() + LINGER_NS);
         } else {
             break;
         }
     }
-    if (connection->source.fd >= 0 && connection_flush(connection)) connection_update(connection);
+    if (connection->source.fd < 0 || !connection_flush(connection)) return;
+    if (connection->exit_said && connection->window == 0 && buffer_length(&connection->out) == 0)
+        shutdown(connection->source.fd, SHUT_WR);
+    connection_update(connection);
 }
 
 void attachments_pump(struct process *process) {

@@ -299,7 +299,7 @@ static void ready(struct source *source, uint32_t events) {
 
 static void timer_due(struct timer *timer) {
     struct connection *connection = OWNER(timer, struct connection, timer);
-    if (connection->closing || connection->role == ROLE_NEW) connection_close(connection);
+    if (connection->closing || connection->role == ROLE_NEW || connection->exit_said) connection_close(connection);
     else control_woken(connection);
 }
 

@@ -18,7 +18,7 @@
 #define LISTEN_RETRY_NS (100 * MS)              /* after accept() found no free descriptor */
 #define ACCEPTS_PER_TURN 32                     /* so that a connect storm cannot starve terminals */
 #define HANDSHAKE_NS (10000 * MS)               /* a peer that connects and never says HELLO */
-#define LINGER_NS (5000 * MS)                   /* a peer that does not read the ERROR it is closed with */
+#define LINGER_NS (5000 * MS)                   /* a peer that does not take the ERROR or EXIT it is closed with */
 #define READ_CHUNK_BYTES (4 * KIB)              /* first receive buffer; grows to the frame that is coming in */
 #define INPUT_PIECE_BYTES (64 * KIB)            /* input that may wait in the agent per connection */
 #define LARGE_BUFFERS_BYTES_MAX (16 * MIB)      /* half-received frames of all connections together */
