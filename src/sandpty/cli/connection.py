@@ -38,7 +38,7 @@ def server_options(command: _Command) -> _Command:
     data_dir = click.option(
         "--data-dir",
         metavar="DIR",
-        type=click.Path(path_type=Path),
+        type=click.Path(path_type=Path, readable=False),
         help="The server's data directory, where its address and key are found.",
     )
     return url(data_dir(command))

@@ -23,7 +23,7 @@ _MARKS = {"ok": ("ok", "green"), "note": ("--", "yellow"), "missing": ("NO", "re
 @click.option(
     "--data-dir",
     metavar="DIR",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     help="The data directory to look at. [default: as root /var/lib/sandpty]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as a JSON list.")

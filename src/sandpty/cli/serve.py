@@ -51,7 +51,7 @@ def is_loopback(host: str) -> bool:
 @click.option(
     "--data-dir",
     metavar="DIR",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path, file_okay=False, readable=False),
     help="State, key, sockets. [default: as root /var/lib/sandpty]",
 )
 @click.option(
@@ -72,7 +72,7 @@ def is_loopback(host: str) -> bool:
 @click.option(
     "--templates-dir",
     metavar="DIR",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path, file_okay=False, readable=False),
     help="Where templates are kept. [default: as root /var/lib/sandpty/templates]",
 )
 @click.option("--domain", metavar="HOST[:PORT]", help="What E2B clients are told as the sandboxes' domain.")

@@ -200,6 +200,8 @@ class Terminal:
             try:
                 await attachment.open()
             except SandptyError as error:
+                if error.reason.name == "no_such_sandbox":  # it was there when we entered
+                    raise SandptyError("sandbox_ended", f"the sandbox {self._sandbox_id} has ended") from error
                 if error.reason.name not in _LOST:
                     raise
                 cause = error
