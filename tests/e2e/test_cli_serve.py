@@ -179,7 +179,7 @@ def test_beyond_loopback_it_warns_and_env_names_an_address_that_can_be_reached()
 def as_nobody(*words: str) -> subprocess.CompletedProcess[str]:
     """A command without root. The interpreter may lie where only root reads, so it starts as root and gives it up."""
     script = (
-        "import os, sys, httpx\nfrom sandpty.cli import main\nimport sandpty.cli.supervisor_link, sandpty.cli.examination\n"
+        "import os, sys, encodings.idna\nfrom sandpty.cli import examination, main\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         f"sys.argv = {['sandpty', *words]!r}\nmain.main()"
     )

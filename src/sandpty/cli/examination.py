@@ -9,8 +9,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from sandpty import __version__
 from sandpty.cli.connection import server_url
@@ -255,11 +257,14 @@ def _running(data: DataDir) -> Iterator[Finding]:
 def _server(data: DataDir) -> Finding:
     if not data.server_info.exists():
         return Finding("server", "has not run with this data directory", "note", "sandpty serve")
-    import httpx
-
     url = server_url(data)
+    parts = urlsplit(url)
+    connection = HTTPConnection(parts.hostname or "", parts.port, timeout=LOOK_TIMEOUT_S)
     try:
-        status = httpx.get(f"{url}/healthz", timeout=LOOK_TIMEOUT_S, trust_env=False).status_code
-    except httpx.HTTPError:
+        connection.request("GET", "/healthz")
+        status = connection.getresponse().status
+    except (OSError, HTTPException):
         return Finding("server", f"does not answer on {url}, where it was last", "note", "sandpty serve")
+    finally:
+        connection.close()
     return Finding("server", url) if status == 200 else Finding("server", f"{url} is not ready", "note")
