@@ -19,7 +19,7 @@ from sandpty.server.dialects.e2b.connect import (
     error_from,
 )
 from sandpty.server.dialects.e2b.errors import HttpError, sandbox_not_found, unexpected_connect
-from sandpty.server.dialects.e2b.requests import authorized_sandbox, read_body, still_runs
+from sandpty.server.dialects.e2b.requests import authorized_sandbox, read_body, still_runs, wait_for_the_end
 from sandpty.server.dialects.e2b.selecting import (
     input_of,
     process_error,
@@ -65,6 +65,8 @@ def _unary(context: Context, method: Method) -> Callable[[web.Request], Awaitabl
         except ConnectError as error:
             return unary_failure(error)
         except SandptyError as error:
+            if error.reason.name == "agent_unreachable":
+                await wait_for_the_end(context, sandbox)
             return unary_failure(error_from(error))
         return web.Response(body=b"{}" if reply is None else msgspec.json.encode(reply), content_type=UNARY_TYPE)
 

@@ -25,7 +25,13 @@ from sandpty.server.dialects.e2b.connect import (
 )
 from sandpty.server.dialects.e2b.delivery import ClientConnection
 from sandpty.server.dialects.e2b.errors import NOT_FOUND_TEXT, HttpError, unexpected_connect
-from sandpty.server.dialects.e2b.requests import authorized_sandbox, guest_user, read_body, still_runs
+from sandpty.server.dialects.e2b.requests import (
+    authorized_sandbox,
+    guest_user,
+    read_body,
+    still_runs,
+    wait_for_the_end,
+)
 from sandpty.server.dialects.e2b.selecting import input_of, process_error, selector_of, type_into
 from sandpty.server.dialects.e2b.starting import reader_stall_ms, start_error, start_of
 from sandpty.server.dialects.e2b.stream import EventStream
@@ -161,6 +167,8 @@ class StreamService:
         except ConnectionError:
             raise
         except Exception as error:
+            if isinstance(error, SandptyError) and error.reason.name == "agent_unreachable":
+                await wait_for_the_end(self._context, sandbox)
             return self._failure(error, sandbox)
 
     def _failure(self, error: Exception, sandbox: Sandbox) -> ConnectError:
