@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
 # Modules of the CLI that start or look at the other programs, and what they need for it.
 ALLOWED_BESIDES: dict[str, set[str]] = {
     "sandpty.cli.starting": {"server", "supervisor"},
-    "sandpty.cli.examination": {"agent", "isolation", "templates"},
+    "sandpty.cli.examination": {"agent", "supervisor"},
 }
 
 

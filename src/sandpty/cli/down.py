@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -34,7 +35,7 @@ def down(url: str | None, data_dir: Path | None) -> None:
     data = DataDir((data_dir or config.default_data_dir()).absolute())
     if url is None:
         try:
-            _end_supervisor(data)
+            _end_everything(data)
             return
         except PermissionError:
             click.echo("not root: ending the sandboxes through the server", err=True)
@@ -44,28 +45,32 @@ def down(url: str | None, data_dir: Path | None) -> None:
     _end_through_server(url, data_dir)
 
 
-def _end_supervisor(data: DataDir) -> None:
+def _end_everything(data: DataDir) -> None:
+    end_supervisor(data, lambda number, count, each: click.echo(f"[{number}/{count}] ending {each}"))
+    click.echo("down: no sandboxes, no supervisor")
+    if server := _server_pid(data):
+        click.echo(f"the server (process {server}) still listens, with nothing to serve; Ctrl-C there ends it")
+
+
+def end_supervisor(data: DataDir, tell: Callable[[int, int, str], None] | None = None) -> None:
+    """End every sandbox, telling which as it goes, then the supervisor; returns once it is gone.
+
+    Raises what SupervisorLink raises on entering, SandptyError supervisor_down or timeout.
+    """
     from sandpty.cli.supervisor_link import SupervisorLink
 
     watcher = _pid(data.root / "supervisor-watch.pid") or _pid(data.supervisor_pid)
     try:
         with SupervisorLink(data.supervisor_socket) as link:
-            sandboxes = link.sandboxes()
-            _end_each([sandbox.id for sandbox in sandboxes], link.kill)
+            ids = [sandbox.id for sandbox in link.sandboxes()]
+            for number, each in enumerate(ids, 1):
+                if tell is not None:
+                    tell(number, len(ids), each)
+                link.kill(each)
             link.shutdown()
     except (EOFError, ConnectionResetError, BrokenPipeError, TimeoutError) as error:
         raise SandptyError("supervisor_down", f"the supervisor stopped answering: {error}") from error
     _wait_until_gone(watcher)
-    server = _server_pid(data)
-    click.echo("down: no sandboxes, no supervisor")
-    if server:
-        click.echo(f"the server (process {server}) still listens, with nothing to serve; Ctrl-C there ends it")
-
-
-def _end_each(ids: list[str], kill: object) -> None:
-    for number, each in enumerate(ids, 1):
-        click.echo(f"[{number}/{len(ids)}] ending {each}")
-        kill(each)  # type: ignore[operator]
 
 
 def _wait_until_gone(pid: int | None) -> None:

@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
@@ -16,8 +17,10 @@ from urllib.parse import urlsplit
 
 from sandpty import __version__
 from sandpty.cli.connection import server_url
+from sandpty.cli.down import end_supervisor
+from sandpty.cli.serve import default_templates_dir
 from sandpty.cli.supervisor_link import SupervisorLink
-from sandpty.config import DataDir
+from sandpty.config import SERVER_UID, DataDir
 from sandpty.wire.errors import SandptyError
 
 State = Literal["ok", "note", "missing"]
@@ -26,6 +29,7 @@ LOOK_TIMEOUT_S = 10.0
 LINK_TIMEOUT_S = 10.0
 # Not on every account's PATH, but where Debian puts them.
 _MORE_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
+_SAID_ANYWAY = ("sandpty", "isolation")
 _CAPABILITIES = {"CAP_SYS_ADMIN": 21, "CAP_NET_ADMIN": 12, "CAP_SETPCAP": 8, "CAP_MKNOD": 27, "CAP_SYS_CHROOT": 18}
 
 
@@ -53,7 +57,7 @@ class Tool:
 _TOOLS = (
     Tool("nft", "--version", "nftables", "network rules"),
     Tool("ip", "-V", "iproute2", "network set-up"),
-    Tool("mkfs.xfs", "-V", "xfsprogs", "disk quota", needed=False),
+    Tool("mkfs.ext4", "-V", "e2fsprogs", "disk quota", needed=False),
     Tool("mmdebstrap", "--version", "mmdebstrap", "building the base template", needed=False),
 )
 _RUNTIMES = (
@@ -83,19 +87,25 @@ def _safely(look: Callable[[DataDir], Iterator[Finding]], data: DataDir) -> list
 
 def _isolation(data: DataDir) -> Iterator[Finding]:
     try:
-        with SupervisorLink(data.supervisor_socket, LINK_TIMEOUT_S) as link:
-            host = link.host()
+        yield from _tier(data)
     except (OSError, EOFError, SandptyError):
-        yield from _isolation_without_supervisor()
-        return
-    state: State = "ok" if host.isolated else "note"
-    label = f"{host.tier}, as the supervisor runs it ({host.runtime})" if host.isolated else f"{host.tier}: NONE"
-    yield Finding("isolation", label, state)
+        yield from _tier_without_supervisor()
+
+
+def _tier(data: DataDir) -> Iterator[Finding]:
+    """What the supervisor found when it started. Raises OSError, EOFError, SandptyError when none answers."""
+    with SupervisorLink(data.supervisor_socket, LINK_TIMEOUT_S) as link:
+        host = link.host()
+    if host.isolated:
+        yield Finding("isolation", f"{host.tier} holds ({host.runtime})")
+    else:
+        yield Finding("isolation", f"{host.tier}: NONE", "note")
     for name, value in host.facts.items():
-        yield Finding(f"  {name}", value)
+        if name not in _SAID_ANYWAY:
+            yield Finding(f"  {name}", value)
 
 
-def _isolation_without_supervisor() -> Iterator[Finding]:
+def _tier_without_supervisor() -> Iterator[Finding]:
     if os.geteuid() != 0:
         yield Finding(
             "isolation",
@@ -108,12 +118,20 @@ def _isolation_without_supervisor() -> Iterator[Finding]:
 
 
 def _probe() -> Iterator[Finding]:
-    try:
-        from sandpty.isolation import probe  # type: ignore[attr-defined]
-    except ImportError:
-        yield Finding("isolation", "not tried: no supervisor runs", "note", "sandpty serve")
-        return
-    yield Finding("isolation", str(probe))
+    """Start a supervisor in a directory of its own: its start tries a sandbox and refuses a tier that does not hold."""
+    from sandpty.supervisor import watch
+
+    with tempfile.TemporaryDirectory(prefix="sandpty-doctor-") as directory:
+        data = DataDir(Path(directory))
+        try:
+            watch.start(data.root, "auto", SERVER_UID, pool=0, templates_dir=default_templates_dir(), build_base=False)
+        except RuntimeError as error:
+            yield Finding("isolation", f"none holds here: {error}", "missing", "see what is missing below")
+            return
+        try:
+            yield from _tier(data)
+        finally:
+            end_supervisor(data)
 
 
 # --- programs --------------------------------------------------------------------------------------------------------
@@ -235,12 +253,10 @@ def _storage(data: DataDir) -> Iterator[Finding]:
         place = place.parent
     free = shutil.disk_usage(place).free
     yield Finding("data directory", f"{data.root}, {free >> 20} MiB free", "ok" if free > 1 << 30 else "note")
-    xfs = "xfs" in _read(Path("/proc/filesystems")) or shutil.which("modprobe", path=_MORE_PATH) is not None
-    loop = Path("/dev/loop-control").exists()
-    if xfs and loop:
-        yield Finding("disk quota", "xfs project quota on a loop device can be had")
+    if Path("/dev/loop-control").exists():
+        yield Finding("loop devices", "there, for disk quota")
     else:
-        yield Finding("disk quota", f"none: {'no loop devices' if xfs else 'the kernel has no xfs'} here", "note")
+        yield Finding("loop devices", "none, so what a sandbox writes has no bound", "note", "modprobe loop")
 
 
 def _running(data: DataDir) -> Iterator[Finding]:
