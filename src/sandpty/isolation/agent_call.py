@@ -11,7 +11,7 @@ OUTPUT_BYTES_MAX = 256 * 1024
 
 
 async def output_of(socket_path: str, argv: Sequence[str], *, user: str = "root", timeout_s: float) -> tuple[int, str]:
-    """Exit code (128 + signal) and output. Raises TimeoutError, OSError, or FrameError when the agent talks nonsense."""
+    """Exit code (128 + signal) and output. Raises TimeoutError, OSError, FrameError (the agent talks nonsense)."""
     async with asyncio.timeout(timeout_s):
         reader, writer = await asyncio.open_unix_connection(socket_path)
         try:

@@ -18,7 +18,8 @@ DEV_BYTES = 1024 * 1024  # /dev holds links and directories only
 MESSAGE_QUEUE_BYTES = 819_200  # the kernel's default for /dev/mqueue
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-# All within the sandbox's own user namespace. No NET_ADMIN: the guest cannot change its routes. No SYS_ADMIN, SYS_PTRACE ...
+# All within the sandbox's own user namespace. No NET_ADMIN: the guest cannot change its routes. No SYS_ADMIN,
+# SYS_PTRACE ...
 CAPABILITIES = (
     "CAP_AUDIT_WRITE",
     "CAP_CHOWN",

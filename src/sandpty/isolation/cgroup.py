@@ -1,7 +1,8 @@
 """Limits, freezing and accounting by control groups; versions 1 and 2 behind one interface.
 
-A sandbox's groups are `<root>/<controller>/<parent>/<name>`, or `<root>/<parent>/<name>` in version 2. They are made and joined
-here, in the background, and not by the runtime: joining nine hierarchies takes crun 16 ms of the 23 that a start would take.
+A sandbox's groups are `<root>/<controller>/<parent>/<name>`, or `<root>/<parent>/<name>` in version 2. They are made
+and joined here, in the background, and not by the runtime: joining nine hierarchies takes crun 16 ms of the 23 that a
+start would take.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ CPU_PERIOD_US = 100_000
 FREEZE_TIMEOUT_S = 5.0
 REMOVE_TIMEOUT_S = 5.0
 _CONTROLLERS = ("memory", "pids", "cpu", "freezer", "devices")  # what the promises need, version 1
-# Version 1: null zero full random urandom tty ptmx and terminals. (Guests can make no device anyway: nodev, user namespace.)
+# Version 1: null zero full random urandom tty ptmx and terminals. (Guests can make no device anyway: nodev, user
+# namespace.)
 _DEVICES = (*(f"c 1:{minor} rwm" for minor in (3, 5, 7, 8, 9)), "c 5:0 rwm", "c 5:2 rwm", "c 136:* rwm")
 _UNIFIED = "unified"  # where the hybrid layout has version 2
 _V2_CONTROLLERS = ("memory", "pids", "cpu")
@@ -112,7 +114,7 @@ def _kill_listed(path: Path) -> None:
 
 
 def _remove_tree(directory: Path) -> None:
-    """rmdir bottom up: a group may hold groups. A group whose last process just ended may still be busy for a moment."""
+    """rmdir bottom up. A group whose last process just ended may still be busy for a moment."""
     deadline = time.monotonic() + REMOVE_TIMEOUT_S
     for path, _, _ in os.walk(directory, topdown=False):
         while True:
@@ -214,7 +216,7 @@ class CgroupsV1:
     def remove_parent(self) -> None:
         for controller in os.listdir(self._root):
             with contextlib.suppress(OSError):
-                os.rmdir(self._root / controller / self.parent)
+                _remove_tree(self._root / controller / self.parent)
 
     def stats(self, name: str) -> Stats:
         memory = self._path("memory", name)
@@ -292,7 +294,7 @@ class CgroupsV2:
 
     def remove_parent(self) -> None:
         with contextlib.suppress(OSError):
-            os.rmdir(self._root / self.parent)
+            _remove_tree(self._root / self.parent)
 
     def stats(self, name: str) -> Stats:
         group = self._path(name)

@@ -1,21 +1,25 @@
 """A bound on what each sandbox writes: a sparse ext4 image of its own, attached to a loop device.
 
-One file per sandbox: its size is the bound (`df` inside tells the truth), removing it is one unlink, and it needs neither
-project quotas (which many kernels are built without) nor a file system that has them. Without a journal, because nobody needs
-it: a sandbox that is running when the machine loses power is lost anyway, one paused to disk was unmounted in order.
+One file per sandbox: its size is the bound (`df` inside tells the truth), removing it is one unlink, and it needs
+neither project quotas (which many kernels are built without) nor a file system that has them. Without a journal,
+because nobody needs it: a sandbox that is running when the machine loses power is lost anyway, one paused to disk was
+unmounted in order.
 
-Where loop devices or mkfs.ext4 are missing, sandboxes write into a plain directory without a bound, and `detail` says so.
+Where loop devices or mkfs.ext4 are missing, sandboxes write into a plain directory without a bound, and `detail` says
+so.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
 import shutil
 import struct
 import subprocess
+import time
 from pathlib import Path
 
 from sandpty.isolation import syscalls
@@ -24,10 +28,12 @@ log = logging.getLogger(__name__)
 
 IMAGE_NAME = "disk.img"
 _BLOCK_BYTES = 4096
+RELEASE_TIMEOUT_S = 15.0
 _MKFS_TIMEOUT_S = 60.0
 _FSCK_TIMEOUT_S = 120.0
 _LOOP_CTL_GET_FREE = 0x4C82
 _LOOP_CONFIGURE = 0x4C0A
+_LOOP_GET_STATUS64 = 0x4C05
 _LOOP_MAJOR = 7
 _LO_FLAGS_AUTOCLEAR = 4
 _LO_FLAGS_DIRECT_IO = 16
@@ -73,6 +79,7 @@ class Disk:
         image = directory / IMAGE_NAME
         if not image.exists():
             return directory / "disk"
+        _wait_released(image)
         mount(image, mountpoint)
         return mountpoint
 
@@ -88,6 +95,27 @@ def exists(directory: Path) -> bool:
     return (directory / IMAGE_NAME).exists() or (directory / "disk").exists()
 
 
+def _wait_released(image: Path) -> None:
+    """The kernel unmounts an ended sandbox's disk a little later; two mounts of one image would destroy it."""
+    deadline = time.monotonic() + RELEASE_TIMEOUT_S
+    while (device := _loop_of(image)) is not None:
+        if time.monotonic() > deadline:
+            raise OSError(errno.EBUSY, f"the sandbox's disk is still in use by {device}")
+        time.sleep(0.002)
+
+
+def _loop_of(image: Path) -> str | None:
+    wanted = image.stat()
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+        device = f"/dev/{backing.parent.parent.name}"
+        with contextlib.suppress(OSError), open(device, "rb") as file:
+            status = bytearray(_LOOP_INFO64.size)
+            fcntl.ioctl(file, _LOOP_GET_STATUS64, status)
+            if _LOOP_INFO64.unpack(status)[:2] == (wanted.st_dev, wanted.st_ino):
+                return device
+    return None
+
+
 def used_bytes(directory: Path) -> int:
     """What the sandbox's image takes on the host; 0 without an image."""
     try:
@@ -101,6 +129,7 @@ def check(directory: Path) -> None:
     program = shutil.which("e2fsck", path="/usr/sbin:/sbin")
     image = directory / IMAGE_NAME
     if program and image.exists():
+        _wait_released(image)
         subprocess.run([program, "-p", str(image)], capture_output=True, timeout=_FSCK_TIMEOUT_S, check=False)
 
 
@@ -154,19 +183,24 @@ def mount(image: Path, mountpoint: Path) -> None:
 
 def _attach(image: Path, held: contextlib.ExitStack) -> str:
     """A loop device for the image, open until `held` is closed: an unused one would free itself."""
-    control = held.enter_context(open("/dev/loop-control", "rb"))
-    file = held.enter_context(open(image, "r+b"))
+
+    def opened(path: str | Path, flags: int) -> int:
+        fd = os.open(path, flags | os.O_CLOEXEC)
+        held.callback(os.close, fd)
+        return fd
+
+    control, file = opened("/dev/loop-control", os.O_RDWR), opened(image, os.O_RDWR)
     for _ in range(_ATTEMPTS):
         number = fcntl.ioctl(control, _LOOP_CTL_GET_FREE)
         device = f"/dev/loop{number}"
         if not os.path.exists(device):
             with contextlib.suppress(FileExistsError):
                 os.mknod(device, 0o060600, os.makedev(_LOOP_MAJOR, number))
-        loop = held.enter_context(open(device, "r+b"))
+        loop = opened(device, os.O_RDWR)
         # Direct I/O, so that nothing is cached twice; not every file system below can do it.
         for flags in (_LO_FLAGS_AUTOCLEAR | _LO_FLAGS_DIRECT_IO, _LO_FLAGS_AUTOCLEAR):
             info = _LOOP_INFO64.pack(0, 0, 0, 0, 0, 0, 0, 0, flags, b"", b"", b"", 0, 0)
-            head = struct.pack("=II", file.fileno(), _BLOCK_BYTES if flags & _LO_FLAGS_DIRECT_IO else 0)
+            head = struct.pack("=II", file, _BLOCK_BYTES if flags & _LO_FLAGS_DIRECT_IO else 0)
             with contextlib.suppress(OSError):
                 fcntl.ioctl(loop, _LOOP_CONFIGURE, (head + info).ljust(_LOOP_CONFIG_BYTES, b"\0"))
                 return device

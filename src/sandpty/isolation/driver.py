@@ -42,7 +42,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The agent's host pid, and its start time (clock ticks since boot) that tells it from a later one with that pid."""
+    """The agent's host pid, and its start time (clock ticks since boot): a later process may get the same pid."""
 
     pid: int
     start_time: int

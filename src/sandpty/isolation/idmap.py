@@ -1,7 +1,7 @@
 """Which uids of the host a sandbox's users are.
 
-Every sandbox has a range of its own, so that host-wide accounting by uid (keys, inotify, pending signals) does not couple
-sandboxes. Several supervisors on one host begin at different places: the data directory's hash says where.
+Every sandbox has a range of its own, so that host-wide accounting by uid (keys, inotify, pending signals) does not
+couple sandboxes. Several supervisors on one host begin at different places: the data directory's hash says where.
 """
 
 from __future__ import annotations

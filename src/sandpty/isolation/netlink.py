@@ -42,7 +42,7 @@ def _name(name: str) -> bytes:
     return _attribute(_IFLA_IFNAME, name.encode() + b"\0")
 
 
-def new_veth(name: str, mac: bytes, peer: str, peer_mac: bytes, peer_index: int, netns_fd: int) -> Message:
+def new_veth(name: str, mac: bytes, *, peer: str, peer_mac: bytes, peer_index: int, netns_fd: int) -> Message:
     """A pair of interfaces, the peer born in another network namespace."""
     inner = _IFINFO.pack(0, 0, peer_index, 0, 0) + _name(peer) + _attribute(_IFLA_ADDRESS, peer_mac)
     inner += _attribute(_IFLA_NET_NS_FD, struct.pack("=I", netns_fd))

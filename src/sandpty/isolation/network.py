@@ -1,20 +1,22 @@
 """How sandboxes reach the internet, and what they never reach.
 
-Each sandbox has a veth pair of its own, without a bridge: the guest end is a /32 with a default route to 169.254.1.1, which is
-nobody but a static neighbour entry; the host end has a /32 route back. One nft table per data directory masquerades what
-leaves and drops what is for the host itself, for private and link-local networks and for other sandboxes.
+Each sandbox has a veth pair of its own, without a bridge: the guest end is a /32 with a default route to 169.254.1.1,
+which is nobody but a static neighbour entry; the host end has a /32 route back. One nft table per data directory
+masquerades what leaves and drops what is for the host itself, for private and link-local networks and for other
+sandboxes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import ipaddress
 import logging
-import os
 import shutil
 import socket
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -28,6 +30,7 @@ GATEWAY = IPv4Address("169.254.1.1")
 GUEST_INTERFACE = "eth0"
 GUEST_INDEX = 2
 _NFT_TIMEOUT_S = 10.0
+_FORWARDING_RECORD = Path("/run/sandpty-forwarding")
 _POOL = IPv4Network("10.128.0.0/9")  # where the guests' addresses come from
 _PREFIX = 20  # 4096 addresses per data directory
 _RESOLV_CONF = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
@@ -147,7 +150,6 @@ class Network:
     dns: list[IPv4Address] = field(default_factory=list)
     _subnet: IPv4Network | None = None
     _nft: str = ""
-    _forwarding: list[Path] = field(default_factory=list)  # sysctls that were 0 before us
 
     # --- what all sandboxes share ---
 
@@ -170,15 +172,15 @@ class Network:
     def _open(self, routes: str, links: list[str]) -> None:
         self._subnet = self._kept_subnet() or choose_subnet(self.tag, host_routes(routes))
         self.dns = resolvers()
-        switched = [path for name in links if (path := _forwarding(name)).read_text(encoding="ascii").strip() == "0"]
-        already = self._remembered_forwarding()
-        guarded = sorted({path.parent.name for path in [*switched, *already]})
-        self._remember([*switched, *already])
-        self._load(f"table inet sandpty_{self.tag}\ndelete table inet sandpty_{self.tag}\n")
-        self._load(ruleset(self.tag, self._subnet, self.dns, guarded))
-        self._forwarding = [*switched, *already]
-        for path in switched:
-            path.write_text("1", encoding="ascii")
+        with _forwarding_record() as record:
+            switched = [name for name in links if _forwarding(name).read_text(encoding="ascii").strip() == "0"]
+            record.update(switched)
+            guarded = sorted(record)
+            self._load(f"table inet sandpty_{self.tag}\ndelete table inet sandpty_{self.tag}\n")
+            self._load(ruleset(self.tag, self._subnet, self.dns, guarded))
+            self.state.write_text(f"{self._subnet}\n", encoding="ascii")
+            for name in switched:
+                _forwarding(name).write_text("1", encoding="ascii")
         self.available = True
         names = ", ".join(map(str, self.dns)) or "none found"
         self.detail = f"nat by {', '.join(links)} from {self._subnet}; name servers: {names}"
@@ -198,18 +200,9 @@ class Network:
 
     def _kept_subnet(self) -> IPv4Network | None:
         try:
-            return IPv4Network(self.state.read_text(encoding="ascii").split()[0])
-        except (OSError, ValueError, IndexError):
+            return IPv4Network(self.state.read_text(encoding="ascii").strip())
+        except (OSError, ValueError):
             return None
-
-    def _remembered_forwarding(self) -> list[Path]:
-        try:
-            return [Path(word) for word in self.state.read_text(encoding="ascii").split()[1:]]
-        except OSError:
-            return []
-
-    def _remember(self, forwarding: list[Path]) -> None:
-        self.state.write_text(" ".join([str(self._subnet), *map(str, forwarding)]) + "\n", encoding="ascii")
 
     def close(self) -> None:
         """Remove the table and switch off the forwarding that we switched on."""
@@ -217,10 +210,12 @@ class Network:
             return
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             self._load(f"table inet sandpty_{self.tag}\ndelete table inet sandpty_{self.tag}\n")
-        if not self._others():
-            for path in self._forwarding:
-                with contextlib.suppress(OSError):
-                    path.write_text("0", encoding="ascii")
+        with contextlib.suppress(OSError), _forwarding_record() as record:
+            if not self._others():
+                for name in record:
+                    with contextlib.suppress(OSError):
+                        _forwarding(name).write_text("0", encoding="ascii")
+                record.clear()
         with contextlib.suppress(FileNotFoundError):
             self.state.unlink()
         self.available = False
@@ -251,9 +246,15 @@ class Network:
         """Make the pair; the guest end is up and addressed, but nothing leads out yet. Raises OSError."""
         link = self.link(slot)
         self.detach(slot)  # of a sandbox that a crash left behind
-        netlink.request(
-            [netlink.new_veth(link.interface, link.mac, GUEST_INTERFACE, link.peer_mac, GUEST_INDEX, netns_fd)]
+        pair = netlink.new_veth(
+            link.interface,
+            link.mac,
+            peer=GUEST_INTERFACE,
+            peer_mac=link.peer_mac,
+            peer_index=GUEST_INDEX,
+            netns_fd=netns_fd,
         )
+        netlink.request([pair])
         for name, value in (("ipv6", "disable_ipv6=1"), ("ipv4", "rp_filter=1"), ("ipv4", "forwarding=1")):
             key, _, number = value.partition("=")
             with contextlib.suppress(FileNotFoundError):
@@ -297,3 +298,15 @@ def _interface_exists(name: str) -> bool:
 
 def _forwarding(interface: str) -> Path:
     return Path(f"/proc/sys/net/ipv4/conf/{interface}/forwarding")
+
+
+@contextlib.contextmanager
+def _forwarding_record() -> Iterator[set[str]]:
+    """Interfaces on which forwarding was off before any of us: the last supervisor switches it off again. Locked."""
+    with open(_FORWARDING_RECORD, "a+", encoding="ascii") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        record = set(file.read().split())
+        yield record
+        file.truncate(0)
+        file.write("".join(f"{name}\n" for name in sorted(record)))

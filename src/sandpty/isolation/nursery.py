@@ -1,16 +1,17 @@
 """A tiny process that makes what needs a fork: namespaces, and launchers of the OCI runtime.
 
-Making a user namespace needs a process that enters it, and joining control groups takes milliseconds per group: so launchers
-are forked and put into their groups long before they become (exec) the runtime. This program has no memory worth copying. It
-runs as a script, with the standard library alone: `python -I -S nursery.py` with a SOCK_SEQPACKET socket as stdin.
+Making a user namespace needs a process that enters it, and joining control groups takes milliseconds per group: so
+launchers are forked and put into their groups long before they become (exec) the runtime. This program has no memory
+worth copying. It runs as a script, with the standard library alone: `python -I -S nursery.py` with a SOCK_SEQPACKET
+socket as stdin.
 
 | request | answer |
 |---|---|
 | `n` u32 base, u32 count | `+` with two descriptors: user and network namespace |
 | `l` u32 0, u32 0 | `+` and the launcher's pid in decimal, with one descriptor: a socket to it |
 
-or `-` and a message. A launcher waits for one message: the argument vector, separated by NUL, with the descriptor that the
-program shall have as 3. It ends when its socket is closed instead.
+or `-` and a message. A launcher waits for one message: the argument vector, separated by NUL, with the descriptor
+that the program shall have as 3. It ends when its socket is closed instead.
 """
 
 from __future__ import annotations

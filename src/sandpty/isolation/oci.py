@@ -1,7 +1,8 @@
 """The OCI driver: crun (default) or runc with user namespace, id-mapped overlay, strict seccomp and limits.
 
-Start: disk image and overlay (4 ms), `crun run --detach` (7 ms); namespaces, veth and control groups are prepared before. The
-agent listens on a socket that it gets as descriptor 3. What follows (freezing, killing, accounting) needs no runtime.
+Start: disk image and overlay (4 ms), `crun run --detach` (7 ms); namespaces, veth and control groups are prepared
+before. The agent listens on a socket that it gets as descriptor 3. What follows (freezing, killing, accounting) needs
+no runtime.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from sandpty.wire.verbs import Limits
 
 log = logging.getLogger(__name__)
 OPEN_FILES_MAX = 1_048_576
+RUNTIME_PATH_VARIABLE = "SANDPTY_RUNTIME_PATH"  # for a runtime that is installed elsewhere
+_SEARCHED = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 STAGE_BYTES = 16 * 1024 * 1024
 _ERROR_BYTES = 300  # of the runtime's own words
 
@@ -64,7 +67,8 @@ class OciDriver:
         self._cgroups = cgroup.detect(f"sandpty-{self._tag}")
         self._network = Network(self._tag, data.root / "network")
         self._disk = disk.Disk(data.root / "blank")
-        # Mount points, the agent and the boot ids: in a tmpfs that only our mount namespace has. The runtime looks at them
+        # Mount points, the agent and the boot ids: in a tmpfs that only our mount namespace has. The runtime looks at
+        # them
         # as the sandbox's root, who may not pass through the data directory, and no path of ours shows inside.
         self._stage = Path("/run") / f"sandpty-{self._tag}"
         self._own_groups = runtime.name == "crun"  # the others must make the groups themselves
@@ -155,6 +159,8 @@ class OciDriver:
         fresh = not disk.exists(plan.directory)
         if fresh:
             self._disk.make(plan.directory, plan.limits.disk_mb)
+        else:
+            disk.check(plan.directory)
         writable = self._disk.attach(plan.directory, stage / "disk")
         overlay.make_writable(writable, plan.layers, ids)
         if fresh:
@@ -312,7 +318,7 @@ def find_runtime(name: str) -> Runtime:
     """The runtime for `auto`, `crun`, `runc` or `runsc`. Raises TierRefusedError: missing, or a known-bad version."""
     wanted = ["crun", "runc"] if name == "auto" else [name]
     for candidate in wanted:
-        path = shutil.which(candidate, path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        path = os.environ.get(RUNTIME_PATH_VARIABLE) or shutil.which(candidate, path=_SEARCHED)
         if path is None:
             continue
         try:

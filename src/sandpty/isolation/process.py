@@ -89,8 +89,7 @@ class ProcessDriver:
                 raise SandptyError("runtime_failed", "the agent does not end")
         finally:
             os.close(pidfd)
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(started.pid, os.WNOHANG)
+            _reap(started.pid)
 
     async def destroy(self, plan: Plan) -> None:
         pass
@@ -108,3 +107,8 @@ class ProcessDriver:
 def _signal(pid: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, number)
+
+
+def _reap(pid: int) -> None:
+    with contextlib.suppress(ChildProcessError):  # of an earlier supervisor: the watcher reaps it
+        os.waitpid(pid, os.WNOHANG)

@@ -67,6 +67,11 @@ async def readable(fd: int, timeout_s: float) -> bool:
     return True
 
 
+def _reap(pid: int) -> int:
+    """The wait status of a child that has ended or was just killed: no waiting to speak of."""
+    return os.waitpid(pid, 0)[1]
+
+
 async def run(
     argv: Sequence[str],
     *,
@@ -84,7 +89,7 @@ async def run(
         pidfd = os.pidfd_open(pid)
     except BaseException:
         os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        _reap(pid)
         raise
     ended = False
     try:
@@ -93,7 +98,7 @@ async def run(
         if not ended:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        _, status = os.waitpid(pid, 0)
+        status = _reap(pid)
         os.close(pidfd)
     if not ended:
         raise TimeoutError(f"{Path(argv[0]).name} did not end within {timeout_s:g} s")

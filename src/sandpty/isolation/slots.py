@@ -1,16 +1,20 @@
 """Slots: uid range, namespaces and network place of a sandbox, prepared before they are needed.
 
-A slot is a number; what belongs to it follows from the number (idmap.range_of, Network.link), so that nothing but the number
-has to be remembered over a restart. The slow part, namespaces and the veth pair, is made in the background by one thread.
+A slot is a number; what belongs to it follows from the number (idmap.range_of, Network.link), so that nothing but the
+number has to be remembered over a restart. The slow part, namespaces and the veth pair, is made in the background by
+one thread.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 from sandpty import config
 from sandpty.isolation.background import Background
@@ -22,11 +26,12 @@ from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import Limits
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
 class Prepared:
-    """Everything a start needs; `close` it afterwards, used or not. No launcher: the runtime makes the groups itself."""
+    """Everything a start needs; `close` it afterwards. No launcher: the runtime makes the groups itself."""
 
     namespaces: Namespaces
     launcher: Launcher | None
@@ -60,8 +65,8 @@ class Slots:
         self._refilling: asyncio.Task[None] | None = None
         self._closed = False
 
-    async def _in_thread(self, work: object, *arguments: object) -> object:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)  # type: ignore[arg-type]
+    async def _in_thread(self, work: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, functools.partial(work, *arguments))
 
     def reserve(self) -> int:
         """A free slot, one with everything prepared if there is one. Raises `limit`."""
@@ -96,11 +101,9 @@ class Slots:
 
     async def _make(self, slot: int) -> Prepared:
         try:
-            made = await self._in_thread(self._make_now, slot)
+            return await self._in_thread(self._make_now, slot)
         except OSError as error:
             raise SandptyError("runtime_failed", f"namespaces cannot be made: {error}") from error
-        assert isinstance(made, Prepared)
-        return made
 
     def _make_now(self, slot: int) -> Prepared:
         made = Prepared(self._nursery.make(range_of(self._tag, slot)), None)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 
-# runc before 1.1.12 leaks a host directory into the container (CVE-2024-21626); Debian's 1.1.5+ds1-1+deb12u1 has the fix
+# runc before 1.1.12 leaks a host directory into the container (CVE-2024-21626); Debian's 1.1.5+ds1-1+deb12u1 has the
+# fix
 # under the old number, so the canary decides there. crun before 1.4.4 keeps inheritable capabilities (CVE-2022-27650).
 _OLDEST = {"crun": (1, 4, 4), "runc": (1, 1, 5), "runsc": (2023, 0, 0)}
 _WHY = {
     "crun": "older than 1.4.4 (CVE-2022-27650)",
     "runc": "older than 1.1.5 (CVE-2023-27561)",
-    "runsc": "older than 2023: it does not work on present kernels (Debian 12: take it from bookworm-backports)",
+    "runsc": "older than 2023: it does not work on present kernels (try bookworm-backports)",
 }
 
 

@@ -1,7 +1,7 @@
 """What happens to sandboxes: create, pause, resume, end. The one place that changes their state.
 
-Each sandbox has a lock; whoever holds it does the next thing to it. State is written to meta.json at the moments that make
-every SIGKILL harmless: before something is made that would have to be removed, and after it is complete.
+Each sandbox has a lock; whoever holds it does the next thing to it. State is written to meta.json at the moments that
+make every SIGKILL harmless: before something is made that would have to be removed, and after it is complete.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import socket
 import time
 import uuid
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,12 @@ import msgspec
 from sandpty import config
 from sandpty.config import DataDir
 from sandpty.isolation import process_table
-from sandpty.isolation.driver import Driver, Plan
-from sandpty.supervisor import state
 from sandpty.isolation.background import Background
+from sandpty.isolation.driver import Driver, Plan
+from sandpty.isolation.trash import Trash
+from sandpty.supervisor import state
 from sandpty.supervisor.events import Events
 from sandpty.supervisor.state import Meta
-from sandpty.isolation.trash import Trash
 from sandpty.templates.catalog import Catalog, Ready
 from sandpty.wire import verbs
 from sandpty.wire.errors import SandptyError
@@ -64,7 +65,14 @@ class Sandboxes:
     """All sandboxes of one data directory."""
 
     def __init__(
-        self, data: DataDir, driver: Driver, catalog: Catalog, events: Events, background: Background, server_uid: int
+        self,
+        data: DataDir,
+        driver: Driver,
+        catalog: Catalog,
+        *,
+        events: Events,
+        background: Background,
+        server_uid: int,
     ) -> None:
         self._data = data
         self._driver = driver
@@ -75,9 +83,11 @@ class Sandboxes:
         self._host_boot_id = state.host_boot_id()
         self._entries: dict[str, Entry] = {}
         self._starting = asyncio.Semaphore(config.CREATES_IN_PARALLEL)
+        self._creating = 0
         self.trash = Trash(data.root / "trash", background)
         self.deadline_changed = asyncio.Event()
-        self.creating = 0  # requests under way; the pool waits while there are any
+        self.idle = asyncio.Event()  # no create under way: the pool may refill
+        self.idle.set()
 
     # --- questions ---
 
@@ -95,7 +105,7 @@ class Sandboxes:
         return entry
 
     @contextlib.asynccontextmanager
-    async def _held(self, sandbox_id: str) -> Any:
+    async def _held(self, sandbox_id: str) -> AsyncIterator[Entry]:
         """The sandbox, locked; raises no_such_sandbox also when it ended while we waited for the lock."""
         entry = self._get(sandbox_id)
         async with entry.lock:
@@ -105,20 +115,24 @@ class Sandboxes:
 
     # --- create ---
 
-    async def create(self, args: CreateArgs, warm: Entry | None) -> Sandbox:
-        """A sandbox for the server: `warm` turned into what was asked for, or a new one."""
+    async def create(self, args: CreateArgs, claim: Callable[[str], Entry | None]) -> Sandbox:
+        """A sandbox for the server: a warm one, if `claim` gives one, turned into what was asked for; or a new one."""
         limits = args.limits or Limits()
         check_limits(limits)
-        if len(msgspec.json.encode(args.annotations)) > verbs.MAX_ANNOTATIONS_BYTES:
-            raise SandptyError("too_large", f"annotations are over {verbs.MAX_ANNOTATIONS_BYTES} bytes")
-        self.creating += 1
+        check_annotations(args.annotations)
+        template = self._catalog.resolve(args.template)
+        self._creating += 1
+        self.idle.clear()
         try:
-            entry = warm
+            # A warm sandbox's disk has its size already; everything else can be changed.
+            entry = claim(args.template) if limits.disk_mb == Limits().disk_mb else None
             if entry is None or not await self._claim(entry, args, limits):
-                entry = await self.boot_new(self._catalog.resolve(args.template), limits, args.internet)
+                entry = await self.boot_new(template, limits, args.internet)
             return self._hand_out(entry, args)
         finally:
-            self.creating -= 1
+            self._creating -= 1
+            if self._creating == 0:
+                self.idle.set()
 
     async def _claim(self, entry: Entry, args: CreateArgs, limits: Limits) -> bool:
         """Give a warm sandbox its limits and network policy; False when it turns out to be unusable."""
@@ -157,6 +171,9 @@ class Sandboxes:
         """A running sandbox that nobody has been told of yet. Leaves nothing behind when it fails."""
         if len(self._entries) >= config.SANDBOXES_MAX:
             raise SandptyError("limit", f"this host holds {config.SANDBOXES_MAX} sandboxes at most")
+        disk = os.statvfs(self._data.root)
+        if disk.f_bavail * disk.f_frsize < config.DISK_FREE_MIN_BYTES:
+            raise SandptyError("no_space", "the data directory's disk is full")
         sandbox_id = state.new_id()
         meta = Meta(
             id=sandbox_id,
@@ -242,6 +259,11 @@ class Sandboxes:
     async def _ended_by_itself(self, entry: Entry) -> None:
         async with entry.lock:
             if entry.ended is not None or entry.meta.phase in ("creating", "stopped"):
+                return
+            if entry.meta.phase == "warm":
+                log.warning("warm sandbox %s ended by itself", entry.meta.id)
+                entry.ended = "failed"
+                await self._remove(entry)
                 return
             oom = self._driver.stats(entry.plan, entry.meta.started).out_of_memory_kills > 0
             await self._end(entry, "out_of_memory" if oom else "agent_exited")
@@ -383,8 +405,7 @@ class Sandboxes:
             return self._changed(entry, "deadline set")
 
     async def annotate(self, sandbox_id: str, annotations: dict[str, Any]) -> Sandbox:
-        if len(msgspec.json.encode(annotations)) > verbs.MAX_ANNOTATIONS_BYTES:
-            raise SandptyError("too_large", f"annotations are over {verbs.MAX_ANNOTATIONS_BYTES} bytes")
+        check_annotations(annotations)
         async with self._held(sandbox_id) as entry:
             entry.meta.annotations = annotations
             return self._changed(entry, "annotated")
@@ -399,6 +420,12 @@ class Sandboxes:
         self._events.publish("changed", sandbox, what)
         self.deadline_changed.set()
         return sandbox
+
+
+def check_annotations(annotations: dict[str, Any]) -> None:
+    """Raises too_large."""
+    if len(msgspec.json.encode(annotations)) > verbs.MAX_ANNOTATIONS_BYTES:
+        raise SandptyError("too_large", f"annotations are over {verbs.MAX_ANNOTATIONS_BYTES} bytes")
 
 
 def check_limits(limits: Limits) -> None:

@@ -26,7 +26,7 @@ class _OneLine(logging.Formatter):
 
 
 class _BoundedFile(logging.Handler):
-    """Appends to the file that is also stdout and stderr of this program and its watcher: so it is truncated, not moved."""
+    """Appends to what is also stdout and stderr of this program and its watcher: so it is truncated, not moved."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import logging
 import os
+import pwd
 import signal
 import sys
 from pathlib import Path
@@ -13,11 +14,11 @@ from pathlib import Path
 from sandpty import __version__, config
 from sandpty.agent import agent_binary
 from sandpty.config import DataDir
+from sandpty.isolation.background import Background
 from sandpty.isolation.choice import choose
 from sandpty.isolation.driver import Driver, TierRefusedError
 from sandpty.supervisor import log as supervisor_log
 from sandpty.supervisor.adopt import adopt_all
-from sandpty.isolation.background import Background
 from sandpty.supervisor.base_build import follow_base
 from sandpty.supervisor.deadlines import Deadlines
 from sandpty.supervisor.events import Events
@@ -58,8 +59,15 @@ def make_directories(data: DataDir, server_uid: int) -> None:
     if os.geteuid() == 0:
         data.root.chmod(0o711)
         for directory in (data.run, data.agents):
-            os.chown(directory, 0, server_uid)
+            os.chown(directory, 0, _group_of(server_uid))
             directory.chmod(0o750)
+
+
+def _group_of(uid: int) -> int:
+    try:
+        return pwd.getpwuid(uid).pw_gid
+    except KeyError:
+        return uid  # an account that exists as a number only
 
 
 def tell_ready(fd: int, line: str) -> None:
@@ -88,7 +96,7 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
     if driver.isolated and (ready := base.ready(templates)) is not None:
         catalog.base_ready(ready)
     events = Events()
-    sandboxes = Sandboxes(data, driver, catalog, events, background, options.server_uid)
+    sandboxes = Sandboxes(data, driver, catalog, events=events, background=background, server_uid=options.server_uid)
     pool = Pool(sandboxes, catalog, background, options.pool)
     # First what is there already: the canary must not take a slot that a living sandbox has.
     await adopt_all(data, driver, sandboxes, pool)
@@ -101,7 +109,15 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
         facts={"sandpty": __version__, **facts},
         pid=os.getpid(),
     )
-    service = Service(sandboxes, pool, catalog, events, background, host, options.server_uid)
+    service = Service(
+        sandboxes,
+        pool,
+        catalog,
+        events=events,
+        background=background,
+        host=host,
+        server_uid=options.server_uid,
+    )
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, service.ending.set)
     server = await service.serve(data)
@@ -144,6 +160,8 @@ def main() -> None:
     except Exception:
         log.exception("supervisor failed")
         sys.exit(EXIT_NOT_STARTED)
+    for path in (data.supervisor_pid, data.root / "supervisor-watch.pid"):
+        path.unlink(missing_ok=True)  # the watcher may be gone
     log.info("ended")
     sys.exit(EXIT_ENDED)
 

@@ -13,7 +13,6 @@ from sandpty.wire.verbs import Limits
 
 log = logging.getLogger(__name__)
 RETRY_S = 10.0  # after a start that failed
-IDLE_CHECK_S = 0.02  # refilling waits until no request is being served
 
 
 class Pool:
@@ -69,8 +68,7 @@ class Pool:
         for name, ready in wanted.items():
             waiting = self._warm.setdefault(name, [])
             while len(waiting) < self._size:
-                while self._sandboxes.creating:
-                    await asyncio.sleep(IDLE_CHECK_S)
+                await self._sandboxes.idle.wait()
                 entry = await self._sandboxes.boot_new(ready, Limits(), True)
                 entry.meta.phase = "warm"
                 entry.keep()

@@ -1,6 +1,7 @@
 """The supervisor's socket: reads requests, answers them, tells watchers of changes.
 
-Only the server's uid and root are heard. Nothing that comes in can end the supervisor: a connection that breaks the rules is closed.
+Only the server's uid and root are heard. Nothing that comes in can end the supervisor: a connection that breaks the
+rules is closed.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ class Service:
         sandboxes: Sandboxes,
         pool: Pool,
         catalog: Catalog,
+        *,
         events: Events,
         background: Background,
         host: Host,
@@ -158,7 +160,7 @@ class Service:
 
     async def _create(self, raw: msgspec.Raw) -> verbs.Sandbox:
         args = msgspec.json.decode(raw, type=verbs.CreateArgs)
-        return await self._sandboxes.create(args, self._pool.claim(args.template))
+        return await self._sandboxes.create(args, self._pool.claim)
 
     async def _list(self, raw: msgspec.Raw) -> dict[str, list[verbs.Sandbox]]:
         return {"sandboxes": self._sandboxes.list()}

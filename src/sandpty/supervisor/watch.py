@@ -1,9 +1,11 @@
 """The watcher: a tiny root process that starts the supervisor, starts it again when it crashes, and reaps its orphans.
 
-`python -m sandpty.supervisor.watch --data-dir D ...` daemonizes and returns once the supervisor serves (status 0). It prints one
-line and returns 75 when a supervisor runs for this data directory already, 78 when the isolation was refused, 1 else.
+`python -m sandpty.supervisor.watch --data-dir D ...` daemonizes and returns once the supervisor serves (status 0). It
+prints one line and returns 75 when a supervisor runs for this data directory already, 78 when the isolation was
+refused, 1 else.
 
-The sandboxes' agents become its children when the supervisor dies, and the mount namespace is its own: so both outlive a crash.
+The sandboxes' agents become its children when the supervisor dies, and the mount namespace is its own: so both
+outlive a crash.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Build templates: `python -m sandpty.templates.build --templates-dir T [base]`.
 
-Shows a progress bar (or, with --plain, `progress <percent> <text>` lines). Builders of one directory wait for each other; a
-finished template is moved into place in one step, so nobody ever sees half of one.
+Shows a progress bar (or, with --plain, `progress <percent> <text>` lines). Builders of one directory wait for each
+other; a finished template is moved into place in one step, so nobody ever sees half of one.
 """
 
 from __future__ import annotations

@@ -54,10 +54,7 @@ class Catalog:
     def list(self) -> list[Template]:
         """`base` is ready in any case: who stands in for it is said in `detail`."""
         quick, base = self._quick, self._base
-        if base is not None:
-            detail = ""
-        else:
-            detail = f"{quick.name} stands in for it: {self._base_detail}"
+        detail = "" if base is not None else f"{quick.name} stands in for it: {self._base_detail}"
         shown = base or quick
         return [
             Template(

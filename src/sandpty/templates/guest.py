@@ -51,7 +51,7 @@ def make_home(root: Path) -> None:
 def write_users(root: Path, *, with_service_accounts: bool) -> None:
     """A fresh /etc/passwd, group, shadow and sudoers, and the home directories."""
     etc = root / "etc"
-    accounts = [f"root:x:0:0:root:/root:/bin/bash", *(_ACCOUNTS if with_service_accounts else ())]
+    accounts = ["root:x:0:0:root:/root:/bin/bash", *(_ACCOUNTS if with_service_accounts else ())]
     accounts.append(f"{USER}:x:{USER_ID}:{USER_ID}:{USER}:{_HOME}:/bin/bash")
     _write(etc / "passwd", "\n".join(accounts) + "\n", 0o644)
     groups = [f"{name}:x:{number}:" for name, _, number in (item.partition(":") for item in _GROUPS.split())]

@@ -15,16 +15,81 @@ from sandpty.templates.guest import write_users
 
 _VERSION = "2"  # of what this module makes; part of the directory's name
 _DIRECTORIES = (
-    "dev proc sys run tmp var/tmp var/log var/cache var/lib/dpkg var/lib/misc var/lib/sudo var/spool var/mail "
-    "root home etc usr mnt opt srv media"
-).split()
-_LINKS = "bin sbin lib lib32 lib64 libx32".split()
+    "dev",
+    "proc",
+    "sys",
+    "run",
+    "tmp",
+    "var/tmp",
+    "var/log",
+    "var/cache",
+    "var/lib/dpkg",
+    "var/lib/misc",
+    "var/lib/sudo",
+    "var/spool",
+    "var/mail",
+    "root",
+    "home",
+    "etc",
+    "usr",
+    "mnt",
+    "opt",
+    "srv",
+    "media",
+)
+_LINKS = (
+    "bin",
+    "sbin",
+    "lib",
+    "lib32",
+    "lib64",
+    "libx32",
+)
 _ETC = (
-    "alternatives bash.bashrc bash_completion bash_completion.d ca-certificates debian_version gai.conf host.conf inputrc "
-    "issue ld.so.cache ld.so.conf ld.so.conf.d locale.alias localtime login.defs lsb-release magic mime.types nanorc "
-    "nsswitch.conf os-release pam.conf pam.d profile profile.d protocols python3 python3.11 python3.12 python3.13 rpc "
-    "security services shells skel ssl/certs ssl/openssl.cnf sudo.conf terminfo timezone vim xattr.conf"
-).split()
+    "alternatives",
+    "bash.bashrc",
+    "bash_completion",
+    "bash_completion.d",
+    "ca-certificates",
+    "debian_version",
+    "gai.conf",
+    "host.conf",
+    "inputrc",
+    "issue",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "locale.alias",
+    "localtime",
+    "login.defs",
+    "lsb-release",
+    "magic",
+    "mime.types",
+    "nanorc",
+    "nsswitch.conf",
+    "os-release",
+    "pam.conf",
+    "pam.d",
+    "profile",
+    "profile.d",
+    "protocols",
+    "python3",
+    "python3.11",
+    "python3.12",
+    "python3.13",
+    "rpc",
+    "security",
+    "services",
+    "shells",
+    "skel",
+    "ssl/certs",
+    "ssl/openssl.cnf",
+    "sudo.conf",
+    "terminfo",
+    "timezone",
+    "vim",
+    "xattr.conf",
+)
 HIDDEN = ("local", "src")  # below /usr: what the host's admins put there is nobody's business
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-# The share of the whole that each phase begins and ends at, as measured; and the word in mmdebstrap's output that opens it.
+# The share of the whole that each phase begins and ends at, as measured; and the word in mmdebstrap's output that opens
+# it.
 _PHASES = (
     ("running apt-get update", "reading package lists", 0, 5),
     ("downloading packages with apt", "downloading the essential packages", 5, 15),
