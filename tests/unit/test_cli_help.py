@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -22,6 +23,7 @@ def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tup
 
 
 ALL = dict(commands(cli))
+REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "cli.md"
 
 
 def test_the_commands_of_the_readme_are_there() -> None:
@@ -44,6 +46,17 @@ def test_help_is_complete(path: tuple[str, ...]) -> None:
     if path:
         assert "Examples:" in shown.output
         assert f"sandpty {' '.join(path)}" in shown.output
+
+
+@pytest.mark.parametrize("path", [path for path in ALL if path], ids=" ".join)
+def test_the_reference_names_every_command_and_option(path: tuple[str, ...]) -> None:
+    """docs/reference/cli.md is complete."""
+    text = REFERENCE.read_text()
+    assert f"`{path[-1]}" in text or f"sandpty {path[-1]}" in text
+    for option in ALL[path].params:
+        if isinstance(option, click.Option):
+            for name in option.opts:
+                assert f"`{name}" in text, name
 
 
 def test_help_comes_without_loading_servers_or_clients() -> None:
