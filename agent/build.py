@@ -45,7 +45,7 @@ def _stamp(command: Sequence[str]) -> str:
 
 
 def _cache_dir() -> Path:
-    """Where zig keeps what it compiled (its C library takes 20 s the first time). HOME may not be writable in a build."""
+    """Where zig keeps what it compiled (its C library takes 20 s the first time); HOME may not be writable."""
     local = REPOSITORY / ".cache"
     try:
         local.mkdir(exist_ok=True)
@@ -129,10 +129,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="directory of the binaries")
     parser.add_argument("--sanitize", action="store_true", help="a build for tests instead, with gcc's sanitizers")
     arguments = parser.parse_args()
-    if arguments.sanitize:
-        made = [build_sanitized(arguments.out)]
-    else:
-        made = build(arguments.out, arguments.arch or ARCHES)
+    out, arches = arguments.out, arguments.arch or ARCHES
+    made = [build_sanitized(out)] if arguments.sanitize else build(out, arches)
     for path in made:
         print(f"{path} {path.stat().st_size} bytes")
 

@@ -229,14 +229,28 @@ static bool step(struct connection *connection) {
     return true;
 }
 
+/* One more thing of what was asked. False when something has to come or happen first. */
+static bool advance(struct connection *connection) {
+    if (connection->source.fd < 0 || connection->closing || buffer_length(&connection->out) >= OUT_HIGH_BYTES) return false;
+    if (connection->busy == BUSY_LIST) {
+        control_list(connection);
+        return true;
+    }
+    return !connection->busy && step(connection);
+}
+
 /* Everything that can be done now with what was received. */
 void connection_work(struct connection *connection) {
-    while (connection->source.fd >= 0 && !connection->closing && !connection->busy &&
-           buffer_length(&connection->out) < OUT_HIGH_BYTES && step(connection)) {}
-    if (connection->source.fd < 0) return;
-    charge(connection);
-    if (connection->peer_done && !connection->busy) connection->closing = true;
-    if (connection_flush(connection)) update(connection);
+    for (bool full = true; full;) {
+        while (advance(connection)) {}
+        if (connection->source.fd < 0) return;
+        charge(connection);
+        if (connection->peer_done && !connection->busy) connection->closing = true;
+        full = buffer_length(&connection->out) >= OUT_HIGH_BYTES; /* then there is more to do once that was sent */
+        if (!connection_flush(connection)) return;
+        full = full && buffer_length(&connection->out) < OUT_HIGH_BYTES;
+    }
+    update(connection);
 }
 
 /* --- receiving --------------------------------------------------------------------------------------------------- */
@@ -293,7 +307,6 @@ static void ready(struct source *source, uint32_t events) {
     }
     if (!connection_flush(connection)) return;
     if (connection->role == ROLE_ATTACHMENT) attach_pump(connection);
-    if (connection->source.fd >= 0 && connection->busy == BUSY_LIST) control_list(connection);
     if (connection->source.fd >= 0) connection_work(connection);
     if (connection->source.fd >= 0) update(connection);
 }

@@ -45,17 +45,15 @@ static void put_process(struct connection *connection, const struct process *pro
     if (!frame_end(&writer)) connection_error(connection, INTERNAL, "out of memory", false);
 }
 
-/* One process at a time, so that a list of huge environments never lies in memory as a whole. */
+/* The next one of a LIST. One at a time, so that a list of huge environments never lies in memory as a whole. */
 void control_list(struct connection *connection) {
-    while (!connection->closing && buffer_length(&connection->out) < OUT_HIGH_BYTES) {
-        struct process *process = process_after(connection->listed);
-        if (!process) {
-            connection->busy = BUSY_NO;
-            done(connection);
-            return;
-        }
+    struct process *process = process_after(connection->listed);
+    if (process) {
         connection->listed = process->id;
         put_process(connection, process);
+    } else {
+        connection->busy = BUSY_NO;
+        done(connection);
     }
 }
 
@@ -200,7 +198,6 @@ bool control_frame(struct connection *connection, uint8_t type, struct reader *r
     if (type == LIST) {
         connection->busy = BUSY_LIST;
         connection->listed = 0;
-        control_list(connection);
     } else if (type == SHUTDOWN) {
         done(connection);
         connection_flush(connection);

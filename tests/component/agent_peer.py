@@ -11,6 +11,7 @@ import importlib.util
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import tempfile
 import time
@@ -60,7 +61,7 @@ def load_build() -> ModuleType:
 
 @functools.cache
 def built_agent(sanitized: bool = False) -> Path:
-    """The agent of these sources, compiled first when it is older. SANDPTY_TEST_SANITIZED=1: the sanitizer build for all."""
+    """The agent of these sources, compiled when older. SANDPTY_TEST_SANITIZED=1: the sanitizer build everywhere."""
     build = load_build()
     if sanitized or os.environ.get("SANDPTY_TEST_SANITIZED"):
         return Path(build.build_sanitized(build.REPOSITORY / ".cache" / "agent"))
@@ -76,8 +77,11 @@ class Peer:
 
     def __init__(self, path: Path, hello: bool = True, timeout_s: float = TIMEOUT_S) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.settimeout(timeout_s)
+        # A full backlog makes a connect with Python's timeout fail at once; the kernel's own timeout waits.
+        timeout = struct.pack("ll", int(timeout_s), 0)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
         self.socket.connect(str(path))
+        self.socket.settimeout(timeout_s)
         self.reader = frames.FrameReader()
         self.waiting: list[FromAgent] = []
         self.timeout_s = timeout_s
@@ -276,7 +280,9 @@ class Agent:
         return self.process.pid
 
     def stop(self) -> int:
-        """Ask it to end everything, make sure it has; its exit status."""
+        """Ask it to end everything, make sure it has; its exit status. May be repeated."""
+        if self.stderr.closed:
+            return self.process.returncode
         if self.process.poll() is None:
             self.process.terminate()
             try:

@@ -23,11 +23,13 @@ KILOBYTE_LINES = r"yes $(printf '%01000d' 0)"
 
 @pytest.fixture(scope="module")
 def agent() -> Iterator[Agent]:
+    """One agent."""
     with Agent() as running:
         yield running
 
 
 def stat(agent: Agent, selector: Selector) -> ProcessInfo:
+    """How the process stands."""
     with agent.peer() as peer:
         return peer.request(frames.encode_stat(selector), ProcessInfo)
 

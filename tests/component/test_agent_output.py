@@ -14,6 +14,7 @@ from tests.waiting import until_sync
 
 @pytest.fixture(scope="module")
 def agent() -> Iterator[Agent]:
+    """One agent."""
     with Agent() as running:
         yield running
 
@@ -24,6 +25,7 @@ def numbered(lines: int) -> str:
 
 
 def expected(lines: int, end: bytes = b"\n") -> bytes:
+    """What numbered() prints."""
     return b"".join(b"%063d" % number + end for number in range(1, lines + 1))
 
 

@@ -1,4 +1,4 @@
-"""The compiled agent, PID 1 of every sandbox. Its source is agent/*.c, its protocol docs/reference/agent-protocol.md."""
+"""The compiled agent, PID 1 of every sandbox. Source: agent/*.c; protocol: docs/reference/agent-protocol.md."""
 
 from __future__ import annotations
 
