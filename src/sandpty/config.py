@@ -15,6 +15,7 @@ DEFAULT_PORT: Final = 3980
 
 # --- terminals -------------------------------------------------------------------------------------------------------
 ATTACH_WINDOW_BYTES: Final = 128 * 1024  # unacknowledged output per attachment; bounds stale output after Ctrl-C
+ACK_DELAY_S: Final = 0.02  # of what is less than ACK_EVERY_BYTES: nothing waits for it
 ACK_EVERY_BYTES: Final = 32 * 1024  # a quarter of the window: a client that keeps up never makes the agent wait
 SIGNAL_MAX: Final = 64  # SIGRTMAX
 PROCESS_LOG_MAX_BYTES: Final = 64 * 1024 * 1024  # the agent keeps all logs of a sandbox within the same bound
