@@ -103,9 +103,9 @@ def test_the_exit_status_is_the_programs(cli: Cli, box: str, shell: Tmux) -> Non
     shell.wait_for("status=137")
 
 
-def test_vim_runs_and_detaching_from_it_gives_back_the_local_screen(cli: Cli, box: str, shell: Tmux) -> None:
+def test_vi_runs_and_detaching_from_it_gives_back_the_local_screen(cli: Cli, box: str, shell: Tmux) -> None:
     """A full-screen program is there again, as it was, after coming back; meanwhile the local shell is a shell."""
-    shell.type("vim -u NONE -N --cmd 'set mouse=a ttymouse=sgr' /tmp/notes")
+    shell.type("vi -u NONE -N /tmp/notes")
     shell.wait(lambda screen: screen.count("\n~") > 15)
     shell.type("iall my notes", enter=False)
     shell.wait_for("all my notes")
