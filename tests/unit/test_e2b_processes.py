@@ -126,6 +126,7 @@ def test_a_failed_start_is_told_in_e2bs_words(reason: str, code: str, text: str)
         ("not_a_pipe", "close", "unknown", "send Ctrl+D (0x04) instead"),
         ("not_a_pty", "resize", "internal", "error resizing tty: tty not assigned to process"),
         ("not_a_pty", "tty", "internal", "tty not assigned to process"),
+        ("not_a_pipe", "tty", "internal", "tty not assigned to process"),
         ("limit", "stdin", "resource_exhausted", "text"),
     ],
 )

@@ -83,12 +83,13 @@ def process_error(error: SandptyError, selector: Selector, doing: str) -> Connec
             return ConnectError(
                 "unknown", "error closing stdin: cannot close stdin for PTY process — send Ctrl+D (0x04) instead"
             )
+        # The agent's one word for stdin of a terminal and for terminal input of a command.
+        case "not_a_pipe" | "not_a_pty" if doing == "tty":
+            return ConnectError("internal", "error writing to tty: tty not assigned to process, send stdin to it")
         case "not_a_pipe":
             return ConnectError("internal", "error writing to stdin: the process has a tty, send pty input to it")
         case "not_a_pty" if doing == "resize":
             return ConnectError("internal", "error resizing tty: tty not assigned to process")
-        case "not_a_pty":
-            return ConnectError("internal", "error writing to tty: tty not assigned to process, send stdin to it")
     return error_from(error)
 
 

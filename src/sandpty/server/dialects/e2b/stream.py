@@ -15,7 +15,7 @@ from sandpty.server.dialects.e2b.connect import CORS_HEADERS, STREAM_TYPE, Conne
 from sandpty.server.dialects.e2b.delivery import ClientConnection, Delivery, chunked_bytes
 from sandpty.terminal.attachment import Attachment
 from sandpty.wire.errors import SandptyError
-from sandpty.wire.frames import Exit, ExitReason, Gap, Output
+from sandpty.wire.frames import Exit, ExitReason, Gap, Output, ProcessFlags
 
 ACK_BYTES = config.ATTACH_WINDOW_BYTES // 4  # acknowledge at least this often, so that the window never runs dry
 
@@ -77,14 +77,16 @@ class EventStream:
 
     # --- the stream ---
 
-    async def carry(self, attachment: Attachment, *, own_deadline: bool) -> None:
+    async def carry(self, attachment: Attachment) -> None:
         """Events until the process ends. Raises ConnectError for any other end of the stream.
 
-        own_deadline: this stream started the process, so the deadline that killed it is this request's.
+        Who watches a process die at its deadline is told of a timeout, which says why; who comes later gets the end
+        event that is kept, which says how.
         """
         await self._open()
         await self._write(events.start_event(attachment.info.pid))
         self._keepalive_at = self._loop.time() + self._keepalive_s
+        ran = bool(attachment.info.flags & ProcessFlags.RUNNING)
         said_anything = False
         while True:
             match await self._next(attachment):
@@ -100,7 +102,7 @@ class EventStream:
                     if said_anything:
                         raise ConnectError("data_loss", gap_text(end - start))
                 case Exit() as status:
-                    if own_deadline and status.reason is ExitReason.DEADLINE:
+                    if ran and status.reason is ExitReason.DEADLINE:
                         raise ConnectError("deadline_exceeded", "the process was killed at its timeout")
                     await self._write(events.end_event(status), status.end)
                     return

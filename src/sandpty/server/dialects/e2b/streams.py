@@ -61,10 +61,10 @@ class StreamService:
         ]
 
     async def start(self, request: web.Request) -> web.StreamResponse:
-        return await self._events(request, self._start, own_deadline=True)
+        return await self._events(request, self._start)
 
     async def connect(self, request: web.Request) -> web.StreamResponse:
-        return await self._events(request, self._connect, own_deadline=False)
+        return await self._events(request, self._connect)
 
     # --- what to attach to -----------------------------------------------------------------------------------------
 
@@ -126,11 +126,7 @@ class StreamService:
     # --- events out ------------------------------------------------------------------------------------------------
 
     async def _events(
-        self,
-        request: web.Request,
-        open_: Callable[[Sandbox, web.Request], Awaitable[Opened]],
-        *,
-        own_deadline: bool,
+        self, request: web.Request, open_: Callable[[Sandbox, web.Request], Awaitable[Opened]]
     ) -> web.StreamResponse:
         try:
             sandbox = authorized_sandbox(self._context, request)
@@ -142,7 +138,7 @@ class StreamService:
             stream = EventStream(request, connection, keepalive_s)
             with self._context.registry.cutting(sandbox.id, stream.cut):
                 try:
-                    failure = await self._carry(stream, sandbox, request, open_, own_deadline)
+                    failure = await self._carry(stream, sandbox, request, open_)
                     if not stream.was_cut:
                         await stream.finish(failure)
                 except ConnectionError:
@@ -155,14 +151,13 @@ class StreamService:
         sandbox: Sandbox,
         request: web.Request,
         open_: Callable[[Sandbox, web.Request], Awaitable[Opened]],
-        own_deadline: bool,
     ) -> ConnectError | None:
         """Everything but the end envelope: answers what it must say."""
         try:
             attachment, ends_in_s = await open_(sandbox, request)
             process = attachment.info.process
             with stream.attached(attachment, ends_in_s), self._registered(sandbox.id, process, stream):
-                await stream.carry(attachment, own_deadline=own_deadline)
+                await stream.carry(attachment)
             return None
         except ConnectionError:
             raise
