@@ -66,7 +66,7 @@ class ProcessDriver:
         raise SandptyError("unsupported", "the process tier cannot pause: nothing holds its processes together")
 
     async def thaw(self, plan: Plan) -> None:
-        raise SandptyError("unsupported", "the process tier cannot resume")
+        pass  # never frozen
 
     async def stop(self, plan: Plan, started: Started) -> None:
         try:

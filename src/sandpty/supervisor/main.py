@@ -81,16 +81,14 @@ async def run(options: argparse.Namespace, data: DataDir) -> None:
     """Serve until told to end. Raises TierRefusedError when the isolation does not hold."""
     async with Background() as background:
         driver = choose(options.isolation, data, agent_binary(), background)
-        await driver.open()
-        sandboxes_left = True
         try:
-            sandboxes_left = await _serve(options, driver, data, background)
+            await driver.open()
+            await _serve(options, driver, data, background)
         finally:
-            await driver.close(sandboxes_left=sandboxes_left)
+            await driver.close(sandboxes_left=any(data.sandboxes.iterdir()))
 
 
-async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, background: Background) -> bool:
-    """Returns whether sandboxes were left running."""
+async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, background: Background) -> None:
     templates = options.templates_dir or data.templates
     catalog = Catalog(await asyncio.to_thread(quick.ready, templates, isolated=driver.isolated))
     if driver.isolated and (ready := base.ready(templates)) is not None:
@@ -136,7 +134,6 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
     await asyncio.wait([*loops, filling])
     await pool.drain()
     await background.settle(config.STOP_TIMEOUT_S)
-    return bool(sandboxes.entries)
 
 
 def main() -> None:

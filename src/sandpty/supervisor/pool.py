@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from sandpty.isolation import process_table
 from sandpty.isolation.background import Background
 from sandpty.supervisor.lifecycle import Entry, Sandboxes
 from sandpty.templates.catalog import Catalog
@@ -37,7 +38,7 @@ class Pool:
         waiting = self._warm.get(name, [])
         while waiting:
             entry = waiting.pop(0)
-            if entry.ended is None and entry.pidfd is not None:
+            if entry.ended is None and process_table.is_alive(entry.meta.started):
                 return entry
             self._background.spawn(self._sandboxes.discard(entry), f"discard {entry.meta.id}")
         return None

@@ -1,0 +1,334 @@
+"""Sandboxes outlive their supervisor; a supervisor outlives bad input, a killed runtime and a full disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from sandpty.supervisor import state, watch
+from sandpty.wire.errors import SandptyError
+from tests.component.supervisor_peer import (
+    SERVER_UID,
+    TEMPLATES,
+    Peer,
+    Supervised,
+    alive,
+    fds,
+    program,
+    run,
+    supervised,
+)
+from tests.waiting import until
+
+
+@pytest_asyncio.fixture
+async def host() -> AsyncIterator[Supervised]:
+    """A supervisor of its own for each test: they break it."""
+    async with supervised() as running:
+        yield running
+
+
+async def answering(host: Supervised, other_than: int = 0) -> None:
+    """Wait until a supervisor (another one than `other_than`) answers."""
+
+    async def answers() -> bool:
+        try:
+            async with host.peer() as peer:
+                return bool((await peer.call("hello"))["pid"] != other_than)
+        except (OSError, ValueError):
+            return False
+
+    await until(answers, 20, "a supervisor that answers")
+
+
+async def test_sandboxes_live_through_the_supervisors_sigkill(host: Supervised) -> None:
+    """The watcher starts it again; the same processes run on, deadlines are kept."""
+    async with host.peer() as peer:
+        stays = await peer.create(annotations={"mine": True})
+        expires = await peer.create(timeout_s=3)
+        frozen = await peer.create()
+        await peer.call("pause", id=frozen["id"], memory=True)
+        await run(stays, "echo before > /tmp/file; (setsid sleep 1000 &)")
+    killed = host.kill_supervisor()
+    await answering(host, killed)
+    async with host.peer() as peer:
+        await peer.call("watch")
+        listed = {each["id"]: each for each in (await peer.call("list"))["sandboxes"]}
+        assert listed[stays["id"]] == stays
+        assert listed[frozen["id"]]["state"] == "paused"
+        assert (await run(stays, "cat /tmp/file; pgrep -c sleep")).split() == ["before", "1"]
+        assert await peer.ended(expires["id"], 10) == "timeout"
+        await peer.call("resume", id=frozen["id"], end_at=time.time() + 60)
+        assert await run(frozen, "echo thawed") == "thawed\n"
+        for each in (stays, frozen):
+            await peer.call("kill", id=each["id"])
+
+
+async def test_sandboxes_live_through_the_watchers_sigkill_too(host: Supervised) -> None:
+    """Both gone: the next start adopts what runs, and can end, pause and resume it."""
+    async with host.peer() as peer:
+        sandbox = await peer.create()
+        await run(sandbox, "echo before > /root/file")
+    os.kill(host.watcher_pid, signal.SIGKILL)
+    host.kill_supervisor()
+    assert host.start() is True
+    async with host.peer() as peer:
+        assert await peer.ids() == {sandbox["id"]}
+        assert await run(sandbox, "cat /root/file") == "before\n"
+        await peer.call("pause", id=sandbox["id"], memory=False)
+        resumed = await peer.call("resume", id=sandbox["id"], end_at=time.time() + 60)
+        assert await run(resumed, "cat /root/file") == "before\n"
+        new = await peer.create()
+        assert await run(new, "echo also") == "also\n"
+
+
+async def test_a_supervisor_whose_watcher_died_goes_on_and_can_be_ended(host: Supervised) -> None:
+    """No second one can be started beside it; shutdown leaves no pid file."""
+    os.kill(host.watcher_pid, signal.SIGKILL)
+    async with host.peer() as peer:
+        await peer.create()
+        assert host.start() is False
+        pid = host.supervisor_pid
+        await peer.call("shutdown", kill=True)
+    await until(lambda: not alive(pid), 10)
+    assert not host.data.supervisor_pid.exists()
+    assert host.traces() == []
+
+
+async def test_a_second_start_says_that_one_is_running(host: Supervised) -> None:
+    """Status 75 and one readable line."""
+    argv = [sys.executable, "-m", "sandpty.supervisor.watch", "--data-dir", str(host.path)]
+    done = program(*argv, "--isolation", "crun", "--server-uid", "1")
+    assert done.returncode == 75
+    assert done.stderr.strip() == f"sandpty: a supervisor is already running for {host.path}"
+
+
+async def test_shutdown_leaves_sandboxes_running_unless_told(host: Supervised) -> None:
+    """Without kill they live on and are adopted; with kill nothing at all is left on the host."""
+    async with host.peer() as peer:
+        sandbox = await peer.create()
+        await peer.call("shutdown", kill=False)
+    await until(lambda: not host.running(), 10)
+    assert await run(sandbox, "echo alive") == "alive\n"
+    assert host.start() is True
+    async with host.peer() as peer:
+        assert await peer.ids() == {sandbox["id"]}
+        await peer.call("shutdown", kill=True)
+    await until(lambda: not host.running(), 10)
+    assert host.traces() == []
+    assert not alive(sandbox["pid"])
+    assert list(host.data.sandboxes.iterdir()) == []
+    assert list(host.data.agents.iterdir()) == []
+
+
+async def test_half_made_sandboxes_are_cleaned_up_at_start(host: Supervised) -> None:
+    """A directory without meta.json, one that was being created, a socket without a sandbox."""
+    async with host.peer() as peer:
+        sandbox = await peer.create()
+    watcher, pid = host.watcher_pid, host.supervisor_pid
+    os.kill(watcher, signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
+    empty = host.data.sandboxes / state.new_id()
+    empty.mkdir()
+    torn = host.data.sandboxes / state.new_id()
+    torn.mkdir()
+    (torn / "meta.json").write_text('{"id": "i')
+    stray = host.data.agents / f"{state.new_id()}.sock"
+    stray.touch()
+    meta_path = host.data.sandboxes / sandbox["id"] / "meta.json"
+    meta = json.loads(meta_path.read_text())
+    meta_path.write_text(json.dumps({**meta, "phase": "creating"}))
+    host.start()
+    async with host.peer() as peer:
+        assert await peer.ids() == set()
+    await until(lambda: not list(host.data.sandboxes.iterdir()), 5, "the directories' end")
+    assert not stray.exists()
+    assert not alive(sandbox["pid"])
+
+
+async def test_after_a_restart_of_the_machine_only_sandboxes_paused_to_disk_are_left(host: Supervised) -> None:
+    """Simulated by another boot id in the state: pids of before mean nothing."""
+    async with host.peer() as peer:
+        running, paused = await peer.create(), await peer.create()
+        await run(paused, "echo kept > /root/file")
+        await peer.call("pause", id=paused["id"], memory=False)
+        await peer.call("shutdown", kill=False)
+    await until(lambda: not host.running(), 10)
+    for path in host.data.sandboxes.glob("*/meta.json"):
+        meta = json.loads(path.read_text())
+        path.write_text(json.dumps({**meta, "host_boot_id": "another"}))
+    host.start()
+    async with host.peer() as peer:
+        assert await peer.ids() == {paused["id"]}
+        assert not (host.data.sandboxes / running["id"]).exists()
+        resumed = await peer.call("resume", id=paused["id"], end_at=time.time() + 60)
+        assert await run(resumed, "cat /root/file") == "kept\n"
+    os.kill(running["pid"], signal.SIGKILL)
+
+
+async def test_garbage_on_the_socket_hurts_only_its_sender(host: Supervised) -> None:
+    """Huge lengths, no JSON, unknown verbs, half messages: the others are served."""
+    async with host.peer() as peer:
+        sandbox = await peer.create()
+        for garbage in (
+            b"\xff" * 64,
+            struct.pack("<I", 0),
+            struct.pack("<I", 5) + b"hello",
+            struct.pack("<I", 2) + b"{}",
+            struct.pack("<I", 4_000_000) + b"x",
+            b"GET / HTTP/1.0\r\n\r\n",
+        ):
+            with socket.socket(socket.AF_UNIX) as rude:
+                rude.connect(str(host.data.supervisor_socket))
+                rude.sendall(garbage)
+        with pytest.raises(SandptyError) as unknown:
+            await peer.call("run_command", argv=["id"])
+        assert unknown.value.reason.name == "bad_request"
+        with pytest.raises(SandptyError) as wrong:
+            await peer.call("create", template=7)
+        assert wrong.value.reason.name == "bad_request"
+        assert await peer.ids() == {sandbox["id"]}
+
+
+async def test_a_thousand_quick_connections_leave_no_descriptor(host: Supervised) -> None:
+    """Connect and go, a thousand times; afterwards it answers and holds what it held."""
+    pid = host.supervisor_pid
+    async with host.peer() as peer:
+        await peer.call("hello")
+        before = fds(pid)
+        for _ in range(1000):
+            with socket.socket(socket.AF_UNIX) as quick:
+                quick.connect(str(host.data.supervisor_socket))
+        await until(lambda: fds(pid) <= before, 10, "descriptors")
+        assert (await peer.call("hello"))["version"] == 1
+
+
+async def test_other_accounts_are_not_heard(host: Supervised) -> None:
+    """Even if one gets at the socket: only the server's uid and root."""
+    script = (
+        "import os,socket,sys\n"
+        "os.setresuid(*[int(sys.argv[1])]*3)\n"
+        # The peer's credentials are those at connect(): so connect as the other account, through opened doors.
+        "os.chdir('/')\n"
+        "t=socket.socket(socket.AF_UNIX)\n"
+        "try:\n    t.connect(sys.argv[2])\n    t.settimeout(5)\n    sys.exit(0 if t.recv(1)==b'' else 3)\n"
+        "except (PermissionError, ConnectionResetError):\n    sys.exit(0)\n"
+    )
+    os.chmod(host.data.run, 0o755)
+    os.chmod(host.data.supervisor_socket, 0o666)
+    argv = ["/usr/bin/python3", "-c", script, "65534", str(host.data.supervisor_socket)]
+    done = program(*argv)
+    assert done.returncode == 0, done.stderr
+    await until(lambda: "refused a connection of uid 65534" in host.log(), 5)
+
+
+async def test_a_killed_runtime_is_an_error_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """crun dies in the middle of create: runtime_failed, no trace of the sandbox, and the next create works."""
+    flag = tmp_path / "die"
+    wrapper = tmp_path / "crun"
+    body = f'#!/bin/sh\n[ -e {flag} ] && case "$*" in *" run "*) kill -9 $$;; esac\nexec /usr/bin/crun "$@"\n'
+    wrapper.write_text(body)
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("SANDPTY_RUNTIME_PATH", str(wrapper))
+    async with supervised() as host, host.peer() as peer:
+        flag.touch()
+        for _ in range(3):
+            with pytest.raises(SandptyError) as caught:
+                await peer.create()
+            assert caught.value.reason.name == "runtime_failed"
+        assert await peer.ids() == set()
+        await until(lambda: not list(host.data.sandboxes.iterdir()), 5)
+        assert list(host.data.agents.iterdir()) == []
+        flag.unlink()
+        sandbox = await peer.create()
+        assert await run(sandbox, "echo fine") == "fine\n"
+
+
+async def test_a_full_disk_is_no_space_and_passes() -> None:
+    """create says no_space; running sandboxes and the supervisor live; with room again it works."""
+    host = Supervised()
+    program("mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", str(host.path))
+    try:
+        assert host.start()
+        async with host.peer() as peer:
+            sandbox = await peer.create()
+            (host.path / "filler").write_bytes(b"x" * (300 << 20))
+            with pytest.raises(SandptyError) as caught:
+                await peer.create()
+            assert caught.value.reason.name == "no_space"
+            assert await run(sandbox, "echo alive") == "alive\n"
+            (host.path / "filler").unlink()
+            await peer.create()
+            await peer.call("shutdown", kill=True)
+        await until(lambda: not host.running(), 10)
+    finally:
+        program("umount", "-l", str(host.path))
+        await host.stop()
+
+
+async def test_a_refused_tier_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A runtime that does not work: start raises with the reason, and no process stays."""
+    broken = tmp_path / "crun"
+    broken.write_text('#!/bin/sh\ncase "$*" in *--version*) echo crun version 1.0.0;; *) exit 1;; esac\n')
+    broken.chmod(0o755)
+    monkeypatch.setenv("SANDPTY_RUNTIME_PATH", str(broken))
+    host = Supervised()
+    try:
+        with pytest.raises(RuntimeError, match=r"crun 1\.0\.0 is not usable: older than 1\.4\.4"):
+            host.start()
+        broken.write_text('#!/bin/sh\ncase "$*" in *--version*) echo crun version 1.8.1;; *) exit 1;; esac\n')
+        with pytest.raises(RuntimeError, match="isolation `crun` does not work here"):
+            host.start()
+        monkeypatch.delenv("SANDPTY_RUNTIME_PATH")
+        with pytest.raises(RuntimeError, match="runsc is not installed"):
+            watch.start(host.path, "runsc", SERVER_UID, templates_dir=TEMPLATES, build_base=False)
+        await until(lambda: not host.running(), 5)
+        assert host.traces() == []
+    finally:
+        await host.stop()
+
+
+async def test_the_process_tier_works_and_says_that_it_is_none() -> None:
+    """Create, run, kill with its whole tree, deadline; pausing is refused; its agents outlive the supervisor."""
+    async with supervised("process") as host:
+        async with host.peer() as peer:
+            await peer.call("watch")
+            hello = await peer.call("hello")
+            assert (hello["tier"], hello["isolated"]) == ("process", False)
+            assert "none" in hello["facts"]["isolation"]
+            sandbox = await peer.create(template="base")
+            pids = (await run(sandbox, "for i in 1 2; do setsid sleep 1000 & echo $!; done")).split()
+            with pytest.raises(SandptyError) as refused:
+                await peer.call("pause", id=sandbox["id"], memory=True)
+            assert refused.value.reason.name == "unsupported"
+            short = await peer.create(template="base", timeout_s=0.2)
+            assert await peer.ended(short["id"], 5) == "timeout"
+        await answering(host, host.kill_supervisor())
+        async with host.peer() as peer:
+            assert await peer.ids() == {sandbox["id"]}
+            await peer.call("kill", id=sandbox["id"])
+            await until(lambda: not any(alive(int(pid)) for pid in pids), 5)
+
+
+async def test_a_peer_that_watches_and_never_reads_costs_nothing(host: Supervised) -> None:
+    """Events for it are dropped with it; everyone else is served."""
+    async with host.peer() as peer:
+        sandbox = await peer.create()
+        deaf = Peer(host.data.supervisor_socket)
+        async with deaf:
+            await deaf.call("watch")
+            deaf._task.cancel()
+            text = "x" * 100_000
+            for number in range(60):
+                await peer.call("annotate", id=sandbox["id"], annotations={"n": number, "text": text})
+            assert (await peer.call("hello"))["version"] == 1
