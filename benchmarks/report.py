@@ -1,9 +1,9 @@
-"""`python -m benchmarks.report results.json`: the tables of docs/benchmarks.md."""
+"""`python -m benchmarks.report results.json`: the tables of docs/benchmarks.md; with `--into FILE` written there."""
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ def _markdown(cells: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 GOAL_HEADING = ["goal", "measured", "limit", "ratio", ""]
 
 
@@ -88,7 +89,27 @@ def markdown(results: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def put_into(document: Path, tables: str) -> None:
+    """Replace what stands between the marks. Raises ValueError when the document has none."""
+    before, begin, rest = document.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{document} has no {BEGIN} and {END}")
+    document.write_text(f"{before}{BEGIN}\n{tables}\n{END}{after}")
+
+
+def main() -> None:
+    """Print the tables, or put them into a document."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
+    parser.add_argument("results", type=Path, help="what `scripts/bench --json` wrote")
+    parser.add_argument("--into", type=Path, metavar="FILE", help="replace the tables of this document")
+    options = parser.parse_args()
+    tables = markdown(json.loads(options.results.read_text()))
+    if options.into:
+        put_into(options.into, tables)
+    else:
+        print(tables)
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m benchmarks.report results.json")
-    print(markdown(json.loads(Path(sys.argv[1]).read_text())))
+    main()
