@@ -123,7 +123,7 @@ struct process {
     int slave;               /* held while the leader runs, so that the master never reads EIO before that */
     struct log log;
     uint64_t given; /* up to here some attachment was given output */
-    uint64_t flushed_end, flushed_at, announced_end;
+    uint64_t flushed_end, flushed_at, announced_end, enough;
     uint64_t drain_limit;   /* after the leader's exit: read up to here whatever readers do */
     uint64_t input_taken;
     struct connection *input_owner; /* whose piece of input is half written */
@@ -258,5 +258,6 @@ bool take_selector(struct reader *reader, struct selector *selector);
 extern uint64_t boot_ms;
 extern bool shutting_down;
 void agent_shutdown(void);
+void set_title(const char *name); /* what the guest sees in `ps` */
 
 #endif

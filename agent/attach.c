@@ -14,7 +14,8 @@ static uint64_t credit(const struct process *process) {
 
 /* Output waits for it and it has not moved for its stall time: then it holds nobody back. */
 static bool stalled(const struct process *process, const struct connection *at) {
-    return at->stall_ns != UINT64_MAX && process->announced_end > at->acked && loop_now() >= at->moved_at + at->stall_ns;
+    if (at->stall_ns == UINT64_MAX || process->announced_end <= at->acked) return false;
+    return loop_now() >= at->moved_at + at->stall_ns;
 }
 
 /* Must the process wait? Only if somebody live reads it and everybody live is more than the credit behind. */

@@ -133,7 +133,8 @@ static void frame(struct connection *connection, uint8_t type, struct reader *re
         known = control_frame(connection, type, reader);
     }
     if (!known || !reader_done(reader)) {
-        if (!connection->closing) connection_error(connection, BAD_FRAME, "not a frame this connection may carry", false);
+        if (connection->closing) return;
+        connection_error(connection, BAD_FRAME, "not a frame this connection may carry", false);
     }
 }
 
@@ -231,7 +232,8 @@ static bool step(struct connection *connection) {
 
 /* One more thing of what was asked. False when something has to come or happen first. */
 static bool advance(struct connection *connection) {
-    if (connection->source.fd < 0 || connection->closing || buffer_length(&connection->out) >= OUT_HIGH_BYTES) return false;
+    if (connection->source.fd < 0 || connection->closing) return false;
+    if (buffer_length(&connection->out) >= OUT_HIGH_BYTES) return false;
     if (connection->busy == BUSY_LIST) {
         control_list(connection);
         return true;

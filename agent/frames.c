@@ -1,4 +1,4 @@
-/* The codec. Fields are read byte by byte: no alignment, no host byte order, no length believed before it is checked. */
+/* The codec. Fields are read byte by byte: no alignment, no host byte order, no length believed before its check. */
 #include "frames.h"
 
 #include <stdlib.h>

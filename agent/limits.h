@@ -15,6 +15,7 @@
 
 /* --- connections ------------------------------------------------------------------------------------------------- */
 #define CONNECTIONS_MAX 1024                    /* each costs a descriptor and about 300 bytes */
+#define DESCRIPTORS_MAX (64 * KIB)              /* looked at where the kernel has no close_range() */
 #define LISTEN_RETRY_NS (100 * MS)              /* after accept() found no free descriptor */
 #define ACCEPTS_PER_TURN 32                     /* so that a connect storm cannot starve terminals */
 #define HANDSHAKE_NS (10000 * MS)               /* a peer that connects and never says HELLO */
@@ -38,7 +39,7 @@
 #define STALL_MS_DEFAULT 10000                  /* law 7: a reader that has not moved for this long is not live */
 #define EXIT_DRAIN_NS (1000 * MS)               /* law 3: how long descendants that hold the tty delay EXIT */
 #define COALESCE_NS (1 * MS)                    /* output after the first waits at most this long for company ... */
-#define COALESCE_BYTES (4 * KIB)                /* ... unless this much has come together */
+#define COALESCE_BYTES (4 * KIB)                /* ... unless this much has come together; more in a flood */
 #define READ_BYTES (64 * KIB)                   /* one read of a PTY or pipe */
 #define READS_PER_TURN 16                       /* then others get their turn: 64 KiB of a flood, 0.6 ms */
 #define LAST_READS 256                          /* at the end of a process; a pipe holds 1 MiB at most */

@@ -1,7 +1,7 @@
 /* The output log of a process: a ring of the newest bytes with absolute offsets.
  *
- * The ring is mapped at full size and the kernel gives its pages as they are first written, so it grows lazily without a
- * line of code. A pipe process's streams share it: `marks` say from which offset on which stream speaks. */
+ * The ring is mapped at full size and the kernel gives its pages as they are first written, so it grows lazily without
+ * a line of code. A pipe process's streams share it: `marks` say from which offset on which stream speaks. */
 #define _GNU_SOURCE
 #include <stdlib.h>
 #include <string.h>

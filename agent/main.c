@@ -69,12 +69,23 @@ static bool signals_open(void) {
 
 /* 0, 1 and 2 exist, nothing is inherited by children, as many descriptors as we may have. */
 static void prepare_descriptors(void) {
-    for (int fd = open("/dev/null", O_RDWR | O_CLOEXEC); fd >= 0 && fd <= 2; fd = open("/dev/null", O_RDWR | O_CLOEXEC)) {}
+    int null;
+    while ((null = open("/dev/null", O_RDWR | O_CLOEXEC)) >= 0 && null <= 2) {}
+    if (null >= 0) close(null);
     if (syscall(SYS_close_range, 3u, ~0u, 4u /* CLOSE_RANGE_CLOEXEC */) < 0)
         for (int fd = 3; fd < 1024; fd++) fcntl(fd, F_SETFD, FD_CLOEXEC);
     getrlimit(RLIMIT_NOFILE, &first_nofile);
     struct rlimit most = {first_nofile.rlim_max, first_nofile.rlim_max};
     setrlimit(RLIMIT_NOFILE, &most);
+}
+
+static char *title; /* our arguments as `ps` shows them, one piece of memory */
+static size_t title_bytes;
+
+void set_title(const char *name) {
+    prctl(PR_SET_NAME, name);
+    memset(title, 0, title_bytes);
+    strncpy(title, name, title_bytes - 1);
 }
 
 int main(int argc, char **argv) {
@@ -83,6 +94,9 @@ int main(int argc, char **argv) {
         fprintf(stderr, "usage: agent FD   (FD: a listening unix socket, 3 or above)\n");
         return 2;
     }
+    title = argv[0];
+    title_bytes = (size_t)(argv[1] + strlen(argv[1]) + 1 - argv[0]);
+    set_title("sandpty-agent");
     prctl(PR_SET_DUMPABLE, 0); /* a guest must not ptrace or read us */
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     prepare_descriptors();

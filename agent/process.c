@@ -10,6 +10,8 @@
 
 #include "agent.h"
 
+static const struct problem ENDED = {EXITED, "the process has ended"};
+static const struct problem NO_STDIN = {NOT_A_PIPE, "the process has a terminal, not a stdin pipe"};
 static struct process *oldest, *newest;
 static size_t kept_count;
 static uint64_t kept_bytes;
@@ -183,8 +185,8 @@ static void leader_exited(struct process *process, int status) {
     set_exit(process);
     if (process->slave >= 0) close(process->slave); /* from now on EIO means: nobody holds the terminal */
     process->slave = -1;
-    /* What the leader wrote is in the kernel now: it is read whatever readers do (law 3 before law 7). The log has room:
-     * credit is at most half of it. What descendants add is bounded by time and by this. */
+    /* What the leader wrote is in the kernel now: it is read whatever readers do (law 3 before law 7). The log has
+     * room: credit is at most half of it. What descendants add is bounded by time and by this. */
     process->drain_limit = process->log.end + process->log.size / 4;
     timer_arm(&process->drain, loop_now() + EXIT_DRAIN_NS);
     timer_cancel(&process->deadline);
@@ -203,11 +205,15 @@ static void flush_due(struct timer *timer) {
     process_update(process);
 }
 
-/* The first output after quiet goes at once, then company is awaited: COALESCE_NS or COALESCE_BYTES. */
+/* The first output after quiet goes at once, then company is awaited: COALESCE_NS, or enough bytes. Enough doubles
+ * while a flood goes on, up to a full frame: who reads a flood pays by the frame, and the millisecond is the same. */
 static void flush_policy(struct process *process) {
     uint64_t waiting = process->log.end - process->flushed_end;
     if (waiting == 0) return;
-    if (loop_now() - process->flushed_at >= COALESCE_NS || waiting >= COALESCE_BYTES) {
+    bool quiet = loop_now() - process->flushed_at >= COALESCE_NS;
+    if (quiet) process->enough = COALESCE_BYTES;
+    if (quiet || waiting >= process->enough) {
+        if (!quiet && process->enough < OUTPUT_BYTES_MAX) process->enough *= 2;
         timer_cancel(&process->flush);
         flush_due(&process->flush);
     } else if (!process->flush.place) {
@@ -298,9 +304,9 @@ static struct source *input_source(struct process *process) {
 
 struct problem process_input_check(const struct process *process, uint8_t stream) {
     if (stream > 2) return (struct problem){BAD_ARGUMENT, "unknown stream"};
-    if (process->pty && stream == 1) return (struct problem){NOT_A_PIPE, "the process has a terminal, not a stdin pipe"};
+    if (process->pty && stream == 1) return NO_STDIN;
     if (!process->pty && stream == 0) return (struct problem){NOT_A_PIPE, "the process has no terminal"};
-    if (process->leader_gone || process->state != STATE_RUNNING) return (struct problem){EXITED, "the process has ended"};
+    if (process->leader_gone || process->state != STATE_RUNNING) return ENDED;
     if (!process->pty && !process->stdin_open) return (struct problem){STDIN_CLOSED, "stdin is closed"};
     return NO_PROBLEM;
 }
@@ -355,7 +361,7 @@ static void input_ready(struct source *source, uint32_t events) {
 static void input_retry_due(struct timer *timer) { write_room(OWNER(timer, struct process, input_retry)); }
 
 struct problem process_close_stdin(struct process *process) {
-    if (process->pty) return (struct problem){NOT_A_PIPE, "the process has a terminal, not a stdin pipe"};
+    if (process->pty) return NO_STDIN;
     if (process->stdin_open) close_input(process);
     connections_wake(process, BUSY_INPUT); /* whose bytes can no longer be taken */
     return NO_PROBLEM;
@@ -367,8 +373,7 @@ struct problem process_resize(struct process *process, uint16_t cols, uint16_t r
     if (!process->pty) return (struct problem){NOT_A_PTY, "the process has no terminal"};
     if (cols == 0 || rows == 0 || cols > CELLS_MAX || rows > CELLS_MAX)
         return (struct problem){BAD_ARGUMENT, "columns and rows must be 1 to 10000"};
-    if (process->state != STATE_RUNNING || process->leader_gone)
-        return (struct problem){EXITED, "the process has ended"};
+    if (process->state != STATE_RUNNING || process->leader_gone) return ENDED;
     struct winsize size = {.ws_col = cols, .ws_row = rows};
     ioctl(process->output[0].fd, TIOCSWINSZ, &size);
     bool changed = cols != process->cols || rows != process->rows;
@@ -390,19 +395,19 @@ void process_kill_tree(struct process *process) {
 }
 
 struct problem process_signal(struct process *process, uint8_t target, uint8_t number, pid_t *group) {
-    const struct problem exited = {EXITED, "the process has ended"};
     *group = 0;
-    if (target > TARGET_TREE || number == 0 || number >= NSIG) return (struct problem){BAD_ARGUMENT, "no such signal or target"};
+    if (target > TARGET_TREE || number == 0 || number >= NSIG)
+        return (struct problem){BAD_ARGUMENT, "no such signal or target"};
     if (number == SIGKILL) process->kill_asked = true;
     if (target == TARGET_TREE) {
-        if (!process->reaper) return exited;
+        if (!process->reaper) return ENDED;
         if (number == SIGKILL) process_kill_tree(process);
         else tree_signal(process->reaper, KIN_DESCENDANTS, number, NULL);
         return NO_PROBLEM;
     }
-    if (process->leader_gone) return exited;
+    if (process->leader_gone) return ENDED;
     if (target == TARGET_GROUP) *group = foreground(process);
-    if (kill(target == TARGET_GROUP ? -*group : process->pid, number) < 0 && errno == ESRCH) return exited;
+    if (kill(target == TARGET_GROUP ? -*group : process->pid, number) < 0 && errno == ESRCH) return ENDED;
     return NO_PROBLEM;
 }
 

@@ -1,6 +1,6 @@
 /* Between the agent and each leader stands a reaper: a child subreaper, so that whatever the process starts, orphans or
- * moves to another session stays below it. It reaps, reports, kills the tree when told (SIGTERM, also when the agent dies)
- * and ends when nothing is left. That end is how the agent knows that a tree is empty.
+ * moves to another session stays below it. It reaps, reports, kills the tree when told (SIGTERM, also when the agent
+ * dies) and ends when nothing is left. That end is how the agent knows that a tree is empty.
  *
  * A fork of the agent without exec: 0.1 ms and a few private pages. */
 #define _GNU_SOURCE
@@ -116,7 +116,8 @@ failed:
 
 static void close_from(unsigned first) {
     if (syscall(SYS_close_range, first, ~0u, 0) == 0) return;
-    for (unsigned fd = first; fd < (first_nofile.rlim_max < 65536 ? first_nofile.rlim_max : 65536); fd++) close((int)fd);
+    rlim_t most = first_nofile.rlim_max < DESCRIPTORS_MAX ? first_nofile.rlim_max : DESCRIPTORS_MAX;
+    for (unsigned fd = first; fd < most; fd++) close((int)fd);
 }
 
 static void send_report(enum report_kind kind, enum stage stage, int value) {
@@ -156,7 +157,7 @@ static void reaper(const struct launch *launch, pid_t agent) {
     sigset_t all;
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, NULL); /* nothing but SIGKILL ends a reaper before its tree */
-    prctl(PR_SET_NAME, "sandpty-reaper");
+    set_title("sandpty-reaper");
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     prctl(PR_SET_PDEATHSIG, SIGTERM);
     if (getppid() != agent) _exit(1);

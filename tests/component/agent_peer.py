@@ -241,7 +241,7 @@ class Attachment(Peer):
 class Agent:
     """A running agent outside any namespace. Use as a context manager."""
 
-    def __init__(self, binary: Path | None = None, env: dict[str, str] | None = None, user: int | None = None) -> None:
+    def __init__(self, binary: Path | None = None, user: int | None = None, root: Path | None = None) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="sp-", dir="/tmp"))
         self.path = self.directory / "agent.sock"
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -253,15 +253,19 @@ class Agent:
             program = Path(shutil.copy(program, self.directory / "agent"))
             self.directory.chmod(0o755)
             program.chmod(0o755)
+        command = [str(program)]
+        if root is not None:
+            shutil.copy(load_build().build(arches=[load_build().machine_arch()])[0], root / "agent")  # the static one
+            command = ["chroot", str(root), "/agent"]
         number = listener.fileno()
         self.process = subprocess.Popen(
-            [str(program), str(number)],
+            [*command, str(number)],
             pass_fds=[number],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self.stderr,
             # Leaks are counted by tests; the sanitizer's own check needs ptrace, which the agent forbids itself.
-            env={"ASAN_OPTIONS": "detect_leaks=0", "PATH": os.environ["PATH"]} | (env or {}),
+            env={"ASAN_OPTIONS": "detect_leaks=0", "PATH": os.environ["PATH"]},
             user=user,
             group=user,
             extra_groups=[] if user is not None else None,

@@ -6,9 +6,10 @@ import contextlib
 import os
 import random
 import socket
+import stat
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -207,12 +208,60 @@ def test_a_peer_that_vanishes_at_any_moment_harms_nobody(agent: Agent) -> None:
     until_sync(lambda: no_children_after_kill(agent))
 
 
-def test_a_guest_cannot_hang_the_agent_with_its_account_files(agent: Agent) -> None:
-    """The agent reads only regular files of sane size: seen by its refusal to find anybody elsewhere."""
-    source = (Path(__file__).resolve().parents[2] / "agent" / "users.c").read_text()
-    assert "O_NONBLOCK" in source
-    assert "S_ISREG" in source
-    assert agent.start_error("true", user="x" * 300).code == AgentErrorCode.NO_SUCH_USER
+def a_fifo(path: Path) -> None:
+    """Its open would block."""
+    os.mkfifo(path)
+
+
+def a_device(path: Path) -> None:
+    """It never ends."""
+    os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 5))  # /dev/zero
+
+
+def a_huge_file(path: Path) -> None:
+    """Sparse, 1 TiB."""
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+
+
+def a_directory(path: Path) -> None:
+    """Not a file."""
+    path.mkdir()
+
+
+def nothing(path: Path) -> None:
+    """The file is missing."""
+    assert not path.exists()
+
+
+def a_loop(path: Path) -> None:
+    """A symbolic link to itself."""
+    path.symlink_to(path.name)
+
+
+def binary_rubbish(path: Path) -> None:
+    """Lines no account file has."""
+    path.write_bytes(
+        random.Random(1).randbytes(100_000) + b"\n::::::\n:\nroot:x\nroot:x:zero:0::/:\n" + b"root:" * 1000
+    )
+
+
+@pytest.mark.parametrize("make", [a_fifo, a_device, a_huge_file, a_directory, nothing, a_loop, binary_rubbish])
+@pytest.mark.parametrize("name", ["passwd", "group"])
+def test_a_guest_cannot_hang_or_crash_the_agent_with_its_account_files(
+    tmp_path: Path, make: Callable[[Path], None], name: str
+) -> None:
+    """Only regular files of sane size are read, and no open blocks. A bad group file costs only the groups."""
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "passwd").write_text("other:x:1:1::/:\nroot:x:0:0:root:/:/bin/sh\n")
+    (tmp_path / "etc" / name).unlink(missing_ok=True)
+    make(tmp_path / "etc" / name)
+    with running_agent(root=tmp_path) as agent:
+        if name == "passwd":
+            assert agent.start_error("/agent", flags=PIPES | 2).code == AgentErrorCode.NO_SUCH_USER
+        else:
+            assert agent.run("/agent", flags=PIPES | 2)[0].value == 2  # the agent itself is the only program there
+        lives(agent)
 
 
 def test_processes_over_the_limit_are_refused() -> None:
