@@ -84,6 +84,7 @@ class Service:
         self._host = host
         self._allowed = {0, os.geteuid(), server_uid}
         self._connections = 0
+        self.senders: set[asyncio.Task[None]] = set()  # of events, one for each connection that watches
         self.ending = asyncio.Event()
         self.kill_all = False
         self._verbs: dict[str, Callable[[msgspec.Raw], Awaitable[Any]]] = {
@@ -104,6 +105,11 @@ class Service:
     async def serve(self, data: DataDir) -> asyncio.Server:
         """Begin to listen; the caller closes the server."""
         return await asyncio.start_unix_server(self._accepted, sock=listen(data, max(self._allowed)))
+
+    def end_events(self) -> None:
+        """Nobody watches any more: these tasks have no end of their own that one could wait for."""
+        for sender in tuple(self.senders):
+            sender.cancel()
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._connections >= config.SUPERVISOR_CONNECTIONS_MAX or not self._trusted(writer):
@@ -241,6 +247,8 @@ class _Conversation:
         if self._sender is None:
             queue = self._with_events.enter_context(self._service.events.watching())
             self._sender = self._service.background.spawn(self._send_events(queue), "events")
+            self._service.senders.add(self._sender)
+            self._sender.add_done_callback(self._service.senders.discard)
 
     async def _send_events(self, queue: asyncio.Queue[Message | None]) -> None:
         with contextlib.suppress(ConnectionError):
