@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import ipaddress
 import logging
+import os
 import shutil
 import socket
 import subprocess
@@ -303,10 +304,13 @@ def _forwarding(interface: str) -> Path:
 @contextlib.contextmanager
 def _forwarding_record() -> Iterator[set[str]]:
     """Interfaces on which forwarding was off before any of us: the last supervisor switches it off again. Locked."""
+    here = str(os.stat("/proc/thread-self/ns/net").st_ino)  # of this network namespace only
     with open(_FORWARDING_RECORD, "a+", encoding="ascii") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
-        record = set(file.read().split())
+        lines = [line.split() for line in file.read().splitlines()]
+        record = {line[1] for line in lines if line[0] == here}
         yield record
         file.truncate(0)
-        file.write("".join(f"{name}\n" for name in sorted(record)))
+        others = [f"{line[0]} {line[1]}\n" for line in lines if line[0] != here]
+        file.write("".join([*others, *(f"{here} {name}\n" for name in sorted(record))]))
