@@ -14,6 +14,7 @@ NAMED = sorted(set(re.findall(r"([a-z_0-9]+/test_\w+\.py)(?:::(\w+))?", SPECIFIC
 
 
 def functions_of(path: Path) -> dict[str, ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Every function of a test file by name."""
     tree = ast.parse(path.read_text())
     return {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
 
