@@ -31,6 +31,7 @@ PROCESSES_LISTED_BYTES: Final = 8 * 1024 * 1024  # of arguments and environments
 AGENT_CONNECT_TIMEOUT_S: Final = 5.0  # an agent accepts in microseconds; longer means it is frozen or gone
 AGENT_REPLY_TIMEOUT_S: Final = 15.0  # control requests; killing a big tree is the slowest
 CLIENT_SEND_BUFFER_BYTES: Final = 128 * 1024  # kernel send buffer per client connection: little goes stale in it
+CLIENT_UNSENT_BYTES: Final = 16 * 1024  # per WebSocket, in our transport and again unsent in the kernel
 CLIENT_WRITE_HIGH_BYTES: Final = 64 * 1024  # our transport's high-water mark per client connection
 WS_CLOSE_TIMEOUT_S: Final = 30.0  # for a slow client to take what is left and say goodbye
 WS_HEARTBEAT_S: Final = 25.0  # below the 60 s at which common proxies cut idle connections

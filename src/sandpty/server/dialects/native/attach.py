@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import socket as sockets
 import struct
 from dataclasses import replace
 
@@ -63,7 +64,11 @@ class Attaching:
         if not client_acks:
             wanted = replace(wanted, window=config.ATTACH_WINDOW_BYTES)
         socket = web.WebSocketResponse(
-            timeout=config.WS_CLOSE_TIMEOUT_S, autoping=False, max_msg_size=frames.MAX_FRAME_BYTES, compress=False
+            timeout=config.WS_CLOSE_TIMEOUT_S,
+            autoping=False,
+            max_msg_size=frames.MAX_FRAME_BYTES,
+            compress=False,
+            writer_limit=config.CLIENT_UNSENT_BYTES,
         )
         if not socket.can_prepare(request):
             raise SandptyError("bad_request", "attach is a WebSocket; this request does not ask for one")
@@ -71,12 +76,24 @@ class Attaching:
             with registry.cutting(sandbox.id, attached.close):
                 registry.running(sandbox.id, who)  # it may have been paused while we attached
                 await socket.prepare(request)
+                _keep_little_unsent(request.transport)
                 relay = _Relay(socket, request.transport, attached, wanted, client_acks=client_acks)
                 try:
                     await relay.run()
                 finally:
                     relay.leave()
             return socket
+
+
+def _keep_little_unsent(transport: asyncio.Transport | None) -> None:
+    """What lies in our buffers when the user types Ctrl-C is stale output that nobody can take back.
+
+    The kernel's bound counts only what is not sent yet: a distant client is still sent as much as its way holds.
+    """
+    if transport is not None and not transport.is_closing():
+        transport.set_write_buffer_limits(high=config.CLIENT_UNSENT_BYTES)
+        client = transport.get_extra_info("socket")
+        client.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NOTSENT_LOWAT, config.CLIENT_UNSENT_BYTES)
 
 
 class _Relay:
