@@ -33,8 +33,8 @@ bool loop_init(void);
 void loop_run(void); /* until loop_stop */
 void loop_stop(void);
 uint64_t loop_now(void); /* monotonic ns, read once per turn */
-bool source_open(struct source *source, int fd, uint32_t interest);
-void source_interest(struct source *source, uint32_t interest);
+bool source_open(struct source *source, int fd, uint32_t interest); /* interest 0: not yet */
+bool source_interest(struct source *source, uint32_t interest); /* false: no memory for it */
 void source_close(struct source *source);
 bool timer_arm(struct timer *timer, uint64_t due);
 void timer_cancel(struct timer *timer);

@@ -262,7 +262,6 @@ static void update(struct connection *connection) {
     bool wants = !connection->busy && !connection->closing && !connection->peer_done;
     if (wants && buffer_length(&connection->out) < OUT_HIGH_BYTES) interest |= EPOLLIN;
     if (buffer_length(&connection->out) > 0 || connection->send_blocked) interest |= EPOLLOUT;
-    if (connection->busy == BUSY_LIST) interest |= EPOLLOUT; /* more to say, however fast the last part went */
     /* Busy: only to notice that the peer has gone (HUP is always reported). */
     if (interest == 0 && !connection->peer_done) interest = EPOLLPRI;
     source_interest(&connection->source, interest);

@@ -38,22 +38,23 @@ bool loop_init(void) {
 /* --- descriptors ------------------------------------------------------------------------------------------------- */
 
 bool source_open(struct source *source, int fd, uint32_t interest) {
-    struct epoll_event event = {.events = interest, .data.ptr = source};
-    if (epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0) return false;
     source->fd = fd;
-    source->interest = interest;
-    source->added = true;
-    return true;
+    source->interest = 0;
+    source->added = false;
+    if (interest == 0 || source_interest(source, interest)) return true;
+    source->fd = -1; /* the caller's to close */
+    return false;
 }
 
 /* Interest 0 takes the descriptor out: epoll reports HUP and ERR whether asked or not, for ever. */
-void source_interest(struct source *source, uint32_t interest) {
-    if (source->fd < 0 || (source->interest == interest && source->added == (interest != 0))) return;
+bool source_interest(struct source *source, uint32_t interest) {
+    if (source->fd < 0 || source->interest == interest) return true;
     struct epoll_event event = {.events = interest, .data.ptr = source};
     int operation = interest == 0 ? EPOLL_CTL_DEL : source->added ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
-    epoll_ctl(epoll_fd, operation, source->fd, &event);
+    if (epoll_ctl(epoll_fd, operation, source->fd, &event) < 0 && operation != EPOLL_CTL_DEL) return false;
     source->added = interest != 0;
     source->interest = interest;
+    return true;
 }
 
 void source_close(struct source *source) {

@@ -228,6 +228,7 @@ static uint8_t stream_of(const struct process *process, const struct source *sou
 
 static bool held_back(const struct process *process, const struct source *source) {
     if (process->state == STATE_ENDED) return false;
+    if (process->state == STATE_STARTING) return true; /* until who asked for it reads it: its first bytes count too */
     bool drained = process->drained[source == &process->output[1]];
     if (process->leader_gone && !drained && process->log.end < process->drain_limit) return false;
     return process->flow_paused;

@@ -119,7 +119,7 @@ static bool open_terminal(struct process *process, const struct user *user, stru
     if (master < 0) return false;
     struct winsize size = {.ws_col = process->cols, .ws_row = process->rows};
     if (ioctl(master, TIOCSPTLCK, &unlock) < 0 || ioctl(master, TIOCSWINSZ, &size) < 0 ||
-        (process->slave = open_slave(master)) < 0 || !source_open(&process->output[0], master, EPOLLIN)) {
+        (process->slave = open_slave(master)) < 0 || !source_open(&process->output[0], master, 0)) {
         close(master);
         return false;
     }
@@ -128,24 +128,24 @@ static bool open_terminal(struct process *process, const struct user *user, stru
     return true;
 }
 
-static bool open_pipe(struct source *source, int *child_end, int ours) {
+static bool open_pipe(struct source *source, int *child_end, int ours, uint32_t interest) {
     int pipe_ends[2];
     if (pipe2(pipe_ends, O_CLOEXEC) < 0) return false;
     *child_end = pipe_ends[1 - ours];
     fcntl(pipe_ends[ours], F_SETFL, O_NONBLOCK);
-    if (source_open(source, pipe_ends[ours], EPOLLIN)) return true;
+    if (source_open(source, pipe_ends[ours], interest)) return true;
     close(pipe_ends[ours]);
     return false;
 }
 
 static bool open_pipes(struct process *process, bool with_stdin, struct ends *ends) {
     if (with_stdin) {
-        if (!open_pipe(&process->input, &ends->stdio[0], 1)) return false;
-        source_interest(&process->input, 0); /* asked only when a write did not fit */
+        if (!open_pipe(&process->input, &ends->stdio[0], 1, 0)) return false; /* asked only when a write did not fit */
     } else if ((ends->stdio[0] = open("/dev/null", O_RDONLY | O_CLOEXEC)) < 0) {
         return false;
     }
-    return open_pipe(&process->output[0], &ends->stdio[1], 0) && open_pipe(&process->output[1], &ends->stdio[2], 0);
+    return open_pipe(&process->output[0], &ends->stdio[1], 0, 0) &&
+           open_pipe(&process->output[1], &ends->stdio[2], 0, 0);
 }
 
 static bool open_ends(struct process *process, const struct start_request *request, const struct user *user,
@@ -153,7 +153,7 @@ static bool open_ends(struct process *process, const struct start_request *reque
     bool with_stdin = request->flags & START_STDIN;
     if (!(process->pty ? open_terminal(process, user, ends) : open_pipes(process, with_stdin, ends))) return false;
     process->stdin_open = process->pty || with_stdin;
-    return open_pipe(&process->reports, &ends->status, 0);
+    return open_pipe(&process->reports, &ends->status, 0, EPOLLIN);
 }
 
 static void close_ends(const struct process *process, const struct ends *ends) {
@@ -253,6 +253,7 @@ void process_started(struct process *process, const struct report *report) {
         process->pid = report->value;
         process->started_ms = unix_ms();
         connections_started(process, NO_PROBLEM);
+        process_update(process);
         return;
     }
     struct problem problem = {report->stage == STAGE_CWD ? BAD_CWD : START_FAILED, strerror(report->value)};

@@ -341,6 +341,23 @@ class Agent:
         return descendants(self.pid)
 
 
+def foreground(shell: int) -> list[str]:
+    """Names of the programs in the foreground group of a shell's terminal; empty while that is the shell itself."""
+
+    def fields(pid: str) -> list[str]:
+        with contextlib.suppress(OSError):
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return []
+
+    group = fields(str(shell))[5]
+    if group == str(shell):
+        return []
+    members = [
+        entry for entry in Path("/proc").iterdir() if entry.name.isdigit() and fields(entry.name)[2:3] == [group]
+    ]
+    return [(member / "comm").read_text().strip() for member in members]
+
+
 def descendants(root: int) -> list[int]:
     """Live and dead pids whose parents lead to `root`."""
     parents: dict[int, int] = {}

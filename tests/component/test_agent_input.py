@@ -12,7 +12,7 @@ import pytest
 
 from sandpty.wire import frames
 from sandpty.wire.frames import AgentError, AgentErrorCode, Done, From, InputAck, ProcessInfo, Resized, Start, Started
-from tests.component.agent_peer import PIPES, SHELL, Agent, PeerClosedError, running_agent
+from tests.component.agent_peer import PIPES, SHELL, Agent, PeerClosedError, foreground, running_agent
 from tests.waiting import until_sync
 
 STDIN = PIPES | frames.StartFlags.STDIN
@@ -179,10 +179,12 @@ def test_input_to_an_ended_process_is_refused(agent: Agent) -> None:
 
 def test_input_by_request_is_answered_once_it_was_taken(agent: Agent) -> None:
     """INPUT_PROCESS: all three stream selectors."""
-    with agent.start("cat") as terminal, agent.start("cat", flags=STDIN) as pipes, agent.peer() as peer:
+    raw = ("sh", "-c", "stty raw -echo; echo ready; exec cat")
+    with agent.start(*raw) as terminal, agent.start("cat", flags=STDIN) as pipes, agent.peer() as peer:
+        terminal.read_until(b"ready")
         peer.request(frames.encode_input_process(terminal.selector, 0, b"pty\n"), Done)
         peer.request(frames.encode_input_process(terminal.selector, 2, b"any\n"), Done)
-        terminal.read_until(b"any\r\nany")
+        terminal.read_until(b"pty\nany\n")
         peer.request(frames.encode_input_process(pipes.selector, 1, b"stdin"), Done)
         peer.request(frames.encode_input_process(pipes.selector, 2, b"any", 5), Done)
         peer.request(frames.encode_input_process(pipes.selector, 2, b"any", 5), Done)
@@ -295,7 +297,7 @@ def test_the_foreground_group_gets_the_signal_and_the_shell_does_not() -> None:
     with running_agent() as agent, agent.start(*SHELL, env={"PS1": "$ "}) as shell:
         shell.type(b"sleep 1000\n")
         with agent.peer() as peer:
-            until_sync(lambda: len(agent.children()) >= 3)
+            until_sync(lambda: foreground(shell.attached.pid) == ["sleep"])
             peer.request(frames.encode_signal_process(shell.selector, 2, frames.Target.GROUP), Done)
         shell.type(b"echo status $?\n")
         shell.read_until(b"status 130")

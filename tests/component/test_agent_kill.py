@@ -13,7 +13,7 @@ import pytest
 
 from sandpty.wire import frames
 from sandpty.wire.frames import AgentErrorCode, Done, Exit, ExitReason, Selector, Target
-from tests.component.agent_peer import PIPES, SHELL, Agent, Attachment, PeerClosedError, running_agent
+from tests.component.agent_peer import PIPES, SHELL, Agent, Attachment, PeerClosedError, foreground, running_agent
 from tests.waiting import until_sync
 
 
@@ -120,7 +120,7 @@ def test_killing_the_foreground_group_leaves_the_shell(agent: Agent) -> None:
     """Target group: DONE once the whole group is gone."""
     with agent.start(*SHELL, env={"PS1": "$ "}) as shell:
         shell.type(b"sleep 1000 | sleep 1000\n")
-        until_sync(lambda: len(agent.children()) == 4)
+        until_sync(lambda: foreground(shell.attached.pid) == ["sleep", "sleep"])
         kill(agent, shell, Target.GROUP)
         assert len(agent.children()) == 2
         shell.type(b"echo al''ive\n")
