@@ -290,7 +290,7 @@ async def test_a_refused_tier_is_told_in_one_line(monkeypatch: pytest.MonkeyPatc
         with pytest.raises(RuntimeError, match="isolation `crun` does not work here"):
             host.start()
         monkeypatch.delenv("SANDPTY_RUNTIME_PATH")
-        with pytest.raises(RuntimeError, match="runsc is not installed"):
+        with pytest.raises(RuntimeError, match="`runsc` is not offered yet"):
             watch.start(host.path, "runsc", SERVER_UID, templates_dir=TEMPLATES, build_base=False)
         await until(lambda: not host.running(), 5)
         assert host.traces() == []

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 GATEWAY = IPv4Address("169.254.1.1")
 GUEST_INTERFACE = "eth0"
 GUEST_INDEX = 2
+NAME_SERVERS_VARIABLE = "SANDPTY_NAME_SERVERS"  # for hosts whose only resolver listens on loopback
 _NFT_TIMEOUT_S = 10.0
 _FORWARDING_RECORD = Path("/run/sandpty-forwarding")
 _POOL = IPv4Network("10.128.0.0/9")  # where the guests' addresses come from
@@ -72,7 +73,9 @@ def choose_subnet(tag: str, taken: list[IPv4Network]) -> IPv4Network:
 
 
 def resolvers() -> list[IPv4Address]:
-    """The host's DNS servers that a guest can reach: IPv4, not on the host itself."""
+    """The DNS servers that a guest may use: SANDPTY_NAME_SERVERS, else the host's, IPv4 and not on the host itself."""
+    if named := os.environ.get(NAME_SERVERS_VARIABLE):
+        return [IPv4Address(word) for word in named.replace(",", " ").split()]
     for path in _RESOLV_CONF:
         try:
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -166,7 +169,7 @@ class Network:
         else:
             try:
                 self._open(routes, links)
-            except (OSError, subprocess.SubprocessError) as error:
+            except (OSError, ValueError, subprocess.SubprocessError) as error:
                 self.detail = f"loopback only: {error}"
         log.info("network: %s", self.detail)
 

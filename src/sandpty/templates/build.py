@@ -123,12 +123,15 @@ def build_base(templates: Path, show: Show) -> None:
 
 
 def _build_into(new: Path, templates: Path, show: Show) -> None:
-    os.umask(0o022)
     root = new / "rootfs"
     show(Progress(0, "starting"))
-    _run(_command(root, new), show)
-    show(Progress(98, "setting up users"))
-    base.finish(root)
+    umask = os.umask(0o022)  # what is made in the template is for its users to read
+    try:
+        _run(_command(root, new), show)
+        show(Progress(98, "setting up users"))
+        base.finish(root)
+    finally:
+        os.umask(umask)
     for path in new.iterdir():
         if path.is_file():
             path.unlink()
