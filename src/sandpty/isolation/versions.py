@@ -16,7 +16,7 @@ _WHY = {
 
 
 def parse(text: str) -> str:
-    """`1.8.1` from `crun version 1.8.1 ...`, `20240729.0` from runsc's `release-20240729.0`; empty when there is none."""
+    """`1.8.1` from `crun version 1.8.1`, `20240729.0` from runsc's `release-20240729.0`; empty: there is none."""
     match = re.search(r"version\s+(?:release-)?v?([0-9][0-9A-Za-z.+~-]*)", text)
     return match.group(1) if match else ""
 
