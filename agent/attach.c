@@ -330,6 +330,11 @@ static void pong(struct connection *connection, uint64_t token) {
 bool attach_frame(struct connection *connection, uint8_t type, struct reader *reader) {
     struct problem problem = NO_PROBLEM;
     uint64_t number;
+    if (connection->exit_said && type != ACK) { /* EXIT is last: nothing that is said after it is answered */
+        connection->input.discard = true;
+        reader->at = reader->end;
+        return true;
+    }
     if (type == START && connection->role == ROLE_GREETED) {
         start(connection, reader);
     } else if (type == ATTACH && connection->role == ROLE_GREETED) {

@@ -392,7 +392,9 @@ static pid_t foreground(const struct process *process) {
 }
 
 void process_kill_tree(struct process *process) {
-    if (process->reaper) kill(process->reaper, SIGTERM);
+    if (!process->reaper) return;
+    kill(process->reaper, SIGTERM);
+    kill(process->reaper, SIGCONT); /* the guest's root may have stopped it */
 }
 
 struct problem process_signal(struct process *process, uint8_t target, uint8_t number, pid_t *group) {

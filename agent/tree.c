@@ -31,10 +31,10 @@ static bool read_entry(int proc, const char *name, struct entry *entry) {
     if (count <= 0) return false;
     line[count] = 0;
     char *after = strrchr(line, ')'); /* a name may hold anything, also parentheses */
-    char letter;
-    int parent, group;
-    if (!after || sscanf(after + 1, " %c %d %d", &letter, &parent, &group) != 3) return false;
-    *entry = (struct entry){atoi(name), parent, group, letter == 'Z' || letter == 'X', false};
+    if (!after || strlen(after) < 4) return false;
+    char *at = after + 3; /* `) S 12 34`: state, parent, group */
+    pid_t parent = (pid_t)strtol(at, &at, 10), group = (pid_t)strtol(at, &at, 10);
+    *entry = (struct entry){atoi(name), parent, group, after[2] == 'Z' || after[2] == 'X', false};
     return true;
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -114,6 +115,19 @@ def test_exit_is_last_and_names_the_end_of_the_log(agent: Agent) -> None:
         assert (exit.value, exit.end, attachment.seen.data) == (3, 4, b"last")
         with pytest.raises(PeerClosedError):
             attachment.receive()
+
+
+def test_what_a_viewer_says_after_exit_is_not_answered(agent: Agent) -> None:
+    """Law 3: EXIT is last, also for a viewer that was typing; its ACK still counts for `continue`."""
+    with agent.start("sh", "-c", "printf last", window=1000) as attachment:
+        attachment.read_exit()
+        attachment.send(frames.encode_ping(1) + frames.encode_input(b"x" * 100, 0) + frames.encode_resize(0, 0))
+        attachment.send(frames.encode_list() + frames.encode_ack(4))
+        attachment.socket.shutdown(socket.SHUT_WR)
+        with pytest.raises(PeerClosedError):
+            attachment.receive()
+    with agent.attach(attachment.selector, From.CONTINUE) as again:
+        assert again.attached.start == 4
 
 
 def test_a_grandchild_that_holds_the_terminal_delays_exit_by_a_second_at_most(agent: Agent) -> None:
