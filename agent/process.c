@@ -150,8 +150,9 @@ static void process_end(struct process *process) {
     timer_arm(&process->forget, loop_now() + KEPT_NS);
     kept_count++;
     kept_bytes += held_bytes(process);
-    process_reference(process);     /* waking may release the last other one */
+    process_reference(process); /* waking may release the last other one */
     attachments_pump(process);
+    process_update(process); /* what descendants write from now on is read and dropped, whoever was held back for */
     connections_wake(process, BUSY_INPUT);
     connections_wake(process, BUSY_WAIT);
     connections_wake(process, BUSY_KILL);
