@@ -57,7 +57,7 @@ class Disk:
         self._blank.mkdir(mode=0o700, exist_ok=True)
         probe = self._blank / "probe.img"
         try:
-            self._copy_blank(probe, 16)
+            self.copy_blank(probe, 16)
             mount(probe, mountpoint)
             syscalls.unmount(str(mountpoint))
             self.limited = True
@@ -72,7 +72,7 @@ class Disk:
         if not self.limited:
             (directory / "disk").mkdir(mode=0o700)
             return
-        self._copy_blank(directory / IMAGE_NAME, disk_mb)
+        self.copy_blank(directory / IMAGE_NAME, disk_mb)
 
     def attach(self, directory: Path, mountpoint: Path) -> Path:
         """Where to write for the sandbox whose image is in `directory`: `mountpoint`, or the plain directory."""
@@ -83,7 +83,8 @@ class Disk:
         mount(image, mountpoint)
         return mountpoint
 
-    def _copy_blank(self, target: Path, disk_mb: int) -> None:
+    def copy_blank(self, target: Path, disk_mb: int) -> None:
+        """An empty image of that size. Raises OSError."""
         blank = self._blank / f"{disk_mb}.img"
         if not blank.exists():
             _make_file_system(blank, disk_mb * 1024 * 1024)

@@ -31,6 +31,7 @@ from sandpty.isolation.idmap import range_of, tag_of
 from sandpty.isolation.namespaces import Launcher, Namespaces
 from sandpty.isolation.network import Network
 from sandpty.isolation.slots import Prepared, Slots, group_of
+from sandpty.isolation.spares import SIZE_MB, Spares
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import Limits
 
@@ -72,7 +73,15 @@ class OciDriver:
         # as the sandbox's root, who may not pass through the data directory, and no path of ours shows inside.
         self._stage = Path("/run") / f"sandpty-{self._tag}"
         self._own_groups = runtime.name == "crun"  # the others must make the groups themselves
-        self._slots = Slots(self._tag, self._network, self._cgroups, background, launchers=self._own_groups)
+        self._spares = Spares(self._disk, data.root / "spare", self._stage, self._tag)
+        self._slots = Slots(
+            self._tag,
+            network=self._network,
+            cgroups=self._cgroups,
+            spares=self._spares,
+            background=background,
+            launchers=self._own_groups,
+        )
         self._profile: dict[str, Any] | None = None
         self._bpf: str | None = None
 
@@ -93,12 +102,16 @@ class OciDriver:
             raise TierRefusedError(f"no private mounts: {error}") from error
         await asyncio.to_thread(self._disk.open, self._stage / "probe")
         await asyncio.to_thread(self._network.open)
+        self._spares.open()
 
     def _set_stage(self) -> None:
         self._stage.mkdir(exist_ok=True)
         if not os.path.ismount(self._stage):
             syscalls.mount("tmpfs", str(self._stage), "tmpfs", syscalls.MS_NODEV, f"mode=0711,size={STAGE_BYTES}")
-        (self._stage / "probe").mkdir(exist_ok=True)
+        overlay.unmount_below(self._stage)  # what a killed supervisor was about to use
+        for left in self._stage.iterdir():
+            shutil.rmtree(left, ignore_errors=True)
+        (self._stage / "probe").mkdir()
         agent = self._stage / "agent"
         agent.unlink(missing_ok=True)
         shutil.copyfile(self._agent, agent)
@@ -136,7 +149,7 @@ class OciDriver:
     async def start(self, plan: Plan, listener: socket.socket) -> Started:
         prepared = await self._slots.prepared(plan.slot, plan.internet)
         try:
-            await asyncio.to_thread(self._prepare, plan, prepared.namespaces)
+            await asyncio.to_thread(self._prepare, plan, prepared)
             if self._own_groups and plan.limits != Limits():
                 self._cgroups.apply(group_of(plan.slot), plan.limits)
             return await self._run(plan, listener, prepared)
@@ -146,8 +159,9 @@ class OciDriver:
         finally:
             prepared.close()
             self._unstage(plan)  # the sandbox has its own copy of the mounts
+            self._slots.refill()  # not earlier: both want the same kernel locks
 
-    def _prepare(self, plan: Plan, namespaces: Namespaces) -> None:
+    def _prepare(self, plan: Plan, prepared: Prepared) -> None:
         ids = range_of(self._tag, plan.slot)
         stage = self._stage / plan.id
         for directory in (stage, stage / "root", stage / "disk"):
@@ -157,16 +171,21 @@ class OciDriver:
         boot_id.write_text(plan.boot_id + "\n", encoding="ascii")
         boot_id.chmod(0o444)
         fresh = not disk.exists(plan.directory)
-        if fresh:
-            self._disk.make(plan.directory, plan.limits.disk_mb)
+        if fresh and prepared.spare is not None and plan.limits.disk_mb == SIZE_MB:
+            writable = prepared.spare.move_to(plan.directory)
         else:
-            disk.check(plan.directory)
-        writable = self._disk.attach(plan.directory, stage / "disk")
+            if fresh:
+                self._disk.make(plan.directory, plan.limits.disk_mb)
+            else:
+                disk.check(plan.directory)
+            writable = self._disk.attach(plan.directory, stage / "disk")
         overlay.make_writable(writable, plan.layers, ids)
         if fresh:
             overlay.write_files(writable, self._files(plan), ids)
-        overlay.mount(stage / "root", writable, plan.layers, namespaces.user)
-        (plan.directory / "config.json").write_text(json.dumps(self._config(plan, namespaces)), encoding="utf-8")
+        overlay.mount(stage / "root", writable, plan.layers, prepared.namespaces.user)
+        (plan.directory / "config.json").write_text(
+            json.dumps(self._config(plan, prepared.namespaces)), encoding="utf-8"
+        )
 
     def _unstage(self, plan: Plan) -> None:
         stage = self._stage / plan.id

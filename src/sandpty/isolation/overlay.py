@@ -85,3 +85,12 @@ def unmount(root: Path) -> None:
     """Take away what `mount` made (a running sandbox holds a copy); nothing there is fine."""
     with contextlib.suppress(OSError):
         syscalls.unmount(str(root))
+
+
+def unmount_below(directory: Path) -> None:
+    """Take away every mount under `directory`, the last one first."""
+    lines = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    for line in reversed(lines):
+        if line.split()[1].startswith(f"{directory}/"):
+            with contextlib.suppress(OSError):
+                syscalls.unmount(line.split()[1])

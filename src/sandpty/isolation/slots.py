@@ -22,6 +22,7 @@ from sandpty.isolation.cgroup import Cgroups
 from sandpty.isolation.idmap import SLOTS_MAX, range_of
 from sandpty.isolation.namespaces import Launcher, Namespaces, Nursery
 from sandpty.isolation.network import Network
+from sandpty.isolation.spares import Spare, Spares
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import Limits
 
@@ -34,10 +35,13 @@ class Prepared:
     """Everything a start needs; `close` it afterwards. No launcher: the runtime makes the groups itself."""
 
     namespaces: Namespaces
-    launcher: Launcher | None
+    launcher: Launcher | None = None
+    spare: Spare | None = None
 
     def close(self) -> None:
         self.namespaces.close()
+        if self.spare is not None:
+            self.spare.close()
         if self.launcher is not None:
             self.launcher.close()
 
@@ -51,11 +55,19 @@ class Slots:
     """All slots of one data directory. With `launchers` the control groups are joined in advance."""
 
     def __init__(
-        self, tag: str, network: Network, cgroups: Cgroups, background: Background, *, launchers: bool
+        self,
+        tag: str,
+        *,
+        network: Network,
+        cgroups: Cgroups,
+        spares: Spares,
+        background: Background,
+        launchers: bool,
     ) -> None:
         self._tag = tag
         self._network = network
         self._cgroups = cgroups
+        self._spares = spares
         self._background = background
         self._launchers = launchers
         self._nursery = Nursery()
@@ -88,8 +100,7 @@ class Slots:
         """Fresh namespaces and a launcher for the slot, wired; the caller closes it. Raises runtime_failed."""
         made = self._ready.pop(slot, None)
         if made is None:
-            made = await self._make(slot)
-        self.refill()
+            made = await self._make(slot, spare=False)
         if self._network.available and internet:
             try:
                 # Not in the thread, where others are being prepared: two messages take a quarter of a millisecond.
@@ -99,15 +110,17 @@ class Slots:
                 raise SandptyError("runtime_failed", f"the sandbox's network cannot be made: {error}") from error
         return made
 
-    async def _make(self, slot: int) -> Prepared:
+    async def _make(self, slot: int, *, spare: bool) -> Prepared:
         try:
-            return await self._in_thread(self._make_now, slot)
+            return await self._in_thread(self._make_now, slot, spare)
         except OSError as error:
-            raise SandptyError("runtime_failed", f"namespaces cannot be made: {error}") from error
+            raise SandptyError("runtime_failed", f"namespaces, groups or disk cannot be made: {error}") from error
 
-    def _make_now(self, slot: int) -> Prepared:
-        made = Prepared(self._nursery.make(range_of(self._tag, slot)), None)
+    def _make_now(self, slot: int, spare: bool) -> Prepared:
+        made = Prepared(self._nursery.make(range_of(self._tag, slot)))
         try:
+            if spare:
+                made.spare = self._spares.make(slot)
             if self._network.available:
                 self._network.attach(slot, made.namespaces.network)
             if self._launchers:
@@ -148,7 +161,7 @@ class Slots:
                 return
             self._used.add(slot)  # nobody may take it while it is half made
             try:
-                self._ready[slot] = await self._make(slot)
+                self._ready[slot] = await self._make(slot, spare=True)
             except SandptyError as error:
                 log.warning("cannot prepare a slot: %s", error)
                 return
