@@ -367,8 +367,7 @@ def test_random_frames_do_not_break_the_sanitizer_build() -> None:
         until_sync(lambda: descriptors(agent.pid) < 20)
         lives(agent)
         assert agent.stop() == 0, agent.report
-        assert "ERROR" not in agent.report, agent.report
-        assert "runtime error" not in agent.report, agent.report
+        assert agent.report == ""
     assert conversations > 50
 
 
