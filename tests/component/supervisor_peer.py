@@ -171,7 +171,7 @@ class Supervised:
 
     async def stop(self) -> None:
         """End everything; also what a failed test left half alive."""
-        with contextlib.suppress(OSError, SandptyError, TimeoutError):
+        with contextlib.suppress(OSError, SandptyError, TimeoutError, RuntimeError):
             if not self.data.supervisor_socket.exists():
                 self.start()
             async with self.peer() as peer:

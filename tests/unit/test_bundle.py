@@ -88,6 +88,14 @@ def test_the_hosts_secrets_in_proc_and_sys_are_masked() -> None:
     assert "cgroup" not in {mount.get("type") for mount in made["mounts"]}
 
 
+def test_the_boot_id_is_the_sandboxs_own() -> None:
+    """Bound by the runtime, or later where the runtime mounts nothing below /proc."""
+    targets = {mount["destination"] for mount in config(SPEC)["mounts"]}
+    assert "/proc/sys/kernel/random/boot_id" in targets
+    later = {mount["destination"] for mount in config(replace(SPEC, boot_id_file=None))["mounts"]}
+    assert later == targets - {"/proc/sys/kernel/random/boot_id"}
+
+
 def test_the_filter_is_given_compiled_or_as_a_profile() -> None:
     """Exactly one of them."""
     compiled = config(replace(SPEC, seccomp_bpf="AAAA"))

@@ -13,6 +13,7 @@ from sandpty.isolation.idmap import IdRange
 from sandpty.wire.verbs import Limits
 
 AGENT_PATH = "/run/.sandpty/agent"
+BOOT_ID_PATH = "/proc/sys/kernel/random/boot_id"
 PTYS_MAX = 256  # per sandbox; the host has 3,071 for all of them together
 DEV_BYTES = 1024 * 1024  # /dev holds links and directories only
 MESSAGE_QUEUE_BYTES = 819_200  # the kernel's default for /dev/mqueue
@@ -60,7 +61,7 @@ class Spec:
     hostname: str
     root: str
     agent: str
-    boot_id_file: str
+    boot_id_file: str | None  # None: it is mounted later, because the runtime mounts nothing below /proc
     cgroups_path: str
     limits: Limits
     ids: IdRange
@@ -82,7 +83,7 @@ def _bind(destination: str, source: str, *options: str) -> dict[str, Any]:
 
 def _mounts(spec: Spec) -> list[dict[str, Any]]:
     shm_bytes = spec.limits.memory_mb * 1024 * 1024 // 2  # counts as the sandbox's memory too
-    return [
+    mounts = [
         {"destination": "/proc", "type": "proc", "source": "proc"},
         _tmpfs("/dev", "tmpfs", "strictatime", "mode=755", f"size={DEV_BYTES}"),
         _tmpfs("/dev/pts", "devpts", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5", f"max={PTYS_MAX}"),
@@ -90,8 +91,10 @@ def _mounts(spec: Spec) -> list[dict[str, Any]]:
         _tmpfs("/dev/mqueue", "mqueue", "noexec", "nodev"),
         _tmpfs("/sys", "sysfs", "noexec", "nodev", "ro"),
         _bind(AGENT_PATH, spec.agent, "nodev"),
-        _bind("/proc/sys/kernel/random/boot_id", spec.boot_id_file, "nodev", "noexec"),
     ]
+    if spec.boot_id_file is not None:
+        mounts.append(_bind(BOOT_ID_PATH, spec.boot_id_file, "nodev", "noexec"))
+    return mounts
 
 
 def _resources(spec: Spec) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from sandpty import config
 
 SLOTS_MAX = 4000  # of one data directory: sandboxes, and a few being made or removed
-_LAST_UID = 0xFFFF_FFFE - 1
+_LAST_UID = 0x7FFF_FFFF  # beyond it programs that take a uid for a signed number fail
 _PLACES = (_LAST_UID - config.UID_BASE) // (config.UID_RANGE * SLOTS_MAX)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import struct
@@ -42,6 +43,12 @@ class Launcher:
         self.pid = pid
         self.pidfd = pidfd  # readable once it, or the program that it became, has ended
         self._order = order
+
+    @property
+    def alive(self) -> bool:
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return not poll.poll(0)
 
     def launch(self, argv: Sequence[str], fd3: int) -> None:
         """Become `argv` with `fd3` as its descriptor 3. Raises OSError when the launcher is gone."""

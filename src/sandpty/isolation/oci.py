@@ -132,6 +132,7 @@ class OciDriver:
         }
 
     async def close(self, *, sandboxes_left: bool) -> None:
+        await self._background.settle(config.STOP_TIMEOUT_S)  # slots being given back
         await self._slots.close()
         if not sandboxes_left:
             await asyncio.to_thread(self._network.close)
@@ -152,7 +153,12 @@ class OciDriver:
             await asyncio.to_thread(self._prepare, plan, prepared)
             if self._own_groups and plan.limits != Limits():
                 self._cgroups.apply(group_of(plan.slot), plan.limits)
-            return await self._run(plan, listener, prepared)
+            started = await self._run(plan, listener, prepared)
+            if not self._own_groups:
+                # Before anybody knows the sandbox's socket: nothing of the guest runs yet that could interfere.
+                source = str(self._stage / plan.id / "boot_id")
+                await asyncio.to_thread(syscalls.bind_inside, started.pid, source, bundle.BOOT_ID_PATH)
+            return started
         except BaseException:
             await asyncio.shield(self._clean_up(plan))
             raise
@@ -208,7 +214,7 @@ class OciDriver:
             hostname=plan.id,
             root=str(self._stage / plan.id / "root"),
             agent=str(self._stage / "agent"),
-            boot_id_file=str(self._stage / plan.id / "boot_id"),
+            boot_id_file=str(self._stage / plan.id / "boot_id") if self._own_groups else None,
             cgroups_path=self._cgroups.oci_path(group_of(plan.slot)),
             limits=plan.limits,
             ids=range_of(self._tag, plan.slot),

@@ -99,6 +99,9 @@ class Slots:
     async def prepared(self, slot: int, internet: bool) -> Prepared:
         """Fresh namespaces and a launcher for the slot, wired; the caller closes it. Raises runtime_failed."""
         made = self._ready.pop(slot, None)
+        if made is not None and made.launcher is not None and not made.launcher.alive:
+            made.close()  # somebody killed it
+            made = None
         if made is None:
             made = await self._make(slot, spare=False)
         if self._network.available and internet:
@@ -154,7 +157,7 @@ class Slots:
             self._refilling = self._background.spawn(self._refill(), "prepare slots")
 
     async def _refill(self) -> None:
-        while len(self._ready) < config.SLOTS_READY:
+        while not self._closed and len(self._ready) < config.SLOTS_READY:
             busy = self._used | self._ready.keys()
             slot = next((number for number in range(SLOTS_MAX) if number not in busy), None)
             if slot is None:
@@ -172,8 +175,7 @@ class Slots:
         """Give everything prepared back."""
         self._closed = True
         if self._refilling is not None:
-            self._refilling.cancel()
-            await asyncio.wait([self._refilling])
+            await asyncio.wait([self._refilling])  # not cancelled: what its thread makes must be given back too
         for slot, made in self._ready.items():
             launcher = made.launcher
             made.close()

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import struct
+import threading
 from collections.abc import Iterator
 from typing import Final
 
@@ -22,11 +23,15 @@ MS_PRIVATE: Final = 1 << 18
 MNT_DETACH: Final = 2
 CLONE_NEWNET: Final = 0x40000000
 CLONE_NEWUSER: Final = 0x10000000
+_CLONE_FS: Final = 0x200
+_CLONE_NEWNS: Final = 0x20000
 _AT_FDCWD: Final = -100
 _AT_EMPTY_PATH: Final = 0x1000
 _OPEN_TREE_CLONE: Final = 1
 _MOVE_MOUNT_F_EMPTY_PATH: Final = 4
 _MOUNT_ATTR_RDONLY: Final = 1
+_MOUNT_ATTR_NOSUID: Final = 2
+_MOUNT_ATTR_NODEV: Final = 4
 _MOUNT_ATTR_IDMAP: Final = 0x00100000
 # The same numbers on every architecture since Linux 5.2.
 _SYS_OPEN_TREE: Final = 428
@@ -83,6 +88,47 @@ def mount_idmapped(source: str, target: str, userns_fd: int) -> None:
         size = ctypes.c_size_t(len(attributes))
         empty = ctypes.c_uint(_AT_EMPTY_PATH)
         _syscall(_SYS_MOUNT_SETATTR, tree, b"", empty, attributes, size, what=f"mount_setattr {source}")
+        move = ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH)
+        _syscall(_SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), move, what=f"move_mount {target}")
+    finally:
+        os.close(tree)
+
+
+def bind_inside(pid: int, source: str, target: str) -> None:
+    """Bind a file of ours, read-only, on a path in another process's mount namespace.
+
+    In a thread of its own: entering a mount namespace needs a file system state (root, working directory) that no other
+    thread shares.
+    """
+    failure: list[OSError] = []
+
+    def work() -> None:
+        try:
+            _bind_inside(pid, source, target)
+        except OSError as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=work, name="bind-inside")
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
+
+
+def _bind_inside(pid: int, source: str, target: str) -> None:
+    flags = ctypes.c_uint(_OPEN_TREE_CLONE | os.O_CLOEXEC)
+    tree = _syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(source), flags, what=f"open_tree {source}")
+    try:
+        attributes = struct.pack("=QQQQ", _MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV, 0, 0, 0)
+        empty = ctypes.c_uint(_AT_EMPTY_PATH)
+        size = ctypes.c_size_t(len(attributes))
+        _syscall(_SYS_MOUNT_SETATTR, tree, b"", empty, attributes, size, what="mount_setattr")
+        namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _check(_libc.unshare(_CLONE_FS), "unshare")
+            setns(namespace, _CLONE_NEWNS)
+        finally:
+            os.close(namespace)
         move = ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH)
         _syscall(_SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), move, what=f"move_mount {target}")
     finally:
