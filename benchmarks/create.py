@@ -9,7 +9,7 @@ from benchmarks.client import PROMPT_ENDS, Http, WebSocket
 from benchmarks.programs import output_of
 from benchmarks.results import Report, p50, p99
 from benchmarks.sdk import Worker, worker
-from benchmarks.server import LOGIN_SHELL, POOL_SIZE, SANDBOX_S, Bench, Server
+from benchmarks.server import BARE_SHELL, LOGIN_SHELL, POOL_SIZE, SANDBOX_S, Bench, Server
 from benchmarks.stub import stub_url
 
 TITLE = "Create to first prompt"
@@ -17,12 +17,12 @@ ROUNDS = 20
 GOALS_MS = {"SDK, warm": 15, "SDK, cold": 60, "native, warm": 5, "native, cold": 25}
 
 
-def _native(server: Server, http: Http) -> dict[str, float]:
+def _native(server: Server, http: Http, shell: list[str]) -> dict[str, float]:
     """One create natively: two requests on a kept connection, and a WebSocket. Milliseconds after each step."""
     start = time.perf_counter()
     sandbox = f"/v1/sandboxes/{http.request('POST', '/v1/sandboxes', {'timeout_s': SANDBOX_S})['id']}"
     created = time.perf_counter()
-    process = http.request("POST", f"{sandbox}/processes", server.terminal(LOGIN_SHELL))["process"]
+    process = http.request("POST", f"{sandbox}/processes", server.terminal(shell))["process"]
     started = time.perf_counter()
     path = f"{sandbox}/processes/{process}/attach?from=offset&value=0"
     with WebSocket(server.url, path, server.key) as terminal:
@@ -36,9 +36,9 @@ def _native(server: Server, http: Http) -> dict[str, float]:
     }
 
 
-def _local(bench: Bench) -> dict[str, float]:
+def _local(bench: Bench, shell: list[str]) -> dict[str, float]:
     """The same shell in a PTY of this host: what no server can beat."""
-    command = ["/usr/bin/env", f"HOME={bench.home}", bench.programs.pty_reader, "prompt", *LOGIN_SHELL]
+    command = ["/usr/bin/env", f"HOME={bench.home}", bench.programs.pty_reader, "prompt", *shell]
     return {"prompt_ms": float(output_of(command))}
 
 
@@ -52,16 +52,18 @@ def _ways(bench: Bench, sdk: Worker, stub: str) -> dict[str, Callable[[], dict[s
         server.wait_pool()
         return dict(sdk.ask("create", url=server.url, key=server.key, user=server.user, env=server.env))
 
-    def natively(server: Server, http: Http) -> dict[str, float]:
+    def natively(server: Server, http: Http, shell: list[str]) -> dict[str, float]:
         server.wait_pool()
-        return _native(server, http)
+        return _native(server, http, shell)
 
     return {
         "SDK, warm": lambda: through_sdk(warm),
         "SDK, cold": lambda: through_sdk(cold),
-        "native, warm": lambda: natively(warm, warm_http),
-        "native, cold": lambda: natively(cold, cold_http),
-        "local PTY, the shell alone": lambda: _local(bench),
+        "native, warm": lambda: natively(warm, warm_http, LOGIN_SHELL),
+        "native, cold": lambda: natively(cold, cold_http, LOGIN_SHELL),
+        "native, warm, bash without profiles": lambda: natively(warm, warm_http, BARE_SHELL),
+        "local PTY, the shell alone": lambda: _local(bench, LOGIN_SHELL),
+        "local PTY, bash without profiles": lambda: _local(bench, BARE_SHELL),
         "SDK, a server that does nothing": lambda: dict(sdk.ask("create", url=stub, key="stub", user="user", env={})),
     }
 
@@ -90,5 +92,6 @@ def run(bench: Bench) -> Report:
         if name in GOALS_MS:
             report.goal(f"{name}: prompt p50", p50(prompt), GOALS_MS[name], "ms")
     report.notes.append("created, started, prompt: milliseconds from the first call to each step's answer")
+    report.notes.append("the shell is `bash -i -l`, as E2B's SDK starts it, with the profiles of the sandbox's user")
     bench.stop_server(0)
     return report

@@ -68,31 +68,3 @@ def cpu_s(pid: int) -> float:
 def rss(pid: int) -> int:
     """Resident bytes of a process."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
-
-
-def parents() -> dict[int, int]:
-    """Every process's parent."""
-    found: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with suppress(OSError, ValueError):
-                found[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-    return found
-
-
-def children(pid: int, parent_of: dict[int, int] | None = None) -> list[int]:
-    """Everything descended from `pid`."""
-    parent_of = parents() if parent_of is None else parent_of
-    found, front = [], {pid}
-    while front:
-        front = {child for child, parent in parent_of.items() if parent in front}
-        found += sorted(front)
-    return found
-
-
-def is_agent(pid: int) -> bool:
-    """Whether a process runs the agent, by its command line `agent 3`."""
-    with suppress(OSError):
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        return len(words) >= 2 and b"agent" in words[0].rpartition(b"/")[2] and words[1] == b"3"
-    return False

@@ -22,6 +22,7 @@ POOL_READY_S = 30.0
 QUIET_S = 0.05  # after the pool is full again: what was killed before is being cleared away
 SANDBOX_S = 900  # longer than any run
 LOGIN_SHELL = ["/bin/bash", "-i", "-l"]  # what E2B's pty.create starts
+BARE_SHELL = ["/bin/bash", "--norc", "--noprofile", "-i"]
 
 
 @dataclass
