@@ -298,6 +298,12 @@ async def test_a_refused_tier_is_told_in_one_line(monkeypatch: pytest.MonkeyPatc
         await host.stop()
 
 
+async def test_a_data_directory_with_too_long_a_path_is_refused(tmp_path: Path) -> None:
+    """In one line, before anything is made that would fail later."""
+    with pytest.raises(RuntimeError, match="too long for unix sockets"):
+        watch.start(tmp_path / ("x" * 90), "process", SERVER_UID, templates_dir=TEMPLATES, build_base=False)
+
+
 async def test_the_process_tier_works_and_says_that_it_is_none() -> None:
     """Create, run, kill with its whole tree, deadline; pausing is refused; its agents outlive the supervisor."""
     async with supervised("process") as host:

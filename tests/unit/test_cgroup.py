@@ -161,3 +161,20 @@ def test_removing_what_is_not_there_is_fine(tmp_path: Path) -> None:
     hierarchy_v1(tmp_path, "slot-1")
     CgroupsV1("sandpty-x", tmp_path).remove("slot-7")
     CgroupsV2("sandpty-x", tmp_path).remove("slot-7")
+
+
+def test_all_sandboxes_together_are_bounded(tmp_path: Path) -> None:
+    """In both versions, on the group that holds them all."""
+    groups = hierarchy_v1(tmp_path / "1", "slot-1")
+    parents = {name: group.parent for name, group in groups.items()}
+    (parents["memory"] / "memory.limit_in_bytes").touch()
+    (parents["pids"] / "pids.max").touch()
+    CgroupsV1("sandpty-x", tmp_path / "1").bound_all(1 << 30, 999)
+    assert (parents["memory"] / "memory.limit_in_bytes").read_text() == str(1 << 30)
+    assert (parents["pids"] / "pids.max").read_text() == "999"
+    parent = group_v2(tmp_path / "2", "slot-1").parent
+    for file in (parent / "memory.max", parent / "pids.max", tmp_path / "2" / "cgroup.subtree_control"):
+        file.touch()
+    CgroupsV2("sandpty-x", tmp_path / "2").bound_all(1 << 30, 999)
+    assert (parent / "memory.max").read_text() == str(1 << 30)
+    assert (tmp_path / "2" / "cgroup.subtree_control").read_text() == "+memory +pids +cpu"

@@ -10,7 +10,7 @@ import pytest
 
 from sandpty.supervisor import log as supervisor_log
 from sandpty.supervisor import state
-from sandpty.supervisor.lifecycle import check_limits
+from sandpty.supervisor.checks import check_limits
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import Limits
 

@@ -45,6 +45,9 @@ class Cgroups(Protocol):
     def memory_and_swap(self) -> bool:
         """Whether swap can be limited together with memory."""
 
+    def bound_all(self, memory_bytes: int, pids: int) -> None:
+        """Bound all sandboxes together, so that many within their limits cannot take the host down."""
+
     def create(self, name: str, limits: Limits) -> None:
         """Make fresh groups with these limits."""
 
@@ -161,6 +164,15 @@ class CgroupsV1:
     def memory_and_swap(self) -> bool:
         return (self._root / "memory" / "memory.memsw.limit_in_bytes").exists()
 
+    def bound_all(self, memory_bytes: int, pids: int) -> None:
+        for controller, file, value in (
+            ("memory", "memory.limit_in_bytes", memory_bytes),
+            ("pids", "pids.max", pids),
+        ):
+            parent = self._path(controller, "")
+            parent.mkdir(mode=0o755, exist_ok=True)
+            _write(parent / file, value)
+
     def create(self, name: str, limits: Limits) -> None:
         self.remove(name)  # what a crash left would keep its old limits
         for controller in self._joined():
@@ -253,6 +265,13 @@ class CgroupsV2:
 
     def memory_and_swap(self) -> bool:
         return True  # memory.swap.max is absent only where there is no swap to use
+
+    def bound_all(self, memory_bytes: int, pids: int) -> None:
+        parent = self._path("")
+        parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        _write(self._root / "cgroup.subtree_control", " ".join(f"+{each}" for each in _V2_CONTROLLERS))
+        _write(parent / "memory.max", memory_bytes)
+        _write(parent / "pids.max", pids)
 
     def create(self, name: str, limits: Limits) -> None:
         self.remove(name)

@@ -36,6 +36,8 @@ from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import Limits
 
 log = logging.getLogger(__name__)
+HOST_SHARE = 0.1  # of memory and process ids, kept for the host itself
+HOST_MEMORY_MIN_BYTES = 512 * 1024 * 1024
 OPEN_FILES_MAX = 1_048_576
 RUNTIME_PATH_VARIABLE = "SANDPTY_RUNTIME_PATH"  # for a runtime that is installed elsewhere
 _SEARCHED = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -97,9 +99,10 @@ class OciDriver:
         except (ValueError, OSError) as error:
             raise TierRefusedError(str(error)) from error
         try:
+            self._cgroups.bound_all(*_bounds_of_host())
             self._set_stage()
         except OSError as error:
-            raise TierRefusedError(f"no private mounts: {error}") from error
+            raise TierRefusedError(f"no control groups or private mounts: {error}") from error
         await asyncio.to_thread(self._disk.open, self._stage / "probe")
         await asyncio.to_thread(self._network.open)
         self._spares.open()
@@ -329,6 +332,14 @@ class OciDriver:
     async def adopt(self, plan: Plan, started: Started) -> bool:
         self._slots.taken(plan.slot)
         return started.pid > 0 and process_table.is_alive(started)
+
+
+def _bounds_of_host() -> tuple[int, int]:
+    """Bytes of memory and number of processes that all sandboxes together may have."""
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    pids = int(Path("/proc/sys/kernel/pid_max").read_text(encoding="ascii"))
+    kept = max(int(memory_bytes * HOST_SHARE), HOST_MEMORY_MIN_BYTES)
+    return max(memory_bytes - kept, memory_bytes // 2), int(pids * (1 - HOST_SHARE))
 
 
 def _last_words(path: Path) -> str:

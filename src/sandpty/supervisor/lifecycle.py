@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import socket
@@ -18,8 +17,6 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from sandpty import config
 from sandpty.config import DataDir
 from sandpty.isolation import process_table
@@ -27,10 +24,10 @@ from sandpty.isolation.background import Background
 from sandpty.isolation.driver import Driver, Plan
 from sandpty.isolation.trash import Trash
 from sandpty.supervisor import state
+from sandpty.supervisor.checks import check_annotations, check_disk, check_limits, disk_error
 from sandpty.supervisor.events import Events
 from sandpty.supervisor.state import Meta
 from sandpty.templates.catalog import Catalog, Ready
-from sandpty.wire import verbs
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import CreateArgs, EndReason, Limits, Sandbox
 
@@ -160,7 +157,7 @@ class Sandboxes:
             entry.keep()
         except OSError as error:
             self._background.spawn(self.discard(entry), f"discard {meta.id}")
-            raise _disk_error(error) from error
+            raise disk_error(error) from error
         sandbox = meta.sandbox()
         log.info("created %s template=%s pid=%d end_at=%.3f", meta.id, meta.template, meta.pid, meta.end_at)
         self._events.publish("changed", sandbox)
@@ -171,9 +168,7 @@ class Sandboxes:
         """A running sandbox that nobody has been told of yet. Leaves nothing behind when it fails."""
         if len(self._entries) >= config.SANDBOXES_MAX:
             raise SandptyError("limit", f"this host holds {config.SANDBOXES_MAX} sandboxes at most")
-        disk = os.statvfs(self._data.root)
-        if disk.f_bavail * disk.f_frsize < config.DISK_FREE_MIN_BYTES:
-            raise SandptyError("no_space", "the data directory's disk is full")
+        check_disk(self._data.root)
         sandbox_id = state.new_id()
         meta = Meta(
             id=sandbox_id,
@@ -206,7 +201,7 @@ class Sandboxes:
                 log.warning("create %s failed: %s", entry.meta.id, error)
                 entry.ended = "failed"
                 await self._remove(entry)
-                raise (_disk_error(error) if isinstance(error, OSError) else error) from error
+                raise (disk_error(error) if isinstance(error, OSError) else error) from error
         return entry
 
     async def _boot(self, entry: Entry) -> None:
@@ -393,7 +388,7 @@ class Sandboxes:
                 self.unfollow(entry)
                 await self._driver.stop(entry.plan, entry.meta.started)
                 entry.meta.pid = entry.meta.start_time = 0
-                raise (_disk_error(error) if isinstance(error, OSError) else error) from error
+                raise (disk_error(error) if isinstance(error, OSError) else error) from error
 
     # --- changes of words ---
 
@@ -414,33 +409,9 @@ class Sandboxes:
         try:
             entry.keep()
         except OSError as error:
-            raise _disk_error(error) from error
+            raise disk_error(error) from error
         log.info("%s %s", what, entry.meta.id)
         sandbox = entry.meta.sandbox()
         self._events.publish("changed", sandbox, what)
         self.deadline_changed.set()
         return sandbox
-
-
-def check_annotations(annotations: dict[str, Any]) -> None:
-    """Raises too_large."""
-    if len(msgspec.json.encode(annotations)) > verbs.MAX_ANNOTATIONS_BYTES:
-        raise SandptyError("too_large", f"annotations are over {verbs.MAX_ANNOTATIONS_BYTES} bytes")
-
-
-def check_limits(limits: Limits) -> None:
-    """Raises bad_argument unless the limits make a sandbox that can run."""
-    for name, value, low, high in (
-        ("cpu_count", limits.cpu_count, 0.05, 1024),
-        ("memory_mb", limits.memory_mb, 16, 1024 * 1024),
-        ("disk_mb", limits.disk_mb, 16, 16 * 1024 * 1024),
-        ("pids", limits.pids, 8, 4_000_000),
-    ):
-        if not low <= value <= high:  # false for NaN too
-            raise SandptyError("bad_argument", f"{name}={value} is not between {low} and {high}")
-
-
-def _disk_error(error: OSError) -> SandptyError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return SandptyError("no_space", "the data directory's disk is full")
-    return SandptyError("runtime_failed", f"the sandbox could not be made: {error.strerror or error}")

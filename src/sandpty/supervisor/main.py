@@ -25,12 +25,14 @@ from sandpty.supervisor.events import Events
 from sandpty.supervisor.lifecycle import Sandboxes
 from sandpty.supervisor.pool import Pool
 from sandpty.supervisor.service import Service
+from sandpty.supervisor.state import ID_LENGTH
 from sandpty.templates import base, quick
 from sandpty.templates.catalog import BASE, Catalog
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import SUPERVISOR_PROTOCOL_VERSION, Host
 
 log = logging.getLogger(__name__)
+SOCKET_PATH_BYTES_MAX = 107  # sun_path
 EXIT_ENDED = 0  # asked to end: the watcher ends too
 EXIT_NOT_STARTED = 70  # EX_SOFTWARE: failed before it served
 EXIT_REFUSED = 78  # EX_CONFIG: starting again would not help
@@ -47,6 +49,13 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--lock-fd", type=int, default=-1, help="the data directory's lock, held while we live")
     parser.add_argument("--ready-fd", type=int, default=-1, help="where to write one line once ready, or why not")
     return parser.parse_args(argv)
+
+
+def check_path(data: DataDir) -> None:
+    """Raises TierRefusedError when the agents' sockets would have names that the kernel refuses."""
+    longest = data.agents / f"i{'x' * ID_LENGTH}.sock"
+    if len(os.fsencode(longest)) > SOCKET_PATH_BYTES_MAX:
+        raise TierRefusedError(f"the data directory's path is too long for unix sockets: {data.root}")
 
 
 def make_directories(data: DataDir, server_uid: int) -> None:
@@ -150,6 +159,7 @@ def main() -> None:
     supervisor_log.configure(data.supervisor_log)
     log.info("supervisor %s starting, pid %d", __version__, os.getpid())
     try:
+        check_path(data)
         asyncio.run(run(options, data))
     except (TierRefusedError, SandptyError) as error:
         log.error("refused: %s", error)
