@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 from tests.waiting import until_sync
 
@@ -85,6 +86,8 @@ class Tmux:
     def close(self) -> None:
         """The person goes away, and everything that ran in the window."""
         subprocess.run(["tmux", "-L", self._socket, "kill-server"], capture_output=True, check=False, timeout=20)
+        directory = Path(os.environ.get("TMUX_TMPDIR", "/tmp")) / f"tmux-{os.getuid()}"
+        (directory / self._socket).unlink(missing_ok=True)  # tmux leaves it
 
 
 @contextmanager
