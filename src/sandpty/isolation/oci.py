@@ -113,7 +113,7 @@ class OciDriver:
             syscalls.mount("tmpfs", str(self._stage), "tmpfs", syscalls.MS_NODEV, f"mode=0711,size={STAGE_BYTES}")
         overlay.unmount_below(self._stage)  # what a killed supervisor was about to use
         for left in self._stage.iterdir():
-            shutil.rmtree(left, ignore_errors=True)
+            overlay.remove_mountpoints(left)
         (self._stage / "probe").mkdir()
         agent = self._stage / "agent"
         agent.unlink(missing_ok=True)
@@ -200,7 +200,7 @@ class OciDriver:
         stage = self._stage / plan.id
         overlay.unmount(stage / "root")
         overlay.unmount(stage / "disk")
-        shutil.rmtree(stage, ignore_errors=True)
+        overlay.remove_mountpoints(stage)
 
     def _files(self, plan: Plan) -> dict[str, str]:
         names = "".join(f"nameserver {address}\n" for address in self._network.dns)

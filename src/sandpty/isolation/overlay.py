@@ -78,13 +78,26 @@ def _mount_layer(target: Path, disk: Path, number: int, lower: Path) -> None:
             opened.callback(os.close, fd)
             names.append(f"/proc/self/fd/{fd}")
         options = "lowerdir={},upperdir={},workdir={}".format(*names)
-        syscalls.mount("overlay", str(target), "overlay", syscalls.MS_NODEV, options)
+        # On a resume the guest has had its hands on what is below the first layer: no link of its making is followed.
+        place = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        opened.callback(os.close, place)
+        syscalls.mount("overlay", f"/proc/self/fd/{place}", "overlay", syscalls.MS_NODEV, options)
 
 
 def unmount(root: Path) -> None:
     """Take away what `mount` made (a running sandbox holds a copy); nothing there is fine."""
     with contextlib.suppress(OSError):
         syscalls.unmount(str(root))
+
+
+def remove_mountpoints(stage: Path) -> None:
+    """Remove a sandbox's empty mount points. Never recursively: what is still mounted there must not be touched."""
+    for path in [*stage.glob("*"), stage]:
+        with contextlib.suppress(OSError):
+            if path.is_dir():
+                path.rmdir()
+            else:
+                path.unlink()
 
 
 def unmount_below(directory: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from sandpty.isolation.driver import Layer
 from sandpty.templates.guest import write_users
 
-_VERSION = "2"  # of what this module makes; part of the directory's name
+_VERSION = "3"  # of what this module makes; part of the directory's name
 _DIRECTORIES = (
     "dev",
     "proc",
@@ -47,7 +47,6 @@ _LINKS = (
 )
 _ETC = (
     "alternatives",
-    "bash.bashrc",
     "bash_completion",
     "bash_completion.d",
     "ca-certificates",
@@ -70,8 +69,6 @@ _ETC = (
     "os-release",
     "pam.conf",
     "pam.d",
-    "profile",
-    "profile.d",
     "protocols",
     "python3",
     "python3.11",
