@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 SANDBOX_TIMEOUT_S = 8 * 3600.0
 RECONNECT_TIMEOUT_S = 60.0
-DEFAULT_USER = "user"
 LOGIN_SHELL = ("/bin/bash", "-l")
 
 
@@ -230,14 +229,7 @@ async def _start(client: AsyncClient, sandbox_id: str, wish: Wish, local: object
     assert isinstance(local, LocalTerminal)
     argv = list(LOGIN_SHELL) if wish.command is None else [*LOGIN_SHELL, "-c", wish.command]
     env = {name: os.environ[name] for name in ("TERM", "COLORTERM") if os.environ.get(name)}
-    user = wish.user or await _default_user(client, sandbox_id)
     started = await client.start_process(
-        sandbox_id, argv, env=env, user=user, cwd=wish.cwd, pty=local.size(), tag="shell"
+        sandbox_id, argv, env=env, user=wish.user or "", cwd=wish.cwd, pty=local.size(), tag="shell"
     )
     return started.process
-
-
-async def _default_user(client: AsyncClient, sandbox_id: str) -> str:
-    """`user`; without isolation there is no such account, and programs run as whoever runs the server: us."""
-    tier = (await client.get_sandbox(sandbox_id)).tier
-    return str(os.geteuid()) if tier == "process" else DEFAULT_USER

@@ -8,6 +8,7 @@ the supervisor keeps for it.
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -46,6 +47,16 @@ def end_at(timeout_s: float) -> float:
     if not 0 <= timeout_s <= config.TIMEOUT_MAX_S:  # false for NaN too
         raise SandptyError("bad_timeout", f"a timeout of {timeout_s} s is not between 0 and {config.TIMEOUT_MAX_S}")
     return time.time() + timeout_s
+
+
+def default_user(sandbox: Sandbox) -> str:
+    """Whom a process runs as when nobody is named: `user`; without isolation, the agent's own account."""
+    if sandbox.tier != "process":
+        return "user"
+    try:
+        return str(os.stat(f"/proc/{sandbox.pid}").st_uid)
+    except OSError:
+        return "user"  # it has just ended: the start will say so
 
 
 class Registry:

@@ -134,7 +134,7 @@ class AsyncClient:
         argv: Sequence[str],
         *,
         env: Mapping[str, str] | None = None,
-        user: str = "user",
+        user: str = "",
         cwd: str = "",
         tag: str = "",
         pty: WindowSize | None = None,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import binascii
 import hmac
-import os
 from base64 import b64decode
 from contextlib import suppress
 from typing import TypeVar
@@ -16,13 +15,13 @@ from aiohttp import web
 from sandpty import config
 from sandpty.server.context import Context
 from sandpty.server.dialects.e2b.errors import HttpError, bad_request, sandbox_not_found, token_refused
+from sandpty.server.registry import default_user
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import Sandbox
 
 T = TypeVar("T")
 
 ENVD_PORT = 49983
-DEFAULT_USER = "user"
 _ID_HEADERS = ("E2b-Sandbox-Id", "Novita-Sandbox-Id")
 _PORT_HEADERS = ("E2b-Sandbox-Port", "Novita-Sandbox-Port")
 
@@ -106,16 +105,6 @@ def guest_user(request: web.Request, sandbox: Sandbox) -> str:
         with suppress(binascii.Error, ValueError):
             name = b64decode(value.strip(), validate=True).decode().partition(":")[0]
     return name or default_user(sandbox)
-
-
-def default_user(sandbox: Sandbox) -> str:
-    """`user`; without isolation there is no such account, and the agent's own is used."""
-    if sandbox.tier != "process":
-        return DEFAULT_USER
-    try:
-        return str(os.stat(f"/proc/{sandbox.pid}").st_uid)
-    except OSError:
-        return DEFAULT_USER  # it has just ended: the start will say so
 
 
 def authorized_sandbox(context: Context, request: web.Request) -> Sandbox:

@@ -28,6 +28,9 @@ from sandpty.wire.frames import AgentErrorCode, Attach, Cursor, FrameError, Fram
 
 log = logging.getLogger(__name__)
 _WRITING = frozenset((FrameType.INPUT, FrameType.RESIZE, FrameType.SIGNAL, FrameType.CLOSE_STDIN))
+_ENDS = frozenset((WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED))
+_INPUT = int(FrameType.INPUT)
+_INPUT_HEADER_BYTES = 9  # u8 type, u64 offset
 _U64 = struct.Struct("<Q")
 _SIZE = struct.Struct("<HH")
 _SIGNAL = struct.Struct("<BB")
@@ -141,8 +144,7 @@ class _Relay:
         send = self._socket.send_bytes
         await send(frames.message(self._attached.info))
         while self._attached.exit is None:
-            event = await self._attached.receive()
-            await send(frames.message(event))
+            await send(await self._attached.receive_message())
             self._sent += 1
             if not self._client_acks:
                 self._attached.acknowledge()
@@ -186,7 +188,7 @@ class _Relay:
 
     async def _input(self) -> None:
         """Client to agent, until the client goes away or breaks the protocol."""
-        async for message in self._socket:
+        while (message := await self._socket.receive()).type not in _ENDS:
             self._heard += 1
             if message.type is WSMsgType.BINARY:
                 self._taking = True
@@ -203,7 +205,11 @@ class _Relay:
     async def _take(self, data: bytes) -> None:
         if not data:
             raise FrameError("an empty message is no frame")
-        kind, cursor = data[0], Cursor(memoryview(data)[1:])
+        kind = data[0]
+        if kind == _INPUT and self._may_write and _INPUT_HEADER_BYTES < len(data) <= config.INPUT_CHUNK_BYTES:
+            await self._attached.relay_input(data)  # a key: no faster way is too fast
+            return
+        cursor = Cursor(memoryview(data)[1:])
         if kind in _WRITING and not self._may_write:
             # The agent refuses too, but the agent lives with the guest and is not who guards a viewer's role.
             await self._refuse(AgentErrorCode.READ_ONLY, "this attachment may only read")

@@ -41,11 +41,14 @@ class WindowSize(_Body, frozen=True):
 
 
 class StartBody(_Body, frozen=True):
-    """`pty` null: stdout and stderr are pipes. `deadline_s` 0: none. `cwd` empty: the user's home."""
+    """`pty` null: stdout and stderr are pipes. `deadline_s` 0: none. `cwd` empty: the user's home.
+
+    `user` empty: `user`, or, where nothing isolates, whoever runs the agent.
+    """
 
     argv: list[str]
     env: dict[str, str] = {}
-    user: str = "user"
+    user: str = ""
     cwd: str = ""
     tag: str = ""
     pty: WindowSize | None = None

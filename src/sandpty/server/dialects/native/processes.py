@@ -11,6 +11,7 @@ from sandpty import config
 from sandpty.server.context import Context
 from sandpty.server.dialects.native.answers import answering, body, number, principal
 from sandpty.server.dialects.native.models import SignalBody, StartBody, WindowSize, exit_json, process_json
+from sandpty.server.registry import default_user
 from sandpty.terminal import attachment, control
 from sandpty.terminal.attachment import check_window_size
 from sandpty.wire.errors import SandptyError
@@ -61,7 +62,7 @@ def start_request(sandbox: Sandbox, wanted: StartBody) -> Start:
     return Start(
         argv=wanted.argv,
         env={**terminal, **sandbox.annotations.get("env", {}), **wanted.env},
-        user=wanted.user,
+        user=wanted.user or default_user(sandbox),
         cwd=wanted.cwd,
         tag=wanted.tag,
         flags=flags,
