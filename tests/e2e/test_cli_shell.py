@@ -50,7 +50,8 @@ def test_the_terminal_has_the_size_of_the_window_and_follows_it(shell: Tmux) -> 
     """Programs are told when the window is dragged."""
     shell.type("stty size")
     shell.wait_for("\n24 80\n")
-    shell.type("trap 'stty size' WINCH")
+    shell.type("trap 'stty size' WINCH; echo $((40 + 2))")
+    shell.wait_for("\n42\n")
     shell.resize(100, 30)
     shell.keys("Enter")
     shell.wait_for("30 100\n")
