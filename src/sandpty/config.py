@@ -39,6 +39,7 @@ E2B_KEEPALIVE_S: Final = 90.0  # when the client asks for no interval (E2B's own
 E2B_DEADLINE_GRACE_S: Final = 2.0  # the agent kills at the deadline and says so; this much later the stream ends anyway
 E2B_END_NOTICE_S: Final = 5.0  # between an agent's death and the supervisor's word that the sandbox has ended
 E2B_END_NOTICE_POLL_S: Final = 0.02
+E2B_CHARACTER_S: Final = 0.02  # how long the first bytes of a character wait for its last ones
 E2B_HANDOVER_S: Final = 0.05  # how long a new viewer waits for an old connection that may be about to close
 E2B_HANDOVER_POLL_S: Final = 0.005
 E2B_DELIVERY_POLL_MIN_S: Final = 0.005  # how soon to look again whether TCP has delivered what was written ...

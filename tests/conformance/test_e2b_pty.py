@@ -9,6 +9,7 @@ from e2b import AsyncSandbox, PtySize, Sandbox
 from e2b.exceptions import InvalidArgumentException, NotFoundException, SandboxException, TimeoutException
 from e2b.sandbox.commands.command_handle import CommandExitException
 
+from tests.server_fixture import running_server
 from tests.waiting import until, until_sync
 
 SIZE = PtySize(rows=24, cols=80)
@@ -308,3 +309,61 @@ def test_a_stuck_viewer_gets_a_clear_error_and_can_continue(sandbox: Sandbox) ->
     with pytest.raises(SandboxException, match="bytes of output were dropped"):
         stuck.wait()
     assert sandbox.pty.connect(stuck.pid).wait().exit_code == 0
+
+
+def test_each_chunk_of_a_terminal_is_whole_text(sandbox: Sandbox) -> None:
+    """`data.decode()` in a callback, as the documents' samples have it, never meets half a character."""
+    terminal = sandbox.pty.create(SIZE)
+    sandbox.pty.send_stdin(
+        terminal.pid, "for i in $(seq 1 3000); do printf 'aé€😀%.0s' 1 2 3 4 5; done; exit\n".encode()
+    )
+    text = "".join(data.decode() for _, _, data in terminal if data)
+    assert text.count("aé€😀") >= 15_000
+
+
+def test_half_a_character_is_still_output(sandbox: Sandbox) -> None:
+    """It comes a moment later, and at the end at the latest."""
+    terminal = sandbox.pty.create(SIZE)
+    sandbox.pty.send_stdin(terminal.pid, b"stty -echo; printf 'x\\342'; read x; printf 'y\\303'; exit\n")
+    seen = b""
+    for _, _, data in terminal:
+        seen += data or b""
+        if seen.endswith(b"x\xe2"):
+            sandbox.pty.send_stdin(terminal.pid, b"\n")
+    assert b"x\xe2" in seen
+    assert b"y\xc3" in seen
+
+
+def test_a_terminal_outlives_the_server() -> None:
+    """kill -9 of the server: what the shell says meanwhile is there after the restart, and nothing comes twice."""
+    with running_server() as own:
+        key = {"api_key": own.api_key, "api_url": own.url, "sandbox_url": own.url}
+        sandbox = Sandbox.create(timeout=120, **key)
+        terminal = sandbox.pty.create(SIZE, timeout=0)
+        script = (
+            b"stty -echo; V=ke''pt; echo be''fore; until test -e /tmp/dead; do sleep 0.05; done; echo mean''while\n"
+        )
+        sandbox.pty.send_stdin(terminal.pid, script)
+        seen = b""
+        events = iter(terminal)
+        while b"before\r\n" not in seen:
+            seen += next(events)[2] or b""
+        # A quiet moment: what TCP has acknowledged only since the server last looked would be said again.
+        sandbox.commands.run("sleep 0.5")
+        # In a process of its own, so that it happens while the server is dead.
+        sandbox.commands.run("(sleep 0.5; touch /tmp/dead) >/dev/null 2>&1 &", timeout=0)
+        own.kill()
+        with pytest.raises(Exception, match=r".*"):
+            next(events)
+        own.start()
+        again = Sandbox.connect(sandbox.sandbox_id, **key).pty.connect(terminal.pid)
+        for _, _, data in again:
+            seen += data or b""
+            if b"meanwhile" in seen and b"V=kept" not in seen:
+                sandbox.pty.send_stdin(terminal.pid, b"echo V=$V; exit\n")
+                break
+        for _, _, data in again:
+            seen += data or b""
+    assert seen.count(b"before\r\n") == 1
+    assert seen.count(b"meanwhile\r\n") == 1
+    assert seen.count(b"V=kept\r\n") == 1

@@ -15,7 +15,7 @@ from sandpty.server.dialects.e2b.connect import CORS_HEADERS, STREAM_TYPE, Conne
 from sandpty.server.dialects.e2b.delivery import ClientConnection, Delivery, chunked_bytes
 from sandpty.terminal.attachment import Attachment
 from sandpty.wire.errors import SandptyError
-from sandpty.wire.frames import Exit, ExitReason, Gap, Output, ProcessFlags
+from sandpty.wire.frames import Exit, ExitReason, Gap, Output, ProcessFlags, Stream
 
 ACK_BYTES = config.ATTACH_WINDOW_BYTES // 4  # acknowledge at least this often, so that the window never runs dry
 
@@ -34,6 +34,8 @@ class EventStream:
         self._attachment: Attachment | None = None
         self._delivery = Delivery(connection, 0)
         self._acked = 0
+        self._held = b""  # the beginning of a character whose rest has not come
+        self._held_until = math.inf
         self._keepalive_at = math.inf
         self._ends_at = math.inf
         self._poll_s = config.E2B_DELIVERY_POLL_MIN_S
@@ -90,18 +92,19 @@ class EventStream:
         said_anything = False
         while True:
             match await self._next(attachment):
-                case Output(stream, offset, data):
+                case Output(stream, _, data):
                     said_anything = True
-                    await self._write(events.data_event(stream, data), offset + len(data))
-                    self._keepalive_at = self._loop.time() + self._keepalive_s
+                    await self._say(stream, data, attachment.position)
                     if attachment.position - self._acked >= ACK_BYTES or not attachment.pending:
                         self._acknowledge(attachment)
                 case Gap(start, end):
+                    await self._let_go(start)
                     # Before the first output the gap lies in the past: nobody was told of it and nobody can be. Later
                     # it breaks off what this client is reading, and must not pass for continuous output.
                     if said_anything:
                         raise ConnectError("data_loss", gap_text(end - start))
                 case Exit() as status:
+                    await self._let_go(status.end)
                     if ran and status.reason is ExitReason.DEADLINE:
                         raise ConnectError("deadline_exceeded", "the process was killed at its timeout")
                     await self._write(events.end_event(status), status.end)
@@ -133,15 +136,34 @@ class EventStream:
             if attachment.pending:
                 return await attachment.receive()
             look_at = now + self._poll_s if self._delivery.pending else math.inf
-            wake_at = min(self._keepalive_at, self._ends_at, look_at)
+            wake_at = min(self._keepalive_at, self._ends_at, self._held_until, look_at)
             try:
                 async with asyncio.timeout_at(wake_at if wake_at < math.inf else None):
                     return await attachment.receive()
             except TimeoutError:
                 self._acknowledge(attachment)
+            if self._loop.time() >= self._held_until:
+                await self._let_go(attachment.position)
             if self._loop.time() >= self._keepalive_at:
                 await self._write(events.KEEPALIVE)
                 self._keepalive_at = self._loop.time() + self._keepalive_s
+
+    async def _say(self, stream: int, data: bytes, end: int) -> None:
+        """One data event. A terminal's are cut between characters: the documents' samples decode each for itself."""
+        if stream == Stream.PTY:
+            data = self._held + data
+            tail = events.incomplete_tail(data)
+            self._held, data = data[len(data) - tail :], data[: len(data) - tail]
+            self._held_until = self._loop.time() + config.E2B_CHARACTER_S if tail else math.inf
+        if data:
+            await self._write(events.data_event(stream, data), end - len(self._held))
+            self._keepalive_at = self._loop.time() + self._keepalive_s
+
+    async def _let_go(self, end: int) -> None:
+        """The rest of the character does not come: half of one is still output."""
+        held, self._held, self._held_until = self._held, b"", math.inf
+        if held:
+            await self._write(events.data_event(Stream.PTY, held), end)
 
     async def _write(self, envelope: bytes, offset: int | None = None) -> None:
         """One event, one write. Waits while the client does not read; the deadline ends that wait."""
