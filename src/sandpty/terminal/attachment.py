@@ -21,6 +21,9 @@ from sandpty.wire.frames import (
     Attach,
     Attached,
     Exit,
+    FrameError,
+    FrameType,
+    FromAgent,
     Gap,
     InputAck,
     Output,
@@ -31,6 +34,7 @@ from sandpty.wire.frames import (
     Target,
 )
 
+_OUTPUT_TYPE = bytes([FrameType.OUTPUT])
 Event: TypeAlias = Output | Gap | Resized | Exit | InputAck | Pong | AgentError
 
 
@@ -58,7 +62,27 @@ class Attachment:
         """
         if self.exit is not None:
             raise SandptyError("exited", "the process has ended and everything was received")
-        event = await self._connection.receive()
+        return self._taken(await self._connection.receive())
+
+    async def receive_message(self) -> bytes:
+        """As `receive`, as a WebSocket message of the native dialect.
+
+        Output is checked and passed on as it is: a third of what a key costs the server was to decode and encode it.
+        """
+        if self.exit is not None:
+            raise SandptyError("exited", "the process has ended and everything was received")
+        kind, payload = await self._connection.receive_frame()
+        try:
+            if kind != FrameType.OUTPUT:
+                return frames.message(self._taken(frames.decode(kind, payload)))
+            start, end = frames.output_span(payload)
+        except FrameError as error:
+            raise self._misbehaved(str(error)) from error
+        self._expect(start)
+        self._advance(end)
+        return _OUTPUT_TYPE + payload
+
+    def _taken(self, event: FromAgent) -> Event:
         match event:
             case Output():
                 self._expect(event.offset)
@@ -122,6 +146,11 @@ class Attachment:
             chunk = data[at : at + config.INPUT_CHUNK_BYTES]
             self._connection.send(frames.encode_input(chunk, NO_OFFSET if offset == NO_OFFSET else offset + at))
             await self._connection.drain()
+
+    async def relay_input(self, message: bytes) -> None:
+        """As `send_input`, for an INPUT of at most INPUT_CHUNK_BYTES as the client sent it (type and payload)."""
+        self._connection.send_message(message)
+        await self._connection.drain()
 
     async def resize(self, cols: int, rows: int) -> None:
         """Set the window size; takes its place among the inputs. Raises bad_window_size."""

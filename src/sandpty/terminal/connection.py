@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import struct
 from types import TracebackType
 from typing import cast
 
@@ -18,6 +19,7 @@ from sandpty.wire import frames
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.frames import AgentError, AgentErrorCode, FrameError, FromAgent, Hello
 
+_LENGTH = struct.Struct("<I")
 _READ_BYTES = 64 * 1024
 _REASONS: dict[int, str] = {
     AgentErrorCode.BAD_FRAME: "bad_frame",
@@ -161,6 +163,14 @@ class AgentConnection(asyncio.Protocol):
 
     async def receive(self) -> FromAgent:
         """The next frame, decoded. What arrived before a loss is delivered before the loss is raised."""
+        kind, payload = await self.receive_frame()
+        try:
+            return frames.decode(kind, payload)
+        except FrameError as error:
+            raise self._misbehaved(error) from error
+
+    async def receive_frame(self) -> tuple[int, bytes]:
+        """The next frame's type and payload, for who passes frames on. As `receive` in all else."""
         self._turn += 1
         if self._turn >= config.AGENT_FRAMES_PER_TURN:  # a flood of tiny frames is no reason for others to wait
             self._turn = 0
@@ -173,13 +183,16 @@ class AgentConnection(asyncio.Protocol):
                 self._turn = 0
                 self._waiter = asyncio.get_running_loop().create_future()
                 await self._waiter
-            if self._reader.held_bytes <= config.AGENT_BUFFER_BYTES // 2:
+            if not self._reading and self._reader.held_bytes <= config.AGENT_BUFFER_BYTES // 2:
                 self._resume()
-            return frames.decode(*found)
+            return found
         except FrameError as error:
-            failure = SandptyError("agent_misbehaved", str(error))
-            self._fail(failure)
-            raise failure from error
+            raise self._misbehaved(error) from error
+
+    def _misbehaved(self, error: FrameError) -> SandptyError:
+        failure = SandptyError("agent_misbehaved", str(error))
+        self._fail(failure)
+        return failure
 
     async def reply(self, timeout_s: float | None) -> FromAgent:
         """The answer to a request; None waits for it without limit.
@@ -200,6 +213,10 @@ class AgentConnection(asyncio.Protocol):
         if self._failure is not None or self._transport is None:
             raise self._failure or SandptyError("agent_unreachable", "the connection to the sandbox was lost")
         self._transport.write(data)
+
+    def send_message(self, message: bytes) -> None:
+        """As `send`, for a frame that a client sent as a WebSocket message (type and payload)."""
+        self.send(_LENGTH.pack(len(message)) + message)
 
     def send_latest(self, data: bytes) -> None:
         """Send a frame that makes earlier ones of its kind needless: while the agent does not read, only the newest

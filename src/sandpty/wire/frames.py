@@ -107,6 +107,7 @@ __all__ = [
     "encode_wait",
     "frame",
     "message",
+    "output_span",
 ]
 
 HEADER = struct.Struct("<IB")
@@ -276,6 +277,7 @@ _HELLO = struct.Struct("<HIQ")
 _STARTED = struct.Struct("<QI")
 _ATTACHED = struct.Struct("<QIQQHHBQ")
 _OUTPUT = struct.Struct("<BQ")
+_LAST_STREAM = int(Stream.STDERR)
 _GAP = struct.Struct("<QQ")
 _SIZE = struct.Struct("<HH")
 _EXIT = struct.Struct("<BBBBQ")
@@ -292,15 +294,22 @@ def _exit(kind: int, value: int, reason: int, core: int, end: int) -> Exit:
         raise FrameError(f"unknown exit reason {reason}") from None
 
 
-def _decode_output(payload: bytes | memoryview) -> Output:
-    if len(payload) <= _OUTPUT.size:
+def output_span(payload: bytes | memoryview) -> tuple[int, int]:
+    """The offsets at which an OUTPUT's bytes begin and end, for who passes it on undecoded. Raises FrameError."""
+    size = len(payload) - _OUTPUT.size
+    if size <= 0:
         raise FrameError("output without bytes")
-    if len(payload) > _OUTPUT.size + MAX_OUTPUT_BYTES:
+    if size > MAX_OUTPUT_BYTES:
         raise FrameError("output is over 64 KiB")
     stream, offset = _OUTPUT.unpack_from(payload)
-    if stream > Stream.STDERR:
+    if stream > _LAST_STREAM:
         raise FrameError(f"unknown stream {stream}")
-    return Output(stream, offset, bytes(payload[_OUTPUT.size :]))
+    return offset, offset + size
+
+
+def _decode_output(payload: bytes | memoryview) -> Output:
+    offset, _ = output_span(payload)
+    return Output(payload[0], offset, bytes(payload[_OUTPUT.size :]))
 
 
 def _decode_process(cursor: Cursor) -> ProcessInfo:
