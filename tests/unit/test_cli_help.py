@@ -61,7 +61,7 @@ def test_the_reference_names_every_command_and_option(path: tuple[str, ...]) -> 
 
 def test_help_comes_without_loading_servers_or_clients() -> None:
     """`sandpty --help` is quick: nothing heavy is imported for it."""
-    heavy = ("aiohttp", "httpx", "websockets", "uvloop", "asyncio", "rich", "msgspec", "pyroute2")
+    heavy = ("aiohttp", "httpx", "websockets", "uvloop", "asyncio", "rich", "msgspec")
     script = (
         "import sys\nfrom sandpty.cli.main import run, cli\n"
         "run(lambda: cli.main(['--help'], prog_name='sandpty', standalone_mode=False))\n"

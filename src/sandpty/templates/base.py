@@ -34,7 +34,9 @@ PACKAGES = (
 # What nobody reads in a sandbox; licences stay.
 EXCLUDED = ("/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/doc/*")
 INCLUDED = ("/usr/share/doc/*/copyright",)
-_RECIPE_VERSION = "2"
+_RECIPE_VERSION = "3"
+# Names that people type and these small packages do not bring.
+_ALSO_CALLED = (("python", "python3"), ("vim", "vim.tiny"))
 _DESCRIPTION = "template.json"
 
 
@@ -82,9 +84,10 @@ def finish(root: Path) -> None:
     sudoers.write_text(SUDOERS + "@includedir /etc/sudoers.d\n", encoding="ascii")
     sudoers.chmod(0o440)
     make_home(root)
-    python = root / "usr/bin/python"
-    if not os.path.lexists(python):
-        python.symlink_to("python3")
+    for name, program in _ALSO_CALLED:
+        link = root / "usr/bin" / name
+        if not os.path.lexists(link):
+            link.symlink_to(program)
     # The supervisor writes these for each sandbox; a build machine's own are nobody's business.
     for name in ("hostname", "resolv.conf", "hosts", "machine-id", "apt/apt.conf.d/99mmdebstrap"):
         (etc / name).unlink(missing_ok=True)
