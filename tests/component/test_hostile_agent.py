@@ -359,7 +359,7 @@ async def test_a_flood_without_regard_for_windows_costs_others_nothing(host: Fak
             before = rss_bytes()
             trips = sorted([await quiet.round_trip_s(token) for token in range(60)])
             assert trips[30] < 0.05  # the drain above shares this test's loop, so this bounds far more than the server
-            assert trips[-1] < 0.25
+            assert trips[-1] < 1
             assert rss_bytes() - before < 8 * 1024 * 1024
         finally:
             draining.cancel()
@@ -379,8 +379,9 @@ async def test_a_flood_into_a_client_that_never_reads_is_bounded(
         reader, writer = await raw_attach(host, sandbox)
         reader._transport.pause_reading()  # type: ignore[attr-defined]
         try:
-            trips = [await quiet.round_trip_s(token) for token in range(60)]
-            assert max(trips) < 0.25
+            trips = sorted([await quiet.round_trip_s(token) for token in range(60)])
+            assert trips[30] < 0.05
+            assert trips[-1] < 1
             assert rss_bytes() - before < 4 * 1024 * 1024
 
             async def cut() -> bool:
@@ -428,7 +429,7 @@ async def test_an_agent_that_never_reads_holds_only_its_own_client(
         typing = asyncio.create_task(paste(view.socket, 64))
         await asyncio.wait([typing], timeout=0.3)
         assert not typing.done()  # 64 MiB do not fit anywhere on the way: the client itself is held
-        assert await quiet.round_trip_s() < 0.25
+        assert await quiet.round_trip_s() < 1
         assert rss_bytes() - before < 24 * 1024 * 1024  # the client's own buffers are in this process too
         typing.cancel()
         await asyncio.gather(typing, return_exceptions=True)

@@ -91,8 +91,11 @@ async def test_an_agent_that_breaks_the_protocol_ends_the_stream_as_internal(
 
 
 @pytest.mark.parametrize("method", REQUESTS)
-async def test_an_agent_that_hangs_up_ends_the_stream_as_unavailable(host: FakeHost, method: str) -> None:
+async def test_an_agent_that_hangs_up_ends_the_stream_as_unavailable(
+    host: FakeHost, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A lost agent is `unavailable`."""
+    monkeypatch.setattr(config, "E2B_END_NOTICE_S", 0.1)
     sandbox = await host.sandbox(asked_for(output(0, b"some"), then=hang_up))
     assert await ending(host, sandbox, method) == "unavailable"
 
@@ -127,8 +130,9 @@ async def test_a_flood_into_a_stream_nobody_reads_is_bounded(host: FakeHost, kin
         before = rss_bytes()
         async with call(host, sandbox, "Start") as answer:
             answer.connection.transport.pause_reading()  # type: ignore[union-attr]
-            trips = [await quiet.round_trip_s(token) for token in range(60)]
-            assert max(trips) < 0.25
+            trips = sorted([await quiet.round_trip_s(token) for token in range(60)])
+            assert trips[30] < 0.05
+            assert trips[-1] < 1
             assert rss_bytes() - before < 4 * 1024 * 1024
             answer.connection.transport.abort()  # type: ignore[union-attr]
 
