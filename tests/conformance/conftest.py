@@ -75,3 +75,9 @@ class Envd:
 def envd(server: RunningServer, sandbox: Sandbox) -> Envd:
     """Raw access to the API of the test's sandbox."""
     return Envd(server.url, sandbox)
+
+
+@pytest.fixture
+def key(server: RunningServer) -> dict[str, str]:
+    """The header of the control plane."""
+    return {"X-API-Key": server.api_key}

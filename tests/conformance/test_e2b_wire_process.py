@@ -1,318 +1,39 @@
-"""E2B's wire by hand: what the SDKs never send, and what they never show."""
+"""E2B's process.Process by hand: what the SDKs never send, and what they never show."""
 
 from __future__ import annotations
 
 import base64
 import http.client
-import json
 import os
 import socket
-import struct
 import threading
 import time
 from typing import Any
 from urllib.parse import urlparse
 
-import httpx
 import pytest
 from e2b import Sandbox
 
 from tests.conformance.conftest import Envd
-from tests.conformance.wire import b64, ending, envelope, envelopes, events, output
+from tests.conformance.wire import (
+    STREAM,
+    Stream,
+    asked,
+    b64,
+    ending,
+    envelope,
+    envelopes,
+    events,
+    output,
+    run,
+)
 from tests.server_fixture import RunningServer
 from tests.waiting import until_sync
-
-STREAM = {"Content-Type": "application/connect+json"}
-UNKNOWN = "i00000000000000000000"
-
-
-def _command(*argv: str, **more: Any) -> dict[str, Any]:
-    return {"process": {"cmd": argv[0], "args": list(argv[1:])}, **more}
-
-
-def _start(envd: Envd, message: object, **headers: str) -> bytes:
-    answer = envd.raw("process.Process/Start", envelope(message), **STREAM, **headers)
-    assert answer.status_code == 200
-    assert answer.headers["content-type"] == "application/connect+json"
-    return answer.content
-
-
-class Stream:
-    """A process stream read event by event."""
-
-    def __init__(self, envd: Envd, method: str, message: object, **headers: str) -> None:
-        parts = urlparse(envd.url)
-        self.connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=20)
-        self.connection.request(
-            "POST", f"/process.Process/{method}", envelope(message), {**envd.headers, **STREAM, **headers}
-        )
-        self.response = self.connection.getresponse()
-        self.pid = 0
-
-    def next(self) -> Any:
-        """The next message; ("end", error) for the last."""
-        flags, length = struct.unpack(">BI", self.response.read(5))
-        message = json.loads(self.response.read(length))
-        if flags:
-            return "end", message.get("error")
-        event = message["event"]
-        self.pid = event.get("start", {}).get("pid", self.pid)
-        return event
-
-    def close(self) -> None:
-        """Go away without a word."""
-        self.response.close()
-        self.connection.close()
-
-
-# --- control plane ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def key(server: RunningServer) -> dict[str, str]:
-    """The header of the control plane."""
-    return {"X-API-Key": server.api_key}
-
-
-def _error(answer: httpx.Response, status: int) -> str:
-    """Every error is {"code": <the status>, "message": <text>}: Python raises KeyError on anything less."""
-    assert answer.status_code == status, answer.text
-    body = answer.json()
-    assert body["code"] == status
-    assert body["message"]
-    return str(body["message"])
-
-
-@pytest.mark.parametrize("path", ["/sandboxes", "/v2/sandboxes"])
-@pytest.mark.parametrize(
-    ("body", "status"),
-    [
-        (b"{", 400),
-        (b"[]", 400),
-        (b"{}", 400),
-        (b'{"templateID":5}', 400),
-        (b'{"templateID":"base","timeout":"soon"}', 400),
-        (b'{"templateID":"base","timeout":0}', 400),
-        (b'{"templateID":"base","timeout":-5}', 400),
-        (b'{"templateID":"base","timeout":99999999999999999999}', 400),
-        (b'{"templateID":"base","metadata":{"a":1}}', 400),
-        (b'{"templateID":"base","envVars":[]}', 400),
-        (b'{"templateID":"base","autoPauseMemory":false}', 400),
-        (b'{"templateID":"nothing"}', 404),
-        (b'{"templateID":"../../etc"}', 404),
-        (b"\xff\xfe", 400),
-        (b"[" * 100_000, 400),
-        (b'{"templateID":"base","metadata":{"a":"' + b"x" * 2_000_000 + b'"}}', 413),
-        (b'{"templateID":"base","metadata":{"a":"' + b"x" * 200_000 + b'"}}', 413),
-    ],
-)
-def test_a_create_that_cannot_be_is_refused(
-    server: RunningServer, key: dict[str, str], path: str, body: bytes, status: int
-) -> None:
-    """In the shape that every SDK can parse, on both paths."""
-    _error(httpx.post(server.url + path, content=body, headers=key), status)
-
-
-def test_both_versions_of_create_answer_201_with_all_that_the_sdks_need(
-    server: RunningServer, key: dict[str, str]
-) -> None:
-    """v1 lasts 15 s and is insecure unless asked; v2 lasts 300 s and is always secure. Chunked bodies are read."""
-    for path, body, lasts_s, secure in (
-        ("/sandboxes", {"templateID": "base"}, 15, False),
-        ("/sandboxes", {"templateID": "base", "secure": True, "timeout": 20}, 20, True),
-        ("/v2/sandboxes", {"templateID": "base"}, 300, True),
-    ):
-        chunks = iter([json.dumps(body).encode()])  # an iterator goes chunked, as JavaScript's bodies do
-        answer = httpx.post(server.url + path, content=chunks, headers=key)
-        assert answer.status_code == 201, answer.text
-        made = answer.json()
-        assert {"templateID", "sandboxID", "clientID", "envdVersion", "domain", "trafficAccessToken"} <= made.keys()
-        assert ("envdAccessToken" in made) is secure
-        if secure:
-            assert len(made["envdAccessToken"]) == 64
-        url = f"{server.url}/sandboxes/{made['sandboxID']}"
-        info = httpx.get(url, headers=key).json()
-        until = time.mktime(time.strptime(info["endAt"][:19], "%Y-%m-%dT%H:%M:%S")) - time.timezone
-        assert lasts_s - 3 < until - time.time() <= lasts_s + 1
-        assert httpx.delete(url, headers=key).status_code == 204
-
-
-def test_connect_answers_200_to_a_running_and_201_to_a_paused_sandbox(
-    server: RunningServer, key: dict[str, str], sandbox: Sandbox
-) -> None:
-    """Both versions; v1 needs its timeout; the token stays the same."""
-    url = f"{server.url}/sandboxes/{sandbox.sandbox_id}"
-    v2 = f"{server.url}/v2/sandboxes/{sandbox.sandbox_id}/connect"
-    first = httpx.post(v2, json={}, headers=key)
-    assert first.status_code == 200
-    _error(httpx.post(f"{url}/connect", json={}, headers=key), 400)
-    assert httpx.post(f"{url}/connect", json={"timeout": 60}, headers=key).status_code == 200
-    assert httpx.post(f"{url}/pause", json={}, headers=key).status_code == 204
-    assert "already paused" in _error(httpx.post(f"{url}/pause", headers=key), 409)
-    again = httpx.post(v2, json={"timeout": 60}, headers=key)
-    assert again.status_code == 201
-    assert again.json()["envdAccessToken"] == first.json()["envdAccessToken"]
-    _error(httpx.post(f"{url}/resume", json={}, headers=key), 409)
-    assert httpx.post(f"{url}/pause", headers=key).status_code == 204
-    assert httpx.post(f"{url}/resume", json={"timeout": 60}, headers=key).status_code == 201
-
-
-def test_refreshes_extend_a_life(server: RunningServer, key: dict[str, str], sandbox: Sandbox) -> None:
-    """Never shorten it; nonsense is a bad request."""
-    url = f"{server.url}/sandboxes/{sandbox.sandbox_id}"
-    before = httpx.get(url, headers=key).json()["endAt"]
-    assert httpx.post(f"{url}/refreshes", json={"duration": 20}, headers=key).status_code == 204
-    assert httpx.get(url, headers=key).json()["endAt"] == before
-    assert httpx.post(f"{url}/refreshes", json={"duration": 1000}, headers=key).status_code == 204
-    assert httpx.get(url, headers=key).json()["endAt"] > before
-    _error(httpx.post(f"{url}/refreshes", json={"duration": -1}, headers=key), 400)
-    _error(httpx.post(f"{url}/timeout", json={}, headers=key), 400)
-    _error(httpx.post(f"{url}/timeout", json={"timeout": 1e30}, headers=key), 400)
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("GET", f"/sandboxes/{UNKNOWN}"),
-        ("DELETE", f"/sandboxes/{UNKNOWN}"),
-        ("POST", f"/sandboxes/{UNKNOWN}/pause"),
-        ("POST", f"/sandboxes/{UNKNOWN}/nothing"),
-        ("PUT", f"/sandboxes/{UNKNOWN}"),
-        ("GET", "/sandboxes/%00%ff"),
-        ("GET", "/v2/nothing"),
-        ("GET", "/templates"),
-        ("POST", "/v3/templates"),
-        ("GET", "/snapshots"),
-        ("GET", "/teams"),
-        ("GET", "/volumes"),
-        ("GET", "/secrets"),
-    ],
-)
-def test_what_is_not_there_is_a_json_404(server: RunningServer, key: dict[str, str], method: str, path: str) -> None:
-    """JavaScript reads the code from the body, Python cannot parse anything but JSON."""
-    _error(httpx.request(method, server.url + path, headers=key), 404)
-    _error(httpx.request(method, server.url + path, headers={"X-API-Key": "wrong"}), 401)
-    _error(httpx.request(method, server.url + path), 401)
-
-
-@pytest.mark.parametrize("query", ["limit=0", "limit=x", "state=gone", "order=up", "nextToken=%21", "startedAfter=now"])
-def test_a_list_with_a_senseless_parameter_is_a_bad_request(
-    server: RunningServer, key: dict[str, str], query: str
-) -> None:
-    """Not an empty list."""
-    _error(httpx.get(f"{server.url}/v2/sandboxes?{query}", headers=key), 400)
-
-
-def test_the_old_list_shows_what_runs(server: RunningServer, key: dict[str, str], sandbox: Sandbox) -> None:
-    """GET /sandboxes knows no paused ones."""
-
-    def ids() -> list[str]:
-        return [item["sandboxID"] for item in httpx.get(f"{server.url}/sandboxes", headers=key).json()]
-
-    assert sandbox.sandbox_id in ids()
-    sandbox.pause()
-    assert sandbox.sandbox_id not in ids()
-
-
-# --- a sandbox's own API ---------------------------------------------------------------------------------------------
-
-
-def test_nothing_is_done_without_the_sandboxs_token(envd: Envd) -> None:
-    """401 with envd's words; health needs none."""
-    text = "unauthorized access, please provide a valid access token or method signing if supported"
-    for token in ("", "0" * 64, "é"):
-        headers = {**envd.headers, "X-Access-Token": token.encode()}
-        answer = httpx.post(f"{envd.url}/process.Process/List", json={}, headers=headers)
-        assert _error(answer, 401) == text
-        answer = httpx.post(f"{envd.url}/process.Process/Start", json={}, headers=headers)
-        assert _error(answer, 401) == text
-    health = httpx.get(f"{envd.url}/health", headers={"E2b-Sandbox-Id": envd.headers["E2b-Sandbox-Id"]})
-    assert health.status_code == 204
-
-
-def test_a_sandbox_without_security_asks_no_token(server: RunningServer, key: dict[str, str]) -> None:
-    """v1 with `secure: false`."""
-    made = httpx.post(f"{server.url}/sandboxes", json={"templateID": "base", "timeout": 60}, headers=key).json()
-    headers = {"E2b-Sandbox-Id": made["sandboxID"]}
-    answer = httpx.post(f"{server.url}/process.Process/List", json={}, headers=headers)
-    assert answer.json() == {"processes": []}
-    httpx.delete(f"{server.url}/sandboxes/{made['sandboxID']}", headers=key)
-
-
-def test_a_sandbox_is_found_by_each_vendors_header_and_by_its_token(envd: Envd) -> None:
-    """Novita's Python SDK sends only the token after a connect; an old client id after a dash is ignored."""
-    sandbox_id = envd.headers["E2b-Sandbox-Id"]
-    for headers in (
-        {"Novita-Sandbox-Id": sandbox_id, "Novita-Sandbox-Port": "49983"},
-        {"E2b-Sandbox-Id": f"{sandbox_id}-client"},
-        {},
-    ):
-        answer = httpx.post(
-            f"{envd.url}/process.Process/List", json={}, headers={**headers, "X-Access-Token": envd.token}
-        )
-        assert answer.status_code == 200, answer.text
-
-
-def test_an_unknown_sandbox_is_a_502_that_says_so(envd: Envd) -> None:
-    """On health and on every call: the SDKs know from these words that it is gone."""
-    headers = {**envd.headers, "E2b-Sandbox-Id": UNKNOWN}
-    for answer in (
-        httpx.get(f"{envd.url}/health", headers=headers),
-        httpx.post(f"{envd.url}/process.Process/List", json={}, headers=headers),
-        httpx.post(f"{envd.url}/process.Process/Start", content=envelope({}), headers={**headers, **STREAM}),
-    ):
-        assert _error(answer, 502) == "The sandbox was not found"
-        assert answer.json()["sandboxId"] == UNKNOWN
-
-
-def test_health_follows_the_sandboxs_state(envd: Envd, sandbox: Sandbox) -> None:
-    """204, 502 while paused, 204 again, 502 for ever once killed: at once each time."""
-
-    def health() -> int:
-        return httpx.get(f"{envd.url}/health", headers=envd.headers).status_code
-
-    assert health() == 204
-    sandbox.pause()
-    assert health() == 502
-    sandbox.connect()
-    assert health() == 204
-    sandbox.kill()
-    assert health() == 502
-
-
-def test_browsers_may_call_from_anywhere(envd: Envd) -> None:
-    """Preflights are answered without a sandbox; answers carry the header."""
-    asked = {
-        "Origin": "https://example.com",
-        "Access-Control-Request-Method": "POST",
-        "Access-Control-Request-Headers": "x-access-token",
-    }
-    preflight = httpx.options(f"{envd.url}/process.Process/Start", headers=asked)
-    assert preflight.status_code == 204
-    assert preflight.headers["access-control-allow-origin"] == "*"
-    assert preflight.headers["access-control-allow-headers"] == "x-access-token"
-    assert envd.unary("process.Process/List", {}).headers["access-control-allow-origin"] == "*"
-    answer = envd.raw("process.Process/Start", envelope(_command("true")), **STREAM)
-    assert answer.headers["access-control-allow-origin"] == "*"
-
-
-def test_what_is_not_served_yet_says_so(envd: Envd) -> None:
-    """Unimplemented, in the shape of each kind of call."""
-    answer = envd.unary("filesystem.Filesystem/Stat", {"path": "/"})
-    assert answer.json()["code"] in ("unimplemented", None) or answer.status_code == 200
-    answer = envd.unary("process.Process/Nothing", {})
-    assert (answer.status_code, answer.json()["code"]) == (501, "unimplemented")
-    answer = httpx.get(f"{envd.url}/health", headers={**envd.headers, "E2b-Sandbox-Port": "8080"})
-    assert answer.status_code >= 500
-    assert answer.json()["message"]
-
-
-# --- process.Process -------------------------------------------------------------------------------------------------
 
 
 def test_a_stream_is_start_then_data_then_end_then_the_end_envelope(envd: Envd) -> None:
     """In this order, though the process ends at once; no error member on success."""
-    body = _start(envd, _command("/bin/sh", "-c", "printf out; printf err >&2"))
+    body = run(envd, asked("/bin/sh", "-c", "printf out; printf err >&2"))
     kinds = [next(iter(event)) for event in events(body)]
     assert kinds[0] == "start"
     assert kinds[-1] == "end"
@@ -336,13 +57,13 @@ def test_a_stream_is_start_then_data_then_end_then_the_end_envelope(envd: Envd) 
 )
 def test_an_end_is_told_as_go_tells_it(envd: Envd, command: str, end: dict[str, Any]) -> None:
     """Exit codes and signals."""
-    assert events(_start(envd, _command("/bin/sh", "-c", command)))[-1]["end"] == end
+    assert events(run(envd, asked("/bin/sh", "-c", command)))[-1]["end"] == end
 
 
 def test_stdout_and_stderr_come_in_the_order_they_were_written(envd: Envd) -> None:
     """E2B promises none."""
     script = "for i in 1 2 3 4 5; do echo o$i; sleep 0.02; echo e$i >&2; sleep 0.02; done"
-    body = _start(envd, _command("/bin/sh", "-c", script))
+    body = run(envd, asked("/bin/sh", "-c", script))
     said = [
         base64.b64decode(next(iter(event["data"].values()))).decode().strip()
         for event in events(body)
@@ -353,7 +74,7 @@ def test_stdout_and_stderr_come_in_the_order_they_were_written(envd: Envd) -> No
 
 def test_eight_thousand_bytes_and_half_a_character_arrive_raw(envd: Envd) -> None:
     """No decoding on the way."""
-    body = _start(envd, _command("/bin/sh", "-c", "head -c 8191 /dev/zero; printf '\\342'"))
+    body = run(envd, asked("/bin/sh", "-c", "head -c 8191 /dev/zero; printf '\\342'"))
     assert output(body) == b"\0" * 8191 + b"\xe2"
 
 
@@ -361,19 +82,19 @@ def test_eight_thousand_bytes_and_half_a_character_arrive_raw(envd: Envd) -> Non
     ("message", "code", "text"),
     [
         ({}, "invalid_argument", "command"),
-        (_command("/no/such/binary"), "invalid_argument", "error starting process '/no/such/binary'"),
-        (_command("/no/such/binary", pty={"size": {"cols": 80, "rows": 24}}), "invalid_argument", "error starting pty"),
+        (asked("/no/such/binary"), "invalid_argument", "error starting process '/no/such/binary'"),
+        (asked("/no/such/binary", pty={"size": {"cols": 80, "rows": 24}}), "invalid_argument", "error starting pty"),
         ({"process": {"cmd": "true", "cwd": "/nowhere"}}, "invalid_argument", "cwd '/nowhere' does not exist"),
         ({"process": {"cmd": "true", "cwd": "/etc/passwd"}}, "invalid_argument", "cwd '/etc/passwd'"),
         ({"process": {"cmd": "true", "cwd": "~root"}}, "invalid_argument", "~root"),
-        (_command("true", pty={"size": {"cols": 0, "rows": 24}}), "invalid_argument", "window size"),
-        (_command("true", pty={"size": {"cols": 80, "rows": 70000}}), "invalid_argument", "window size"),
+        (asked("true", pty={"size": {"cols": 0, "rows": 24}}), "invalid_argument", "window size"),
+        (asked("true", pty={"size": {"cols": 80, "rows": 70000}}), "invalid_argument", "window size"),
         ({"process": 5}, "invalid_argument", ""),
     ],
 )
 def test_a_start_that_fails_says_why_in_the_end_envelope(envd: Envd, message: object, code: str, text: str) -> None:
     """HTTP 200: JavaScript loses the message of any other status."""
-    body = _start(envd, message)
+    body = run(envd, message)
     assert events(body) == []
     assert ending(body)["code"] == code
     assert text in ending(body)["message"]
@@ -382,10 +103,10 @@ def test_a_start_that_fails_says_why_in_the_end_envelope(envd: Envd, message: ob
 def test_an_unknown_user_is_unauthenticated(envd: Envd) -> None:
     """Named in the text; a garbled header is the default user."""
     basic = base64.b64encode(b"who:").decode()
-    body = _start(envd, _command("true"), Authorization=f"Basic {basic}")
+    body = run(envd, asked("true"), Authorization=f"Basic {basic}")
     assert ending(body) == {"code": "unauthenticated", "message": "invalid username: 'who'"}
     for value in ("Basic !!", "Basic", "Bearer x", f"Basic {base64.b64encode(b':').decode()}"):
-        assert output(_start(envd, _command("id", "-un"), Authorization=value)) == b"user\n"
+        assert output(run(envd, asked("id", "-un"), Authorization=value)) == b"user\n"
 
 
 @pytest.mark.parametrize(
@@ -431,7 +152,7 @@ def test_a_body_that_is_too_large_is_refused(envd: Envd) -> None:
     """Five megabytes of input in one call; an environment of three."""
     answer = envd.unary("process.Process/SendInput", {"process": {"pid": 1}, "input": {"pty": "A" * 5_000_000}})
     assert answer.status_code == 413
-    body = _start(envd, {"process": {"cmd": "true", "envs": {"A": "x" * 3_000_000}}})
+    body = run(envd, {"process": {"cmd": "true", "envs": {"A": "x" * 3_000_000}}})
     assert ending(body)["code"] in ("resource_exhausted", "invalid_argument")
 
 
@@ -474,8 +195,8 @@ def test_calls_about_what_is_not_there_or_cannot_be(
 
 def test_calls_that_do_not_fit_the_process(envd: Envd) -> None:
     """Terminal input for a command, stdin for a terminal, a size for a command, an end of stdin for a terminal."""
-    command = Stream(envd, "Start", _command("sleep", "60"))
-    terminal = Stream(envd, "Start", _command("sleep", "60", pty={"size": {"cols": 80, "rows": 24}}))
+    command = Stream(envd, "Start", asked("sleep", "60"))
+    terminal = Stream(envd, "Start", asked("sleep", "60", pty={"size": {"cols": 80, "rows": 24}}))
     command.next()
     terminal.next()
     for method, pid, more, code, text in (
@@ -499,7 +220,7 @@ def test_sigterm_goes_to_the_leader(envd: Envd) -> None:
     stream = Stream(
         envd,
         "Start",
-        _command("/bin/sh", "-c", "trap 'echo heard; exit 4' TERM; echo up; while :; do sleep 0.05; done"),
+        asked("/bin/sh", "-c", "trap 'echo heard; exit 4' TERM; echo up; while :; do sleep 0.05; done"),
     )
     stream.next()
     assert base64.b64decode(stream.next()["data"]["stdout"]) == b"up\n"
@@ -511,8 +232,8 @@ def test_sigterm_goes_to_the_leader(envd: Envd) -> None:
 
 def test_processes_are_found_by_tag(envd: Envd) -> None:
     """Also when several are tagged; the list shows the tags."""
-    one = Stream(envd, "Start", _command("cat", tag="one"))
-    two = Stream(envd, "Start", _command("cat", tag="two"))
+    one = Stream(envd, "Start", asked("cat", tag="one"))
+    two = Stream(envd, "Start", asked("cat", tag="two"))
     one.next()
     two.next()
     listed = envd.unary("process.Process/List", {}).json()["processes"]
@@ -529,7 +250,7 @@ def test_processes_are_found_by_tag(envd: Envd) -> None:
 
 def test_keepalives_come_at_the_interval_that_was_asked_for(envd: Envd) -> None:
     """While nothing else is said; on Start and on Connect."""
-    start = Stream(envd, "Start", _command("sleep", "60"), **{"Keepalive-Ping-Interval": "1"})
+    start = Stream(envd, "Start", asked("sleep", "60"), **{"Keepalive-Ping-Interval": "1"})
     assert "start" in start.next()
     began = time.monotonic()
     assert start.next() == {"keepalive": {}}
@@ -545,7 +266,7 @@ def test_keepalives_come_at_the_interval_that_was_asked_for(envd: Envd) -> None:
 @pytest.mark.parametrize("value", ["soon", "-1", "1.5", "9" * 20])
 def test_a_timeout_that_is_no_number_is_an_invalid_argument(envd: Envd, value: str) -> None:
     """On streams and on calls; nothing is started."""
-    assert ending(_start(envd, _command("true"), **{"Connect-Timeout-Ms": value}))["code"] == "invalid_argument"
+    assert ending(run(envd, asked("true"), **{"Connect-Timeout-Ms": value}))["code"] == "invalid_argument"
     answer = envd.unary("process.Process/List", {}, **{"Connect-Timeout-Ms": value})
     assert answer.json()["code"] == "invalid_argument"
 
@@ -553,12 +274,12 @@ def test_a_timeout_that_is_no_number_is_an_invalid_argument(envd: Envd, value: s
 def test_the_timeout_of_start_kills_the_whole_tree_and_ends_the_stream(envd: Envd) -> None:
     """All output before, deadline_exceeded after, nobody left; who connects later learns the end."""
     script = "echo before; setsid sleep 3131 & sleep 3132"
-    stream = Stream(envd, "Start", _command("/bin/sh", "-c", script), **{"Connect-Timeout-Ms": "700"})
+    stream = Stream(envd, "Start", asked("/bin/sh", "-c", script), **{"Connect-Timeout-Ms": "700"})
     stream.next()
     assert base64.b64decode(stream.next()["data"]["stdout"]) == b"before\n"
     kind, error = stream.next()
     assert (kind, error["code"]) == ("end", "deadline_exceeded")
-    left = _start(envd, _command("/bin/sh", "-c", "ps -eo args | grep -c '^sleep 313[12]'"))
+    left = run(envd, asked("/bin/sh", "-c", "ps -eo args | grep -c '^sleep 313[12]'"))
     assert output(left) == b"0\n"
     late = envd.raw("process.Process/Connect", envelope({"process": {"pid": stream.pid}}), **STREAM)
     assert events(late.content)[-1]["end"]["status"] == "signal: killed"
@@ -568,7 +289,7 @@ def test_the_timeout_of_start_kills_the_whole_tree_and_ends_the_stream(envd: Env
 
 def test_the_timeout_of_a_call_bounds_it(envd: Envd) -> None:
     """Input to a program that does not read does not hang for ever."""
-    stream = Stream(envd, "Start", _command("sleep", "60"))
+    stream = Stream(envd, "Start", asked("sleep", "60"))
     stream.next()
     message = {"process": {"pid": stream.pid}, "input": {"stdin": b64(b"x" * 1_000_000)}}
     answer = envd.unary("process.Process/SendInput", message, **{"Connect-Timeout-Ms": "300"})
@@ -579,7 +300,7 @@ def test_the_timeout_of_a_call_bounds_it(envd: Envd) -> None:
 
 def test_connecting_to_an_ended_process_gives_its_end_and_nothing_twice(envd: Envd) -> None:
     """What the first client got stays its own; the exit status is kept."""
-    first = _start(envd, _command("/bin/sh", "-c", "echo told; exit 5"))
+    first = run(envd, asked("/bin/sh", "-c", "echo told; exit 5"))
     assert output(first) == b"told\n"
     pid = events(first)[0]["start"]["pid"]
     again = envd.raw("process.Process/Connect", envelope({"process": {"pid": pid}}), **STREAM).content
@@ -598,7 +319,7 @@ def test_connecting_to_nothing_is_not_found_in_the_end_envelope(envd: Envd) -> N
 
 def test_a_client_that_vanishes_leaves_the_process_alone(envd: Envd) -> None:
     """Its output goes on; the next client gets it."""
-    stream = Stream(envd, "Start", _command("/bin/sh", "-c", "echo one; read x; echo two; read x"))
+    stream = Stream(envd, "Start", asked("/bin/sh", "-c", "echo one; read x; echo two; read x"))
     stream.next()
     assert base64.b64decode(stream.next()["data"]["stdout"]) == b"one\n"
     stream.close()
@@ -618,7 +339,7 @@ def _pieces(sock: socket.socket, *messages: object) -> None:
 
 def test_streamed_input_is_typed_before_the_request_ends(envd: Envd) -> None:
     """Piece by piece, keepalives between; the answer comes after the request's end."""
-    stream = Stream(envd, "Start", _command("cat"))
+    stream = Stream(envd, "Start", asked("cat"))
     stream.next()
     parts = urlparse(envd.url)
     with socket.create_connection((parts.hostname, parts.port), timeout=20) as sock:
@@ -649,7 +370,7 @@ def test_input_before_its_start_is_an_invalid_argument(envd: Envd) -> None:
 @pytest.mark.parametrize("how", ["kill", "pause"])
 def test_streams_are_reset_when_the_sandbox_goes(envd: Envd, sandbox: Sandbox, how: str) -> None:
     """RST, not an orderly end: every version of the SDK takes that for what it is. And at once."""
-    streams = [Stream(envd, "Start", _command("sleep", "60")) for _ in range(3)]
+    streams = [Stream(envd, "Start", asked("sleep", "60")) for _ in range(3)]
     for stream in streams:
         stream.next()
     ended = threading.Thread(target=getattr(sandbox, how))
@@ -667,7 +388,7 @@ def test_streams_that_come_and_go_leave_nothing(envd: Envd, server: RunningServe
     """Descriptors of the server are as many as before."""
     assert server.process is not None
     fds = f"/proc/{server.process.pid}/fd"
-    keeper = Stream(envd, "Start", _command("cat"))
+    keeper = Stream(envd, "Start", asked("cat"))
     keeper.next()
 
     def cycle() -> None:
