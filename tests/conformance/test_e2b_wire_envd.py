@@ -9,6 +9,7 @@ from tests.conformance.conftest import Envd
 from tests.conformance.wire import (
     STREAM,
     UNKNOWN,
+    asked,
     check_error,
     ending,
     envelope,
