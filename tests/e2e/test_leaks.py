@@ -38,14 +38,16 @@ class Held:
         return cls(len(os.listdir(f"/proc/{pid}/fd")), number["Threads"], len(children), number["VmRSS"] * 1024)
 
 
-async def back_to(pid: int, before: Held, grown_bytes: int) -> None:
+async def back_to(pid: int, before: Held, grown_bytes: int, spare: int = 0) -> None:
     """Wait until a process holds no more than before; its memory may be `grown_bytes` bigger."""
     now = Held.by(pid)
 
     def same() -> bool:
         nonlocal now
         now = Held.by(pid)
-        return now.fds <= before.fds and now.threads <= before.threads and now.children <= before.children
+        return (
+            now.fds <= before.fds + spare and now.threads <= before.threads + spare and now.children <= before.children
+        )
 
     try:
         await until(same, 10)
@@ -196,4 +198,4 @@ async def test_sandboxes_that_come_and_go_leave_the_supervisor_as_it_was(server:
     pid = server.supervisor_pid()
     before = Held.by(pid)
     await in_parallel(40, 4, come_and_go)
-    await back_to(pid, before, 4 * MIB)
+    await back_to(pid, before, 4 * MIB, spare=8)  # a few networks and threads ready, more or fewer at a time
