@@ -103,7 +103,9 @@ class RunningServer:
 @contextmanager
 def running_server(*args: str) -> Iterator[RunningServer]:
     """`sandpty serve` with a new data directory. The directory's path is short: unix socket paths end at 107 bytes."""
-    server = RunningServer(Path(tempfile.mkdtemp(prefix="sp-", dir="/tmp")), ["--templates-dir", templates_dir(), *args])
+    server = RunningServer(
+        Path(tempfile.mkdtemp(prefix="sp-", dir="/tmp")), ["--templates-dir", templates_dir(), *args]
+    )
     try:
         server.start()
         yield server
