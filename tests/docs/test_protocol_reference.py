@@ -84,7 +84,7 @@ async def box(server: RunningServer) -> AsyncIterator[Box]:
 
 def test_the_page_lists_every_route_and_no_other() -> None:
     """A route that is not documented, or a documented one that is not there, is an error."""
-    context: Any = SimpleNamespace(registry=None, auth=None, settings=None)
+    context: Any = SimpleNamespace(registry=None, auth=None, settings=None, stopping=[])
     code = {
         (route.method, route.path.replace("{sandbox}", "{id}"))
         for route in native.routes(context)

@@ -173,13 +173,15 @@ async def test_metadata_deadlines_and_state_outlive_the_server(server: RunningSe
 
 
 async def test_a_server_that_is_told_to_stop_leaves_everything_running(server: RunningServer) -> None:
-    """SIGTERM: attachments are closed, sandboxes and processes live on."""
+    """SIGTERM: attachments are told at once (1001), sandboxes and processes live on."""
     async with sandbox(server) as box:
         process = await box.start("cat")
         async with box.attach(process) as terminal:
             await terminal.type(b"before")
             await terminal.until(b"before")
-            await asyncio.to_thread(server.kill, signal.SIGTERM)
+            stopping = asyncio.create_task(asyncio.to_thread(server.kill, signal.SIGTERM))
+            assert (await terminal.until_closed()).code == 1001
+            await stopping
             assert server.process is not None
             assert server.process.returncode == 0
         await asyncio.to_thread(server.start)

@@ -52,6 +52,11 @@ def make_app(context: Context, *middlewares: Middleware) -> web.Application:
         body = {"status": "ok" if ready else "supervisor down", "version": __version__}
         return web.json_response(body, status=200 if ready else 503)
 
+    async def stopping(_: web.Application) -> None:
+        for callback in context.stopping:
+            callback()
+
+    app.on_shutdown.append(stopping)
     app.router.add_get("/healthz", healthz)
     for dialect in (native, e2b):
         app.add_routes(dialect.routes(context))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from sandpty.server.auth import Authenticator
 from sandpty.server.registry import Registry
@@ -11,6 +12,9 @@ from sandpty.server.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Context:
+    """`stopping`: called, synchronously, when the server begins to stop; streams do not end by themselves."""
+
     settings: Settings
     registry: Registry
     auth: Authenticator
+    stopping: list[Callable[[], None]] = field(default_factory=list)

@@ -39,6 +39,12 @@ _SIGNAL = struct.Struct("<BB")
 class Attaching:
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._relays: set[_Relay] = set()
+        context.stopping.append(self._going_away)
+
+    def _going_away(self) -> None:
+        for relay in self._relays:
+            relay.go_away()
 
     def _request(self, request: web.Request) -> Attach:
         origin = request.query.get("from", "continue").upper()
@@ -81,9 +87,11 @@ class Attaching:
                 await socket.prepare(request)
                 _keep_little_unsent(request.transport)
                 relay = _Relay(socket, request.transport, attached, wanted, client_acks=client_acks)
+                self._relays.add(relay)
                 try:
                     await relay.run()
                 finally:
+                    self._relays.discard(relay)
                     relay.leave()
             return socket
 
@@ -117,10 +125,18 @@ class _Relay:
         self._heard = 0  # messages from the client
         self._sent = 0  # events given to it
         self._taking = False  # the program holds the client's input back
+        self._going_away = False
+        self._output_task: asyncio.Task[None] | None = None
+
+    def go_away(self) -> None:
+        """The server stops: say so, so that the client attaches to the next one. Does nothing when already ending."""
+        self._going_away = True
+        if self._output_task is not None:
+            self._output_task.cancel()
 
     async def run(self) -> None:
         """Until the process has ended, either side is gone, or the client breaks the protocol."""
-        output = asyncio.create_task(self._output(), name="attachment-output")
+        output = self._output_task = asyncio.create_task(self._output(), name="attachment-output")
         input_ = asyncio.create_task(self._input(), name="attachment-input")
         beat = asyncio.create_task(self._beat(), name="attachment-beat")
         tasks = (output, input_, beat)
@@ -132,7 +148,10 @@ class _Relay:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        await self._close(ended.exception())
+        if self._going_away:
+            await self._socket.close(code=WSCloseCode.GOING_AWAY, message=b"the server stops; attach again")
+        else:
+            await self._close(ended.exception())
 
     def leave(self) -> None:
         """A client that has not taken everything by now never will: keep neither its bytes nor its socket."""
