@@ -93,8 +93,8 @@ static uint64_t sendable(const struct connection *connection) {
     return bytes < room ? bytes : room;
 }
 
-/* One OUTPUT frame, straight from the ring. False: the socket took no more. */
-static bool send_output(struct connection *connection, uint64_t most) {
+/* One OUTPUT frame, straight from the ring. */
+static void send_output(struct connection *connection, uint64_t most) {
     struct process *process = connection->process;
     uint8_t stream, head[OUTPUT_HEAD_BYTES];
     uint64_t run = log_run(&process->log, connection->cursor, &stream);
@@ -108,10 +108,9 @@ static bool send_output(struct connection *connection, uint64_t most) {
     if (sent < 0) {
         if (errno == EAGAIN || errno == EINTR) connection->send_blocked = true;
         else connection_mute(connection);
-        return false;
+        return;
     }
     connection->cursor += bytes;
-    size_t left = sizeof head + (size_t)bytes - (size_t)sent;
     /* The rest of a half-sent frame is copied: the ring may be overwritten before this peer reads on. */
     for (int i = 0; i < count; i++) {
         size_t done = (size_t)sent < parts[i].iov_len ? (size_t)sent : parts[i].iov_len;
@@ -119,11 +118,10 @@ static bool send_output(struct connection *connection, uint64_t most) {
         if (!buffer_add(&connection->out, (char *)parts[i].iov_base + done, parts[i].iov_len - done)) {
             connection->closing = true; /* out of memory in the middle of a frame: the stream cannot go on */
             connection_mute(connection);
-            return false;
+            return;
         }
     }
     attach_moved(connection);
-    return left == 0;
 }
 
 /* Gives the attachment what the log has for it, as far as its window and its socket allow. */
@@ -131,14 +129,17 @@ void attach_pump(struct connection *connection) {
     struct process *process = connection->process;
     while (connection->attached && !connection->closing && !connection->exit_said) {
         if (buffer_length(&connection->out) > 0 && !connection_flush(connection)) return;
-        if (!connection->attached || buffer_length(&connection->out) > 0) break;
+        /* Blocked until epoll says otherwise, also if a flush elsewhere empties the buffer meanwhile: only then is the
+         * rest of the log looked at again. */
+        if (buffer_length(&connection->out) > 0) connection->send_blocked = true;
+        if (!connection->attached || connection->send_blocked) break;
         uint64_t most = sendable(connection);
         if (connection->resized) {
             if (!put_resized(connection)) connection->closing = true;
         } else if (most > 0 && connection->cursor < process->log.start) {
             if (!put_gap(connection)) connection->closing = true;
         } else if (most > 0) {
-            if (!send_output(connection, most)) break;
+            send_output(connection, most);
         } else if (process->state == STATE_ENDED && connection->cursor == process->log.end) {
             if (!put_exit(&connection->out, process)) connection_mute(connection);
             /* The peer closes, not we: its last ACK still says what was given, and a write of it that met a closed

@@ -35,13 +35,13 @@
 #define LOG_BYTES_MIN (4 * KIB)
 #define LOG_BYTES_MAX (64 * MIB)
 #define LOG_MARKS_MAX (64 * KIB)                /* stream changes remembered (8 bytes each) in one log */
-#define CREDIT_BYTES (256 * KIB)                /* law 7: how far the fastest live reader may be behind */
+#define CREDIT_BYTES (128 * KIB)                /* law 7: how far the fastest live reader may be behind */
 #define STALL_MS_DEFAULT 10000                  /* law 7: a reader that has not moved for this long is not live */
 #define EXIT_DRAIN_NS (1000 * MS)               /* law 3: how long descendants that hold the tty delay EXIT */
 #define COALESCE_NS (1 * MS)                    /* output after the first waits at most this long for company ... */
 #define COALESCE_BYTES (4 * KIB)                /* ... unless this much has come together; more in a flood */
 #define READ_BYTES (64 * KIB)                   /* one read of a PTY or pipe */
-#define READS_PER_TURN 16                       /* then others get their turn: 64 KiB of a flood, 0.6 ms */
+#define READS_PER_TURN 2                        /* then others get their turn: a read of a flooded PTY may take 0.4 ms */
 #define LAST_READS 256                          /* at the end of a process; a pipe holds 1 MiB at most */
 #define INPUT_RETRY_NS (100 * MS)               /* a PTY does not always say that it has room again */
 #define CELLS_MAX 10000                         /* columns or rows of a window */

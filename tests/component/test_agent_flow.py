@@ -12,7 +12,7 @@ from sandpty.wire.frames import Exit, From, Output, ProcessInfo, Selector
 from tests.component.agent_peer import PIPES, PTY, SHELL, Agent
 from tests.waiting import until_sync
 
-CREDIT = 256 * 1024
+CREDIT = 128 * 1024
 SOCKET = 3 * 128 * 1024  # the kernel doubles what is asked for, and counts its own way
 READ = 64 * 1024
 LINES = 100_000  # of 64 bytes: 6.4 MB
@@ -95,6 +95,19 @@ def test_a_stuck_viewer_costs_a_fast_one_nothing_and_gets_a_gap(agent: Agent) ->
         assert stuck.seen.gaps[0].end == TOTAL - 1024 * 1024
         text = b"".join(b"%063d\n" % number for number in range(1, LINES + 1))
         assert stuck.seen.data == text[: stuck.seen.gaps[0].start] + text[stuck.seen.gaps[0].end :]
+
+
+def test_a_viewer_that_wakes_up_after_the_end_is_given_all_that_is_left(agent: Agent) -> None:
+    """A frame of which the socket took a part is finished at any moment, and what follows it is not forgotten."""
+    for _ in range(20):
+        with (
+            agent.start("sh", "-c", "read x; head -c 900000 /dev/zero", flags=PIPES | 2) as fast,
+            agent.attach(fast.selector, stall_ms=frames.NEVER_MS) as late,
+        ):
+            fast.type(b"\n")
+            assert fast.read_exit().end == 900_000
+            assert late.read_exit().end == 900_000
+            assert (len(late.seen.data), late.seen.gaps) == (900_000, [])
 
 
 def test_a_dead_viewer_pauses_the_process_for_its_stall_time_only(agent: Agent) -> None:
