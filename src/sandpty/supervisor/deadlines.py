@@ -9,7 +9,6 @@ import time
 
 from sandpty.isolation.background import Background
 from sandpty.supervisor.lifecycle import Entry, Sandboxes
-from sandpty.wire.errors import SandptyError
 
 log = logging.getLogger(__name__)
 LOOK_AGAIN_S = 30.0  # the wall clock may jump; nothing is later than this for it
@@ -45,8 +44,8 @@ class Deadlines:
         meta = entry.meta
         try:
             await self._sandboxes.expire(entry)
-        except SandptyError as error:
-            log.error("expiry of %s failed: %s", meta.id, error)
+        except Exception as error:  # whatever it was: tried at once again it would only fail again, in a circle
+            log.error("expiry of %s failed: %r", meta.id, error)
             await asyncio.sleep(RETRY_S)
         finally:
             self._expiring.discard(meta.id)

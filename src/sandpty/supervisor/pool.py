@@ -14,6 +14,7 @@ from sandpty.wire.verbs import Limits
 
 log = logging.getLogger(__name__)
 RETRY_S = 10.0  # after a start that failed
+REFILL_DELAY_S = 0.1  # after a claim, while others are warm: the shell that is starting now needs the processor more
 
 
 class Pool:
@@ -26,6 +27,7 @@ class Pool:
         self._size = size
         self._warm: dict[str, list[Entry]] = {}
         self._wanted: set[str] = set()  # names of templates that were asked for
+        self._claimed_at = 0.0
         self.wake = asyncio.Event()
 
     def claim(self, template: str) -> Entry | None:
@@ -34,6 +36,7 @@ class Pool:
         if self._size == 0:
             return None
         self._wanted.add(template)
+        self._claimed_at = asyncio.get_running_loop().time()
         self.wake.set()
         waiting = self._warm.get(name, [])
         while waiting:
@@ -52,7 +55,7 @@ class Pool:
             self.wake.clear()
             try:
                 await self._refill()
-            except SandptyError as error:
+            except (SandptyError, OSError) as error:
                 log.warning("cannot start warm sandboxes: %s", error)
                 await asyncio.sleep(RETRY_S)
                 continue
@@ -70,10 +73,14 @@ class Pool:
             waiting = self._warm.setdefault(name, [])
             while len(waiting) < self._size:
                 await self._sandboxes.idle.wait()
+                early_s = self._claimed_at + REFILL_DELAY_S - asyncio.get_running_loop().time()
+                if waiting and early_s > 0:
+                    await asyncio.sleep(early_s)
+                    continue
                 entry = await self._sandboxes.boot_new(ready, Limits(), True)
                 entry.meta.phase = "warm"
-                entry.keep()
                 waiting.append(entry)
+                entry.keep()
 
     async def drain(self) -> None:
         """End every warm sandbox."""

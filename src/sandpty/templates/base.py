@@ -11,6 +11,7 @@ from pathlib import Path
 from sandpty.isolation.driver import Layer
 from sandpty.templates.catalog import BASE, Ready
 from sandpty.templates.guest import SUDOERS, USER, USER_ID, make_home
+from sandpty.templates.shell_files import BASH_BASHRC, HOME_BASHRC, HOME_PROFILE, PROFILE, write_shell_files
 
 PACKAGES = (
     "bash",
@@ -34,6 +35,7 @@ PACKAGES = (
 # What nobody reads in a sandbox; licences stay.
 EXCLUDED = ("/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/doc/*")
 INCLUDED = ("/usr/share/doc/*/copyright",)
+SHELL_FILES = (PROFILE, BASH_BASHRC, HOME_PROFILE, HOME_BASHRC)
 _RECIPE_VERSION = "3"
 # Names that people type and these small packages do not bring.
 _ALSO_CALLED = (("python", "python3"), ("vim", "vim.tiny"))
@@ -42,7 +44,7 @@ _DESCRIPTION = "template.json"
 
 def place(templates: Path) -> Path:
     """Where this recipe's result is; another recipe (a newer version of us) has another place."""
-    recipe = " ".join((_RECIPE_VERSION, *PACKAGES, *EXCLUDED, *INCLUDED, SUDOERS))
+    recipe = " ".join((_RECIPE_VERSION, *PACKAGES, *EXCLUDED, *INCLUDED, SUDOERS, *SHELL_FILES))
     return templates / f"{BASE}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
 
 
@@ -84,6 +86,7 @@ def finish(root: Path) -> None:
     sudoers.write_text(SUDOERS + "@includedir /etc/sudoers.d\n", encoding="ascii")
     sudoers.chmod(0o440)
     make_home(root)
+    write_shell_files(root)
     for name, program in _ALSO_CALLED:
         link = root / "usr/bin" / name
         if not os.path.lexists(link):

@@ -32,20 +32,11 @@ def _write(path: Path, text: str, mode: int) -> None:
 
 
 def make_home(root: Path) -> None:
-    """/home/user with the shell's start files."""
+    """/home/user; its shell's start files come from `shell_files`."""
     home = root / _HOME.lstrip("/")
     home.mkdir(parents=True, exist_ok=True)
     home.chmod(0o755)
     os.chown(home, USER_ID, USER_ID)
-    for source in (root / "etc/skel").glob(".*"):
-        if source.is_file():
-            target = home / source.name
-            target.write_bytes(source.read_bytes())
-            os.chown(target, USER_ID, USER_ID)
-    for name in (".bashrc", ".profile"):
-        skeleton = root / "etc/skel" / name
-        if skeleton.is_file():
-            (root / "root" / name).write_bytes(skeleton.read_bytes())
 
 
 def write_users(root: Path, *, with_service_accounts: bool) -> None:

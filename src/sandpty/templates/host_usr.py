@@ -12,8 +12,9 @@ from pathlib import Path
 
 from sandpty.isolation.driver import Layer
 from sandpty.templates.guest import write_users
+from sandpty.templates.shell_files import write_shell_files
 
-_VERSION = "3"  # of what this module makes; part of the directory's name
+_VERSION = "4"  # of what this module makes; part of the directory's name
 _DIRECTORIES = (
     "dev",
     "proc",
@@ -78,7 +79,6 @@ _ETC = (
     "security",
     "services",
     "shells",
-    "skel",
     "ssl/certs",
     "ssl/openssl.cnf",
     "sudo.conf",
@@ -131,6 +131,7 @@ def _skeleton(root: Path) -> None:
     for name in ("tmp", "var/tmp"):
         (root / name).chmod(0o1777)
     (root / "root").chmod(0o700)
+    write_shell_files(root)
 
 
 def build(templates: Path) -> tuple[Layer, ...]:
