@@ -9,7 +9,7 @@
 /* --- flow control (law 7) ---------------------------------------------------------------------------------------- */
 
 static uint64_t credit(const struct process *process) {
-    return process->log.size / 2 < CREDIT_BYTES ? process->log.size / 2 : CREDIT_BYTES;
+    return process->log.size / 4 < CREDIT_BYTES ? process->log.size / 4 : CREDIT_BYTES;
 }
 
 /* Output waits for it and it has not moved for its stall time: then it holds nobody back. */

@@ -187,7 +187,8 @@ static void leader_exited(struct process *process, int status) {
     if (process->slave >= 0) close(process->slave); /* from now on EIO means: nobody holds the terminal */
     process->slave = -1;
     /* What the leader wrote is in the kernel now: it is read whatever readers do (law 3 before law 7). The log has
-     * room: credit is at most half of it. What descendants add is bounded by time and by this. */
+     * room: credit, one read over it, this and one read over this are a quarter each at most. What descendants add is
+     * bounded by time and by this. */
     process->drain_limit = process->log.end + process->log.size / 4;
     timer_arm(&process->drain, loop_now() + EXIT_DRAIN_NS);
     timer_cancel(&process->deadline);

@@ -9,7 +9,7 @@ import pytest
 
 from sandpty.wire import frames
 from sandpty.wire.frames import Exit, From, Output, ProcessInfo, Selector
-from tests.component.agent_peer import PIPES, PTY, SHELL, Agent
+from tests.component.agent_peer import PIPES, PTY, SHELL, Agent, Attachment
 from tests.waiting import until_sync
 
 CREDIT = 128 * 1024
@@ -108,6 +108,26 @@ def test_a_viewer_that_wakes_up_after_the_end_is_given_all_that_is_left(agent: A
             assert fast.read_exit().end == 900_000
             assert late.read_exit().end == 900_000
             assert (len(late.seen.data), late.seen.gaps) == (900_000, [])
+
+
+def test_a_slow_viewer_alone_loses_nothing_of_a_smaller_log_either(agent: Agent) -> None:
+    """Law 7 down to the last byte: what the kernel holds when the program ends does not push out what is not read yet.
+
+    For logs of half a MiB and more; the protocol's page says so.
+    """
+    for number in range(20):
+        size = 1_400_000 + 3_001 * number
+        with agent.start("head", "-c", str(size), "/dev/zero", flags=PIPES, log_bytes=512 * 1024) as viewer:
+            until_sync(lambda seen=viewer: held(agent, seen))
+            assert viewer.read_exit().end == size
+            assert (len(viewer.seen.data), viewer.seen.gaps) == (size, [])
+
+
+def held(agent: Agent, viewer: Attachment) -> bool:
+    """Whether the process waits for its viewer: nothing came between two looks."""
+    with agent.peer() as peer:
+        ends = [peer.request(frames.encode_stat(viewer.selector), ProcessInfo).end for _ in range(2)]
+    return ends[0] > 0 and ends[0] == ends[1]
 
 
 def test_a_dead_viewer_pauses_the_process_for_its_stall_time_only(agent: Agent) -> None:
