@@ -113,7 +113,7 @@ struct process {
     pid_t pid;    /* the leader */
     pid_t reaper; /* 0 once it was reaped: then nothing of the tree lives */
     enum state state;
-    bool pty, stdin_open, leader_gone, tree_gone, drained[2], input_blocked, flow_paused;
+    bool pty, stdin_open, leader_gone, tree_gone, drained[2], input_blocked, flow_paused, resting;
     bool kill_asked, deadline_passed;
     unsigned references; /* connections that point here */
     unsigned attachments;
@@ -128,7 +128,7 @@ struct process {
     uint64_t input_taken;
     struct connection *input_owner; /* whose piece of input is half written */
     struct connection *readers;
-    struct timer deadline, drain, flush, stall, input_retry, forget;
+    struct timer deadline, drain, flush, stall, input_retry, forget, rest;
     uint16_t cols, rows;
     uint64_t started_ms, ended_ms;
     int wait_status;
@@ -235,6 +235,7 @@ void attach_end(struct connection *connection);
 void attach_ack(struct connection *connection, uint64_t offset);
 void attach_moved(struct connection *connection);
 void attachments_pump(struct process *process);
+bool attachments_live(const struct process *process);
 bool attachments_hold(struct process *process, uint64_t *look_again);
 void attachments_resized(struct process *process, struct connection *except);
 void attach_started(struct connection *connection, struct process *process);

@@ -177,7 +177,8 @@ void attachments_resized(struct process *process, struct connection *except) {
 
 /* --- beginning and ending ---------------------------------------------------------------------------------------- */
 
-static bool other_live(const struct process *process) {
+/* Does anybody read it who has not stalled? */
+bool attachments_live(const struct process *process) {
     for (struct connection *at = process->readers; at; at = at->next_reader)
         if (!stalled(process, at)) return true;
     return false;
@@ -195,7 +196,7 @@ struct problem attach_origin(const struct process *process, uint8_t from, uint64
         *start = value < log->end - log->start ? log->end - value : log->start;
         break;
     case FROM_CONTINUE:
-        if (!other_live(process)) *start = process->given;
+        if (!attachments_live(process)) *start = process->given;
         break;
     case FROM_END:
         break;

@@ -147,6 +147,7 @@ static void process_end(struct process *process) {
     timer_cancel(&process->stall);
     timer_cancel(&process->flush);
     timer_cancel(&process->input_retry);
+    timer_cancel(&process->rest);
     timer_arm(&process->forget, loop_now() + KEPT_NS);
     kept_count++;
     kept_bytes += held_bytes(process);
@@ -233,7 +234,7 @@ static bool held_back(const struct process *process, const struct source *source
     if (process->state == STATE_STARTING) return true; /* until who asked for it reads it: its first bytes count too */
     bool drained = process->drained[source == &process->output[1]];
     if (process->leader_gone && !drained && process->log.end < process->drain_limit) return false;
-    return process->flow_paused;
+    return process->flow_paused || process->resting;
 }
 
 /* One read. False when there is nothing more for now. */
@@ -262,6 +263,22 @@ static bool read_once(struct process *process, struct source *source) {
 
 static void write_room(struct process *process);
 
+static uint64_t typed_at; /* when any process last took input */
+
+static void rest_over(struct timer *timer) {
+    struct process *process = OWNER(timer, struct process, rest);
+    process->resting = false;
+    process_update(process);
+}
+
+/* A flood that nobody watches must not cost the echo of who types in another terminal: reading a flooded PTY keeps this
+ * one thread in the kernel. So it is read in small portions for as long as somebody types, and never stops. */
+static bool rest(struct process *process) {
+    if (process->leader_gone || attachments_live(process) || loop_now() - typed_at > TYPING_NS) return false;
+    process->resting = timer_arm(&process->rest, loop_now() + REST_NS);
+    return process->resting;
+}
+
 static void output_ready(struct process *process, struct source *source, uint32_t events) {
     if (process->pty && (events & EPOLLOUT)) write_room(process);
     if (!(events & (EPOLLIN | EPOLLHUP | EPOLLERR))) return;
@@ -270,8 +287,9 @@ static void output_ready(struct process *process, struct source *source, uint32_
         if (!read_once(process, source)) break;
         if (process->state == STATE_ENDED) continue;
         flush_policy(process); /* before the next read: an echo is not to wait for one more system call */
+        bool resting = rest(process);
         process_update(process);
-        if (held_back(process, source)) break;
+        if (resting || held_back(process, source)) break;
         if (process->log.end - before < 1024 && !process->leader_gone) break; /* likely all there was */
     }
     process_update(process);
@@ -328,6 +346,7 @@ ssize_t process_input(struct process *process, const uint8_t *bytes, size_t coun
     ssize_t taken = write(input_source(process)->fd, bytes, count);
     if (taken > 0) {
         process->input_taken += (uint64_t)taken;
+        typed_at = loop_now();
         process->flushed_at = 0; /* what comes next is likely its echo, and somebody waits for that */
         return taken;
     }
@@ -505,4 +524,5 @@ void process_prepare(struct process *process) {
     process->stall.fire = stall_due;
     process->input_retry.fire = input_retry_due;
     process->forget.fire = forget_due;
+    process->rest.fire = rest_over;
 }

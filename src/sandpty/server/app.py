@@ -6,6 +6,7 @@ sandpty serve -> serve(settings) -> Registry (supervisor's truth) + Authenticato
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import resource
@@ -137,6 +138,9 @@ async def serve(
         url = listener_url(listener)
         _write_info(settings, url)
         log.info("listening on %s, isolation tier %s", url, registry.host.tier)
+        # What is here now stays: collections need not look at it again, and a key does not wait for them.
+        gc.collect()
+        gc.freeze()
         if listening is not None:
             listening(url)
         await asyncio.Event().wait()
