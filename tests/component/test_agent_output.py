@@ -145,11 +145,11 @@ def test_a_grandchild_that_holds_the_terminal_delays_exit_by_a_second_at_most(ag
 
 def test_what_a_grandchild_writes_after_exit_is_read_and_dropped(agent: Agent, tmp_path: Path) -> None:
     """Law 3: a daemon does not block on a terminal nobody will see again, though a stuck viewer held it before."""
-    script = "(head -c 3000000 /dev/zero; echo done > $0/file) & exit 0"
+    script = "(head -c 30000000 /dev/zero; echo done > $0/file) & exit 0"
     with agent.start("sh", "-c", script, str(tmp_path), flags=PIPES, stall_ms=frames.NEVER_MS) as stuck:
         with agent.peer() as peer:
             end = peer.request(frames.encode_wait(stuck.selector), frames.Exit).end
-        assert end < 3_000_000
+        assert end < 30_000_000
         until_sync((tmp_path / "file").exists)
         assert stuck.read_exit().end == end
 
