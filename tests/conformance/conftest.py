@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 VENDOR_JS = ROOT / ".cache" / "vendor-js"
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def sdk_env(server: RunningServer) -> Iterator[dict[str, str]]:
     """Points the SDKs of this process, and those it starts, at the test's server."""
     before = dict(os.environ)

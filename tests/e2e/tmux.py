@@ -20,7 +20,7 @@ class Tmux:
 
     def __init__(self, cols: int, rows: int, env: Mapping[str, str]) -> None:
         self._socket = f"sp-{os.getpid()}-{next(_numbers)}"
-        self._env = {**os.environ, **env, "LC_ALL": "C.UTF-8"}
+        self._env = {**env, "LC_ALL": "C.UTF-8"}
         self._env.pop("TMUX", None)
         size = ("-x", str(cols), "-y", str(rows))
         self._run("-f", "/dev/null", "new-session", "-d", *size, f"env PS1='{PROMPT} ' bash --norc --noprofile -i")
@@ -91,9 +91,9 @@ class Tmux:
 
 
 @contextmanager
-def tmux(*, cols: int = 80, rows: int = 24, env: Mapping[str, str] | None = None) -> Iterator[Tmux]:
-    """A person at a terminal, who goes away at the end."""
-    person = Tmux(cols, rows, env or {})
+def tmux(*, cols: int = 80, rows: int = 24, env: Mapping[str, str]) -> Iterator[Tmux]:
+    """A person at a terminal with this environment and no other, who goes away at the end."""
+    person = Tmux(cols, rows, env)
     try:
         yield person
     finally:
