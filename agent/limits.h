@@ -41,7 +41,8 @@
 #define COALESCE_NS (1 * MS)                    /* output after the first waits at most this long for company ... */
 #define COALESCE_BYTES (4 * KIB)                /* ... unless this much has come together; more in a flood */
 #define READ_BYTES (64 * KIB)                   /* one read of a PTY or pipe */
-#define READS_PER_TURN 4                        /* then others get their turn: a read of a flooded PTY may take 0.4 ms */
+#define READS_PER_TURN 16                       /* then others get their turn: a read of a flooded PTY may take 0.4 ms */
+#define READS_PER_TURN_TYPING 2                 /* the same while somebody types in another terminal */
 #define TYPING_NS (1000 * MS)                   /* so long after a key somebody is typing, and waits for echoes */
 #define REST_NS (4 * MS)                        /* between reads of output nobody waits for, while somebody types */
 #define LAST_READS 256                          /* at the end of a process; a pipe holds 1 MiB at most */

@@ -263,7 +263,12 @@ static bool read_once(struct process *process, struct source *source) {
 
 static void write_room(struct process *process);
 
-static uint64_t typed_at; /* when any process last took input */
+static uint64_t typed_at, typed_in; /* when a process last took input, and which */
+
+/* Does somebody type, and wait for an echo, elsewhere than here? */
+static bool typing_elsewhere(const struct process *process) {
+    return typed_in != process->id && loop_now() - typed_at < TYPING_NS;
+}
 
 static void rest_over(struct timer *timer) {
     struct process *process = OWNER(timer, struct process, rest);
@@ -274,7 +279,7 @@ static void rest_over(struct timer *timer) {
 /* A flood that nobody watches must not cost the echo of who types in another terminal: reading a flooded PTY keeps this
  * one thread in the kernel. So it is read in small portions for as long as somebody types, and never stops. */
 static bool rest(struct process *process) {
-    if (process->leader_gone || attachments_live(process) || loop_now() - typed_at > TYPING_NS) return false;
+    if (process->leader_gone || attachments_live(process) || !typing_elsewhere(process)) return false;
     process->resting = timer_arm(&process->rest, loop_now() + REST_NS);
     return process->resting;
 }
@@ -282,7 +287,8 @@ static bool rest(struct process *process) {
 static void output_ready(struct process *process, struct source *source, uint32_t events) {
     if (process->pty && (events & EPOLLOUT)) write_room(process);
     if (!(events & (EPOLLIN | EPOLLHUP | EPOLLERR))) return;
-    for (int i = 0; i < READS_PER_TURN && source->fd >= 0; i++) {
+    int most = typing_elsewhere(process) ? READS_PER_TURN_TYPING : READS_PER_TURN;
+    for (int i = 0; i < most && source->fd >= 0; i++) {
         uint64_t before = process->log.end;
         if (!read_once(process, source)) break;
         if (process->state == STATE_ENDED) continue;
@@ -347,6 +353,7 @@ ssize_t process_input(struct process *process, const uint8_t *bytes, size_t coun
     if (taken > 0) {
         process->input_taken += (uint64_t)taken;
         typed_at = loop_now();
+        typed_in = process->id;
         process->flushed_at = 0; /* what comes next is likely its echo, and somebody waits for that */
         return taken;
     }
