@@ -63,7 +63,6 @@ _TOOLS = (
 _RUNTIMES = (
     Tool("crun", "--version", "crun", "the default runtime"),
     Tool("runc", "--version", "runc", "--isolation runc", needed=False),
-    Tool("runsc", "--version", "runsc", "--isolation runsc (gVisor)", needed=False),
 )
 
 
