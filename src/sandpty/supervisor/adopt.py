@@ -9,7 +9,8 @@ import os
 from sandpty.config import DataDir
 from sandpty.isolation.driver import Driver, Plan
 from sandpty.supervisor import state
-from sandpty.supervisor.lifecycle import Entry, Sandboxes
+from sandpty.supervisor.entry import Entry
+from sandpty.supervisor.lifecycle import Sandboxes
 from sandpty.supervisor.pool import Pool
 from sandpty.wire.errors import SandptyError
 
@@ -45,7 +46,7 @@ async def _adopt(driver: Driver, sandboxes: Sandboxes, pool: Pool, entry: Entry)
     if meta.phase == "stopped":
         if meta.pid:
             # The pause was cut short between its word and its deed, or a resume before its word.
-            sandboxes.unfollow(entry)
+            entry.unfollow()
             await driver.stop(entry.plan, meta.started)
             meta.pid = meta.start_time = 0
             entry.keep()

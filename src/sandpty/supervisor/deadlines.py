@@ -8,7 +8,8 @@ import logging
 import time
 
 from sandpty.isolation.background import Background
-from sandpty.supervisor.lifecycle import Entry, Sandboxes
+from sandpty.supervisor.entry import Entry
+from sandpty.supervisor.lifecycle import Sandboxes
 
 log = logging.getLogger(__name__)
 LOOK_AGAIN_S = 30.0  # the wall clock may jump; nothing is later than this for it

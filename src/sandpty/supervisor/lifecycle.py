@@ -1,4 +1,4 @@
-"""What happens to sandboxes: create, pause, resume, end. The one place that changes their state.
+"""What happens to sandboxes: create, change, end. Pause and resume: pausing.py.
 
 Each sandbox has a lock; whoever holds it does the next thing to it. State is written to meta.json at the moments that
 make every SIGKILL harmless: before something is made that would have to be removed, and after it is complete.
@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import socket
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -19,43 +18,21 @@ from typing import Any
 
 from sandpty import config
 from sandpty.config import DataDir
-from sandpty.isolation import process_table
 from sandpty.isolation.background import Background
-from sandpty.isolation.driver import Driver, Plan
+from sandpty.isolation.driver import Driver
 from sandpty.isolation.trash import Trash
 from sandpty.supervisor import state
+from sandpty.supervisor.booting import Booting
 from sandpty.supervisor.checks import check_annotations, check_disk, check_limits, disk_error
+from sandpty.supervisor.entry import Entry
 from sandpty.supervisor.events import Events
+from sandpty.supervisor.pausing import Pausing
 from sandpty.supervisor.state import Meta
 from sandpty.templates.catalog import Catalog, Ready
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import CreateArgs, EndReason, Limits, Sandbox
 
 log = logging.getLogger(__name__)
-
-
-class Entry:
-    """A sandbox in memory."""
-
-    __slots__ = ("directory", "ended", "lock", "meta", "pidfd")
-
-    def __init__(self, meta: Meta, directory: Path) -> None:
-        self.meta = meta
-        self.directory = directory
-        self.lock = asyncio.Lock()
-        self.pidfd: int | None = None
-        self.ended: EndReason | None = None
-
-    @property
-    def plan(self) -> Plan:
-        return self.meta.plan(self.directory)
-
-    @property
-    def visible(self) -> bool:
-        return self.meta.phase in ("running", "frozen", "stopped")
-
-    def keep(self, *, durable: bool = False) -> None:
-        state.write(self.directory, self.meta, durable=durable)
 
 
 class Sandboxes:
@@ -76,11 +53,11 @@ class Sandboxes:
         self._catalog = catalog
         self._events = events
         self._background = background
-        self._server_uid = server_uid
         self._host_boot_id = state.host_boot_id()
         self._entries: dict[str, Entry] = {}
-        self._starting = asyncio.Semaphore(config.CREATES_IN_PARALLEL)
         self._creating = 0
+        self._booting = Booting(driver, server_uid, self._agent_ended)
+        self.pausing = Pausing(self, driver, self._booting, background)
         self.trash = Trash(data.root / "trash", background)
         self.deadline_changed = asyncio.Event()
         self.idle = asyncio.Event()  # no create under way: the pool may refill
@@ -102,7 +79,7 @@ class Sandboxes:
         return entry
 
     @contextlib.asynccontextmanager
-    async def _held(self, sandbox_id: str) -> AsyncIterator[Entry]:
+    async def held(self, sandbox_id: str) -> AsyncIterator[Entry]:
         """The sandbox, locked; raises no_such_sandbox also when it ended while we waited for the lock."""
         entry = self._get(sandbox_id)
         async with entry.lock:
@@ -191,12 +168,12 @@ class Sandboxes:
             raise
 
     async def _boot_first(self, entry: Entry) -> Entry:
-        async with entry.lock, self._starting:
+        async with entry.lock, self._booting.turn:
             try:
                 entry.meta.slot = await self._driver.reserve()
                 entry.directory.mkdir(mode=0o700)
                 entry.keep()
-                await self._boot(entry)
+                await self._booting.boot(entry)
             except (OSError, SandptyError) as error:
                 log.warning("create %s failed: %s", entry.meta.id, error)
                 entry.ended = "failed"
@@ -204,51 +181,14 @@ class Sandboxes:
                 raise (disk_error(error) if isinstance(error, OSError) else error) from error
         return entry
 
-    async def _boot(self, entry: Entry) -> None:
-        meta = entry.meta
-        listener = self._listen(meta.socket)
-        try:
-            started = await self._driver.start(entry.plan, listener)
-        finally:
-            listener.close()
-        meta.pid, meta.start_time, meta.host_boot_id = started.pid, started.start_time, self._host_boot_id
-        try:
-            self.follow(entry)
-        except ProcessLookupError:
-            raise SandptyError("runtime_failed", "the agent ended at once") from None
-        entry.keep()
-
-    def _listen(self, path: str) -> socket.socket:
-        """The socket on which the agent will listen: made here, so that its path means nothing inside."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            listener.bind(path)
-            os.chmod(path, 0o600)
-            if os.geteuid() == 0:
-                os.chown(path, self._server_uid, 0)
-            listener.listen(config.AGENT_BACKLOG)
-        except BaseException:
-            listener.close()
-            raise
-        return listener
-
     # --- exits ---
 
     def follow(self, entry: Entry) -> None:
         """Learn when the agent ends. Raises ProcessLookupError when it already has."""
-        pidfd = entry.pidfd = process_table.open_pidfd(entry.meta.started)
-        asyncio.get_running_loop().add_reader(pidfd, self._agent_ended, entry)
-
-    def unfollow(self, entry: Entry) -> None:
-        if entry.pidfd is not None:
-            asyncio.get_running_loop().remove_reader(entry.pidfd)
-            os.close(entry.pidfd)
-            entry.pidfd = None
+        entry.follow(self._agent_ended)
 
     def _agent_ended(self, entry: Entry) -> None:
-        self.unfollow(entry)
+        entry.unfollow()
         self._background.spawn(self._ended_by_itself(entry), f"end {entry.meta.id}")
 
     async def _ended_by_itself(self, entry: Entry) -> None:
@@ -269,7 +209,7 @@ class Sandboxes:
         """Returns once every process and file of it is gone. Raises no_such_sandbox."""
 
         async def work() -> None:
-            async with self._held(sandbox_id) as entry:
+            async with self.held(sandbox_id) as entry:
                 await self._end(entry, reason)
 
         await self._background.finish(work(), f"kill {sandbox_id}")
@@ -283,9 +223,9 @@ class Sandboxes:
             if meta.on_timeout == "kill":
                 await self._end(entry, "timeout")
             elif meta.on_timeout == "pause":
-                await self._freeze(entry)
+                await self.pausing.freeze(entry)
             else:
-                await self._stop(entry)
+                await self.pausing.stop(entry)
 
     async def discard(self, entry: Entry) -> None:
         """End a sandbox that nobody has been told of."""
@@ -323,7 +263,7 @@ class Sandboxes:
 
     async def _remove(self, entry: Entry) -> None:
         meta = entry.meta
-        self.unfollow(entry)
+        entry.unfollow()
         if meta.slot >= 0:
             await self._driver.stop(entry.plan, meta.started)
             await self._driver.destroy(entry.plan)
@@ -332,80 +272,22 @@ class Sandboxes:
         self.trash.take(entry.directory)
         self._entries.pop(meta.id, None)
 
-    # --- pause, resume ---
-
-    async def pause(self, sandbox_id: str, memory: bool) -> Sandbox:
-        """Freeze (`memory`), or end the processes and keep the files. Raises already_paused."""
-
-        async def work() -> Sandbox:
-            async with self._held(sandbox_id) as entry:
-                if entry.meta.phase != "running":
-                    raise SandptyError("already_paused", f"sandbox {sandbox_id} is paused")
-                return await (self._freeze(entry) if memory else self._stop(entry))
-
-        return await self._background.finish(work(), f"pause {sandbox_id}")
-
-    async def _freeze(self, entry: Entry) -> Sandbox:
-        await self._driver.freeze(entry.plan)
-        entry.meta.phase = "frozen"
-        return self._changed(entry, "paused")
-
-    async def _stop(self, entry: Entry) -> Sandbox:
-        meta = entry.meta
-        self.unfollow(entry)
-        # First the truth on disk: whoever finds "stopped" with a living agent finishes this.
-        meta.phase = "stopped"
-        entry.keep(durable=True)
-        await self._driver.stop(entry.plan, meta.started)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(meta.socket)
-        meta.pid = meta.start_time = 0
-        return self._changed(entry, "paused to disk")
-
-    async def resume(self, sandbox_id: str, end_at: float) -> Sandbox:
-        """Thaw, or start again from the kept files with a new boot id. Raises conflict when it is running."""
-
-        async def work() -> Sandbox:
-            async with self._held(sandbox_id) as entry:
-                meta = entry.meta
-                if meta.phase == "running":
-                    raise SandptyError("conflict", f"sandbox {sandbox_id} is running")
-                if meta.phase == "frozen":
-                    await self._driver.thaw(entry.plan)
-                else:
-                    await self._boot_again(entry)
-                meta.phase, meta.end_at = "running", end_at
-                return self._changed(entry, "resumed")
-
-        return await self._background.finish(work(), f"resume {sandbox_id}")
-
-    async def _boot_again(self, entry: Entry) -> None:
-        async with self._starting:
-            entry.meta.boot_id = str(uuid.uuid4())
-            try:
-                await self._boot(entry)
-            except (OSError, SandptyError) as error:
-                self.unfollow(entry)
-                await self._driver.stop(entry.plan, entry.meta.started)
-                entry.meta.pid = entry.meta.start_time = 0
-                raise (disk_error(error) if isinstance(error, OSError) else error) from error
-
     # --- changes of words ---
 
     async def set_deadline(self, sandbox_id: str, end_at: float) -> Sandbox:
-        async with self._held(sandbox_id) as entry:
+        async with self.held(sandbox_id) as entry:
             if entry.meta.phase != "running":
                 raise SandptyError("sandbox_paused", f"sandbox {sandbox_id} is paused and has no deadline")
             entry.meta.end_at = end_at
-            return self._changed(entry, "deadline set")
+            return self.changed(entry, "deadline set")
 
     async def annotate(self, sandbox_id: str, annotations: dict[str, Any]) -> Sandbox:
         check_annotations(annotations)
-        async with self._held(sandbox_id) as entry:
+        async with self.held(sandbox_id) as entry:
             entry.meta.annotations = annotations
-            return self._changed(entry, "annotated")
+            return self.changed(entry, "annotated")
 
-    def _changed(self, entry: Entry, what: str) -> Sandbox:
+    def changed(self, entry: Entry, what: str) -> Sandbox:
         try:
             entry.keep()
         except OSError as error:

@@ -7,7 +7,8 @@ import logging
 
 from sandpty.isolation import process_table
 from sandpty.isolation.background import Background
-from sandpty.supervisor.lifecycle import Entry, Sandboxes
+from sandpty.supervisor.entry import Entry
+from sandpty.supervisor.lifecycle import Sandboxes
 from sandpty.templates.catalog import Catalog
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import Limits

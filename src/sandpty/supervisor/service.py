@@ -178,11 +178,11 @@ class Service:
 
     async def _pause(self, raw: msgspec.Raw) -> verbs.Sandbox:
         args = msgspec.json.decode(raw, type=PauseArgs)
-        return await self._sandboxes.pause(args.id, args.memory)
+        return await self._sandboxes.pausing.pause(args.id, args.memory)
 
     async def _resume(self, raw: msgspec.Raw) -> verbs.Sandbox:
         args = msgspec.json.decode(raw, type=DeadlineArgs)
-        return await self._sandboxes.resume(args.id, args.end_at)
+        return await self._sandboxes.pausing.resume(args.id, args.end_at)
 
     async def _set_deadline(self, raw: msgspec.Raw) -> verbs.Sandbox:
         args = msgspec.json.decode(raw, type=DeadlineArgs)

@@ -11,9 +11,8 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from sandpty.server.context import Context
-from sandpty.server.dialects.e2b import process
+from sandpty.server.dialects.e2b import control, process
 from sandpty.server.dialects.e2b.connect import CORS_HEADERS, STREAM_TYPE, ConnectError, end_envelope
-from sandpty.server.dialects.e2b.control import ControlPlane
 from sandpty.server.dialects.e2b.errors import HttpError
 from sandpty.server.dialects.e2b.process import unary_failure
 from sandpty.server.dialects.e2b.requests import authorized_sandbox, find_sandbox
@@ -43,7 +42,7 @@ def routes(context: Context) -> list[web.AbstractRouteDef]:
         web.options("/health", _preflight),
     ]
     cors = [web.route(route.method, route.path, _with_cors(route.handler)) for route in sandbox_routes]
-    return [*ControlPlane(context).routes(), *preflights, *cors]
+    return [*control.routes(context), *preflights, *cors]
 
 
 def _with_cors(handler: Handler) -> Handler:

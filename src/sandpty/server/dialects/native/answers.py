@@ -14,6 +14,8 @@ from sandpty.server.context import Context
 from sandpty.wire.errors import SandptyError
 
 T = TypeVar("T")
+SANDBOX = "/v1/sandboxes/{sandbox}"
+PROCESS = SANDBOX + "/processes/{process}"
 O = TypeVar("O")  # noqa: E741 - the handler's owner
 
 

@@ -12,13 +12,14 @@ import logging
 import secrets
 import socket as sockets
 import struct
+from collections.abc import Sequence
 from dataclasses import replace
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from sandpty import config
 from sandpty.server.context import Context
-from sandpty.server.dialects.native.answers import answering, number, principal
+from sandpty.server.dialects.native.answers import PROCESS, answering, number, principal
 from sandpty.server.dialects.native.processes import selector
 from sandpty.terminal import attachment
 from sandpty.terminal.attachment import Attachment
@@ -41,6 +42,9 @@ class Attaching:
         self._context = context
         self._relays: set[_Relay] = set()
         context.stopping.append(self._going_away)
+
+    def routes(self) -> Sequence[web.AbstractRouteDef]:
+        return [web.get(PROCESS + "/attach", self.attach)]
 
     def _going_away(self) -> None:
         for relay in self._relays:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import signal as signals
+from collections.abc import Sequence
 
 from aiohttp import web
 
 from sandpty import config
 from sandpty.server.context import Context
-from sandpty.server.dialects.native.answers import answering, body, number, principal
+from sandpty.server.dialects.native.answers import PROCESS, SANDBOX, answering, body, number, principal
 from sandpty.server.dialects.native.models import SignalBody, StartBody, WindowSize, exit_json, process_json
 from sandpty.server.registry import default_user
 from sandpty.terminal import attachment, control
@@ -76,6 +77,16 @@ def start_request(sandbox: Sandbox, wanted: StartBody) -> Start:
 class Processes:
     def __init__(self, context: Context) -> None:
         self._context = context
+
+    def routes(self) -> Sequence[web.AbstractRouteDef]:
+        return [
+            web.post(SANDBOX + "/processes", self.start),
+            web.get(SANDBOX + "/processes", self.list),
+            web.get(PROCESS, self.get),
+            web.post(PROCESS + "/signal", self.signal),
+            web.post(PROCESS + "/resize", self.resize),
+            web.get(PROCESS + "/wait", self.wait),
+        ]
 
     def _sandbox(self, request: web.Request) -> Sandbox:
         who = principal(self._context, request)

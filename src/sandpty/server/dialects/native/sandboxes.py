@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 from aiohttp import web
 
 from sandpty.server.context import Context
-from sandpty.server.dialects.native.answers import answering, body, principal
+from sandpty.server.dialects.native.answers import SANDBOX, answering, body, principal
 from sandpty.server.dialects.native.models import CreateBody, PauseBody, TimeoutBody, sandbox_json
 from sandpty.server.registry import CreateSpec, end_at
 from sandpty.wire.errors import SandptyError
@@ -18,6 +20,18 @@ class Sandboxes:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._registry = context.registry
+
+    def routes(self) -> Sequence[web.AbstractRouteDef]:
+        return [
+            web.get("/v1/host", self.host),
+            web.post("/v1/sandboxes", self.create),
+            web.get("/v1/sandboxes", self.list),
+            web.get(SANDBOX, self.get),
+            web.delete(SANDBOX, self.kill),
+            web.post(SANDBOX + "/pause", self.pause),
+            web.post(SANDBOX + "/resume", self.resume),
+            web.put(SANDBOX + "/deadline", self.set_deadline),
+        ]
 
     @answering
     async def host(self, request: web.Request) -> web.Response:

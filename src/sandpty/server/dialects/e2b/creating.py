@@ -1,0 +1,113 @@
+"""E2B's create, connect and resume: the three ways to a running sandbox."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from aiohttp import web
+
+from sandpty import config
+from sandpty.server.auth import Principal
+from sandpty.server.context import Context
+from sandpty.server.dialects.e2b import control_models as models
+from sandpty.server.dialects.e2b.errors import HttpError, bad_request
+from sandpty.server.dialects.e2b.guard import Row
+from sandpty.server.dialects.e2b.replies import json_reply, sandbox_reply
+from sandpty.server.dialects.e2b.requests import read_json
+from sandpty.server.registry import CreateSpec, end_at
+from sandpty.wire.errors import SandptyError
+
+
+def timeout_of(given: int | None, default: int, least: int = 0) -> int:
+    """Seconds, checked. Raises HttpError 400."""
+    timeout_s = default if given is None else given
+    if timeout_s < least:
+        raise bad_request(f"timeout must be at least {least} s, not {timeout_s}")
+    if timeout_s > config.TIMEOUT_MAX_S:
+        raise bad_request(f"timeout cannot be greater than {config.TIMEOUT_MAX_S // 3600} hours")
+    return timeout_s
+
+
+def _on_timeout(body: models.CreateBody) -> Literal["kill", "pause", "pause_disk"]:
+    if body.auto_pause_memory is False:
+        if not body.auto_pause:
+            raise bad_request("autoPauseMemory false needs autoPause")
+        if body.auto_resume is not None and body.auto_resume.enabled:
+            raise bad_request("autoResume needs the memory kept: it cannot go with autoPauseMemory false")
+        return "pause_disk"
+    return "pause" if body.auto_pause else "kill"
+
+
+class Creating:
+    """The handlers, one per operation."""
+
+    def __init__(self, context: Context) -> None:
+        self._registry = context.registry
+        self._domain = context.settings.domain
+
+    def routes(self) -> list[Row]:
+        return [
+            ("POST", "/v2/sandboxes", self.create_v2),
+            ("POST", "/sandboxes", self.create_v1),
+            ("POST", "/v2/sandboxes/{id}/connect", self.connect_v2),
+            ("POST", "/sandboxes/{id}/connect", self.connect_v1),
+            ("POST", "/sandboxes/{id}/resume", self.resume),
+        ]
+
+    async def create_v2(self, request: web.Request, principal: Principal) -> web.Response:
+        body = await read_json(request, models.CreateBody)
+        return await self._create(body, principal, config.SANDBOX_TIMEOUT_S, secure=True)
+
+    async def create_v1(self, request: web.Request, principal: Principal) -> web.Response:
+        body = await read_json(request, models.CreateBody)
+        return await self._create(body, principal, config.SANDBOX_TIMEOUT_V1_S, secure=body.secure)
+
+    async def _create(
+        self, body: models.CreateBody, principal: Principal, default_s: int, *, secure: bool
+    ) -> web.Response:
+        extras = {"secure": secure, "auto_resume": bool(body.auto_resume and body.auto_resume.enabled)}
+        spec = CreateSpec(
+            template=body.template_id,
+            timeout_s=timeout_of(body.timeout, default_s, least=1),
+            on_timeout=_on_timeout(body),
+            metadata=body.metadata or {},
+            env=body.env_vars or {},
+            internet=body.allow_internet_access is not False,
+            extras={"e2b": extras},
+        )
+        try:
+            sandbox = await self._registry.create(spec, principal)
+        except SandptyError as error:
+            if error.reason.name == "no_such_template":
+                raise HttpError(404, f"template '{body.template_id[:64]}' not found") from error
+            raise
+        return json_reply(sandbox_reply(sandbox, self._domain), 201)
+
+    async def connect_v2(self, request: web.Request, principal: Principal) -> web.Response:
+        body = await read_json(request, models.ConnectBody)
+        return await self._connect(request, principal, timeout_of(body.timeout, config.SANDBOX_TIMEOUT_S))
+
+    async def connect_v1(self, request: web.Request, principal: Principal) -> web.Response:
+        body = await read_json(request, models.ConnectBody)
+        if body.timeout is None:
+            raise bad_request("timeout is required")
+        return await self._connect(request, principal, timeout_of(body.timeout, 0))
+
+    async def _connect(self, request: web.Request, principal: Principal, timeout_s: int) -> web.Response:
+        sandbox = self._registry.get(request.match_info["id"], principal)
+        ends = end_at(timeout_s)
+        if sandbox.state == "paused":
+            resumed = await self._registry.resume(sandbox.id, principal, ends)
+            return json_reply(sandbox_reply(resumed, self._domain), 201)
+        if ends > sandbox.end_at:  # a connect never shortens a life
+            sandbox = await self._registry.set_deadline(sandbox.id, principal, ends)
+        return json_reply(sandbox_reply(sandbox, self._domain))
+
+    async def resume(self, request: web.Request, principal: Principal) -> web.Response:
+        body = await read_json(request, models.ResumeBody)
+        ends = end_at(timeout_of(body.timeout, config.SANDBOX_TIMEOUT_V1_S))
+        sandbox = self._registry.get(request.match_info["id"], principal)
+        if sandbox.state != "paused":
+            raise HttpError(409, f"Sandbox '{sandbox.id}' is already running")
+        resumed = await self._registry.resume(sandbox.id, principal, ends)
+        return json_reply(sandbox_reply(resumed, self._domain), 201)

@@ -1,0 +1,70 @@
+"""Starting a sandbox's agent: for the first time, or again on the files that are left of a pause."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import uuid
+from collections.abc import Callable
+
+from sandpty import config
+from sandpty.isolation.driver import Driver
+from sandpty.supervisor import state
+from sandpty.supervisor.checks import disk_error
+from sandpty.supervisor.entry import Entry
+from sandpty.wire.errors import SandptyError
+
+
+class Booting:
+    """`ended` is called with the entry when an agent that was started here ends."""
+
+    def __init__(self, driver: Driver, server_uid: int, ended: Callable[[Entry], None]) -> None:
+        self._driver = driver
+        self._server_uid = server_uid
+        self._ended = ended
+        self._host_boot_id = state.host_boot_id()
+        self.turn = asyncio.Semaphore(config.CREATES_IN_PARALLEL)  # to be held around `boot`
+
+    async def boot(self, entry: Entry) -> None:
+        meta = entry.meta
+        listener = self._listen(meta.socket)
+        try:
+            started = await self._driver.start(entry.plan, listener)
+        finally:
+            listener.close()
+        meta.pid, meta.start_time, meta.host_boot_id = started.pid, started.start_time, self._host_boot_id
+        try:
+            entry.follow(self._ended)
+        except ProcessLookupError:
+            raise SandptyError("runtime_failed", "the agent ended at once") from None
+        entry.keep()
+
+    async def boot_again(self, entry: Entry) -> None:
+        """On the files of an earlier boot, with a new boot id. Raises SandptyError; it is stopped then, as before."""
+        async with self.turn:
+            entry.meta.boot_id = str(uuid.uuid4())
+            try:
+                await self.boot(entry)
+            except (OSError, SandptyError) as error:
+                entry.unfollow()
+                await self._driver.stop(entry.plan, entry.meta.started)
+                entry.meta.pid = entry.meta.start_time = 0
+                raise (disk_error(error) if isinstance(error, OSError) else error) from error
+
+    def _listen(self, path: str) -> socket.socket:
+        """The socket on which the agent will listen: made here, so that its path means nothing inside."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            listener.bind(path)
+            os.chmod(path, 0o600)
+            if os.geteuid() == 0:
+                os.chown(path, self._server_uid, 0)
+            listener.listen(config.AGENT_BACKLOG)
+        except BaseException:
+            listener.close()
+            raise
+        return listener
