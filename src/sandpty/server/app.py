@@ -22,6 +22,7 @@ from sandpty import __version__, config
 from sandpty.server.auth import Authenticator
 from sandpty.server.context import Context
 from sandpty.server.dialects import e2b, native
+from sandpty.server.file_connections import FileConnections
 from sandpty.server.first_request import FirstRequests
 from sandpty.server.registry import Registry
 from sandpty.server.settings import Settings
@@ -116,7 +117,9 @@ async def serve(
         listener = listener or open_listener(settings.host, settings.port)
         stack.callback(listener.close)
         registry = await stack.enter_async_context(Registry(str(settings.data_dir.supervisor_socket)))
-        context = Context(settings, registry, Authenticator(settings.api_key))
+        files = FileConnections(registry)
+        stack.callback(files.close)
+        context = Context(settings, registry, Authenticator(settings.api_key), files)
         first_requests = FirstRequests()
         runner = web.AppRunner(
             make_app(context, first_requests.middleware()),

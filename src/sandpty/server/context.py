@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sandpty.server.auth import Authenticator
+from sandpty.server.file_connections import FileConnections
 from sandpty.server.registry import Registry
 from sandpty.server.settings import Settings
 
@@ -17,4 +18,5 @@ class Context:
     settings: Settings
     registry: Registry
     auth: Authenticator
+    files: FileConnections
     stopping: list[Callable[[], None]] = field(default_factory=list)

@@ -43,6 +43,18 @@ REASONS: dict[str, Reason] = _table(
     Reason("start_failed", "invalid_argument", 400, 127, "the program must exist in the sandbox and be executable"),
     Reason("too_large", "resource_exhausted", 413, 2, "send less in one request"),
     Reason("unsupported", "unimplemented", 501, 2),
+    # paths in a guest
+    Reason("bad_path", "invalid_argument", 400, 2, "give an absolute path of at most 4095 bytes"),
+    Reason("not_a_directory", "invalid_argument", 400, 1),
+    Reason("is_a_directory", "invalid_argument", 400, 1),
+    Reason("not_a_file", "invalid_argument", 400, 1, "FIFOs, sockets and block devices have no content to transfer"),
+    Reason("symlink_loop", "failed_precondition", 400, 1),
+    Reason("network_file_system", "invalid_argument", 400, 1, "changes made elsewhere cannot be watched there"),
+    Reason("permission_denied", "permission_denied", 403, 77, "act as a user of the sandbox who may"),
+    Reason("no_such_file", "not_found", 404, 1),
+    Reason("file_exists", "already_exists", 409, 1),
+    Reason("not_empty", "failed_precondition", 409, 1, "remove it recursively"),
+    Reason("file_error", "internal", 500, 1, "the message is what the sandbox's kernel said"),
     # who asks
     Reason("unauthenticated", "unauthenticated", 401, 77, 'run `eval "$(sandpty env)"` to use this server\'s key'),
     Reason("read_only", "permission_denied", 403, 77, "attach read-write"),
