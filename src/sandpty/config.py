@@ -84,6 +84,14 @@ SERVER_ACCOUNT: Final = "sandpty"  # the server drops to it when it exists ...
 SERVER_UID: Final = 61_980  # ... else to this number, out of systemd's dynamic range
 
 
+# --- ports -----------------------------------------------------------------------------------------------------------
+GUEST_SOCKET_REQUESTS_MAX: Final = 64  # unanswered at the supervisor; the others wait their turn in the server
+GUEST_SOCKET_TIMEOUT_S: Final = 10.0  # one answer of the supervisor's; it takes a tenth of a millisecond
+GUEST_CONNECT_TIMEOUT_S: Final = 5.0  # a listener in the guest whose queue is full does not answer
+GUEST_PORTS_REMEMBERED_MAX: Final = 4096  # at which of a guest's addresses a port was found
+GUEST_LISTEN_BACKLOG: Final = 128  # of sockets that listen in a guest for somebody outside
+
+
 def default_data_dir() -> Path:
     """SANDPTY_DATA_DIR, else /var/lib/sandpty for root and ~/.local/share/sandpty for others."""
     if configured := os.environ.get("SANDPTY_DATA_DIR"):
@@ -110,6 +118,11 @@ class DataDir:
     @property
     def supervisor_socket(self) -> Path:
         return self.run / "supervisor.sock"
+
+    @property
+    def guest_sockets(self) -> Path:
+        """Where the server asks for sockets inside sandboxes."""
+        return self.run / "sockets.sock"
 
     @property
     def agents(self) -> Path:

@@ -59,6 +59,14 @@ class Stats:
     out_of_memory_kills: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class GuestNetwork:
+    """A descriptor of a sandbox's network namespace, which the caller closes; its address there, "" without one."""
+
+    fd: int
+    address: str
+
+
 class Driver(Protocol):
     """A way to run sandboxes. Methods raise SandptyError (runtime_failed, no_space, limit)."""
 
@@ -94,6 +102,9 @@ class Driver(Protocol):
 
     async def adopt(self, plan: Plan, started: Started) -> bool:
         """Take over a sandbox of an earlier supervisor; True: its agent is alive. The slot is reserved either way."""
+
+    def network(self, plan: Plan, started: Started) -> GuestNetwork:
+        """The sandbox's own network. Raises sandbox_ended; unsupported when it has none of its own."""
 
     def stats(self, plan: Plan, started: Started) -> Stats:
         """What the sandbox uses now."""

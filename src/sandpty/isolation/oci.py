@@ -26,7 +26,7 @@ from sandpty import config
 from sandpty.config import DataDir
 from sandpty.isolation import bundle, canary, cgroup, disk, overlay, process_table, program, seccomp, syscalls, versions
 from sandpty.isolation.background import Background
-from sandpty.isolation.driver import Layer, Plan, Started, Stats, TierRefusedError
+from sandpty.isolation.driver import GuestNetwork, Layer, Plan, Started, Stats, TierRefusedError
 from sandpty.isolation.idmap import range_of, tag_of
 from sandpty.isolation.namespaces import Launcher, Namespaces
 from sandpty.isolation.network import Network
@@ -290,6 +290,16 @@ class OciDriver:
             self._cgroups.thaw(group_of(plan.slot))
         except OSError as error:
             raise SandptyError("runtime_failed", f"the sandbox does not thaw: {error}") from error
+
+    def network(self, plan: Plan, started: Started) -> GuestNetwork:
+        try:
+            fd = os.open(f"/proc/{started.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            raise SandptyError("sandbox_ended", f"sandbox {plan.id} has ended") from None
+        if not process_table.is_alive(started):  # the pid may be somebody else's by now
+            os.close(fd)
+            raise SandptyError("sandbox_ended", f"sandbox {plan.id} has ended")
+        return GuestNetwork(fd, str(self._network.link(plan.slot).address) if self._network.available else "")
 
     def stats(self, plan: Plan, started: Started) -> Stats:
         return replace(self._cgroups.stats(group_of(plan.slot)), disk_bytes=disk.used_bytes(plan.directory))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sandpty import config
 from sandpty.isolation import process_table, program
-from sandpty.isolation.driver import Layer, Plan, Started, Stats
+from sandpty.isolation.driver import GuestNetwork, Layer, Plan, Started, Stats
 from sandpty.wire.errors import SandptyError
 
 WALK_AGAIN_S = 0.005  # between two walks over the tree of a dying sandbox
@@ -96,6 +96,11 @@ class ProcessDriver:
 
     async def adopt(self, plan: Plan, started: Started) -> bool:
         return process_table.is_alive(started)
+
+    def network(self, plan: Plan, started: Started) -> GuestNetwork:
+        # The host's loopback is full of other people's services: nobody may reach those by naming a sandbox.
+        text = "the process tier has no network of its own; reach the port on this machine's loopback directly"
+        raise SandptyError("unsupported", text)
 
     def stats(self, plan: Plan, started: Started) -> Stats:
         return Stats(processes=1 + len(process_table.descendants(started.pid)))

@@ -24,6 +24,7 @@ from sandpty.server.context import Context
 from sandpty.server.dialects import e2b, native
 from sandpty.server.file_connections import FileConnections
 from sandpty.server.first_request import FirstRequests
+from sandpty.server.guest_sockets import GuestSockets
 from sandpty.server.registry import Registry
 from sandpty.server.settings import Settings
 from sandpty.wire.errors import SandptyError
@@ -119,7 +120,15 @@ async def serve(
         registry = await stack.enter_async_context(Registry(str(settings.data_dir.supervisor_socket)))
         files = FileConnections(registry)
         stack.callback(files.close)
-        context = Context(settings, registry, Authenticator(settings.api_key), files)
+        guest_sockets = GuestSockets(str(settings.data_dir.guest_sockets))
+        stack.callback(guest_sockets.close)
+        context = Context(
+            settings,
+            registry,
+            auth=Authenticator(settings.api_key),
+            files=files,
+            guest_sockets=guest_sockets,
+        )
         first_requests = FirstRequests()
         runner = web.AppRunner(
             make_app(context, first_requests.middleware()),

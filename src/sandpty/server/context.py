@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from sandpty.server.auth import Authenticator
 from sandpty.server.file_connections import FileConnections
+from sandpty.server.guest_sockets import GuestSockets
 from sandpty.server.registry import Registry
 from sandpty.server.settings import Settings
 
@@ -19,4 +20,5 @@ class Context:
     registry: Registry
     auth: Authenticator
     files: FileConnections
+    guest_sockets: GuestSockets
     stopping: list[Callable[[], None]] = field(default_factory=list)

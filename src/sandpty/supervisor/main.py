@@ -25,6 +25,7 @@ from sandpty.supervisor.events import Events
 from sandpty.supervisor.lifecycle import Sandboxes
 from sandpty.supervisor.pool import Pool
 from sandpty.supervisor.service import Service
+from sandpty.supervisor.sockets import SocketService
 from sandpty.supervisor.state import ID_LENGTH
 from sandpty.templates import base, quick
 from sandpty.templates.catalog import BASE, Catalog
@@ -127,15 +128,18 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, service.ending.set)
-    server = await service.serve(data)
-    loops = [background.spawn(Deadlines(sandboxes, background).run(), "deadlines")]
-    filling = background.spawn(pool.run(), "pool")
-    if driver.isolated and not options.no_base_build and catalog.default.name != BASE:
-        loops.append(background.spawn(follow_base(templates, catalog, pool), "base template"))
-    tell_ready(options.ready_fd, "ready")
-    log.info("serving tier=%s pid=%d pool=%d", driver.name, os.getpid(), options.pool)
-    await service.ending.wait()
-    log.info("ending, %s", "all sandboxes killed" if service.kill_all else f"{len(sandboxes.list())} sandboxes live on")
+    async with SocketService(data, sandboxes, driver, background, server_uid=options.server_uid):
+        server = await service.serve(data)
+        loops = [background.spawn(Deadlines(sandboxes, background).run(), "deadlines")]
+        filling = background.spawn(pool.run(), "pool")
+        if driver.isolated and not options.no_base_build and catalog.default.name != BASE:
+            loops.append(background.spawn(follow_base(templates, catalog, pool), "base template"))
+        tell_ready(options.ready_fd, "ready")
+        log.info("serving tier=%s pid=%d pool=%d", driver.name, os.getpid(), options.pool)
+        await service.ending.wait()
+        log.info(
+            "ending, %s", "all sandboxes killed" if service.kill_all else f"{len(sandboxes.list())} sandboxes live on"
+        )
     server.close()
     data.supervisor_socket.unlink(missing_ok=True)
     for task in [*loops, filling]:
