@@ -125,6 +125,7 @@ struct process {
     uint64_t given; /* up to here some attachment was given output */
     uint64_t flushed_end, flushed_at, announced_end, enough;
     uint64_t drain_limit;   /* after the leader's exit: read up to here whatever readers do */
+    uint64_t place, place_until; /* where a lost reader was, and how long the process waits for it to come back */
     uint64_t input_taken;
     struct connection *input_owner; /* whose piece of input is half written */
     struct connection *readers;
@@ -203,7 +204,7 @@ struct connection {
 
     /* attachment */
     struct connection *next_reader;
-    bool may_write, reply_only, resized, attached, exit_said;
+    bool may_write, reply_only, keeps_place, resized, attached, exit_said;
     uint64_t cursor, acked, last_ack;
     uint32_t window;
     uint64_t stall_ns, moved_at;

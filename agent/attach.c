@@ -18,9 +18,16 @@ static bool stalled(const struct process *process, const struct connection *at) 
     return loop_now() >= at->moved_at + at->stall_ns;
 }
 
-/* Must the process wait? Only if somebody live reads it and everybody live is more than the credit behind. */
+/* Must the process wait? Only if somebody live reads it and everybody live is more than the credit behind. A reader that
+ * was lost and keeps its place counts as one that takes nothing: the process goes on until it would overwrite what that
+ * reader may not have seen. */
 bool attachments_hold(struct process *process, uint64_t *look_again) {
     bool live = false;
+    if (loop_now() < process->place_until) {
+        live = true;
+        if (process->log.end - process->place <= process->log.size / PLACE_AHEAD_DIVISOR) return false;
+        if (process->place_until < *look_again) *look_again = process->place_until;
+    }
     for (struct connection *at = process->readers; at; at = at->next_reader) {
         bool behind = process->log.end - at->acked > credit(process);
         uint64_t until = at->stall_ns == UINT64_MAX ? UINT64_MAX : at->moved_at + at->stall_ns;
@@ -242,6 +249,12 @@ void attach_end(struct connection *connection) {
     *link = connection->next_reader;
     connection->attached = false;
     process->attachments--;
+    if (connection->keeps_place && !connection->exit_said) {
+        bool other = loop_now() < process->place_until && process->place < connection->acked;
+        if (!other) process->place = connection->acked;
+        process->place_until =
+            connection->stall_ns < UINT64_MAX - loop_now() ? loop_now() + connection->stall_ns : UINT64_MAX;
+    }
     process_update(process);
 }
 
@@ -304,7 +317,9 @@ static void attach(struct connection *connection, struct reader *reader) {
         connection_error(connection, problem.code, problem.message, false);
         return;
     }
-    connection->may_write = flags & 1;
+    connection->may_write = flags & ATTACH_MAY_WRITE;
+    connection->keeps_place = flags & ATTACH_KEEPS_PLACE;
+    if (connection->keeps_place) process->place_until = 0; /* here it is again */
     connection->process = process;
     process_reference(process);
     attach_begin(connection, process, start);

@@ -37,6 +37,7 @@
 #define LOG_MARKS_MAX (64 * KIB)                /* stream changes remembered (8 bytes each) in one log */
 #define CREDIT_BYTES (128 * KIB)                /* law 7: how far the fastest live reader may be behind */
 #define STALL_MS_DEFAULT 10000                  /* law 7: a reader that has not moved for this long is not live */
+#define PLACE_AHEAD_DIVISOR 8                   /* of a log, beyond a kept place; 6/8 behind it stay for its reader */
 #define EXIT_DRAIN_NS (1000 * MS)               /* law 3: how long descendants that hold the tty delay EXIT */
 #define COALESCE_NS (1 * MS)                    /* output after the first waits at most this long for company ... */
 #define COALESCE_BYTES (4 * KIB)                /* ... unless this much has come together; more in a flood */

@@ -243,3 +243,41 @@ def test_acknowledging_more_than_was_sent_is_refused(agent: Agent) -> None:
         assert viewer.until(frames.AgentError).code == frames.AgentErrorCode.BAD_ARGUMENT
         viewer.type(b"\n")
         assert viewer.read_exit().value == 0
+
+
+LOG = 2 * 1024 * 1024
+
+
+def test_a_lost_reader_that_keeps_its_place_finds_every_byte(agent: Agent) -> None:
+    """The flood waits while its log would lose what the reader has not seen; attached again, nothing is missing."""
+    with agent.start("sh", "-c", NUMBERS, flags=PIPES, log_bytes=LOG, window=1000) as starter:
+        selector = starter.selector
+        with agent.attach(selector, keeps_place=True, stall_ms=60_000) as reader:
+            reader.read_until(b"%063d" % 20_000)
+            seen = bytes(reader.seen.data)
+    end = settled_end(agent, selector)
+    assert len(seen) < end < TOTAL
+    assert end <= len(seen) + LOG // 8 + CREDIT + READ
+    with agent.attach(selector, value=len(seen), keeps_place=True) as again:
+        again.read_exit()
+        assert again.seen.gaps == []
+        assert seen + bytes(again.seen.data) == b"".join(b"%063d\n" % number for number in range(1, LINES + 1))
+
+
+def test_a_place_is_kept_only_for_its_time(agent: Agent) -> None:
+    """A reader that never comes back delays the process by its stall time, no more."""
+    with agent.start("sh", "-c", NUMBERS, flags=PIPES, log_bytes=LOG, window=1000) as starter:
+        selector = starter.selector
+        with agent.attach(selector, keeps_place=True, stall_ms=300) as reader:
+            reader.read_until(b"%063d" % 2_000)
+    with agent.peer() as peer:
+        assert peer.request(frames.encode_wait(selector, 30_000), Exit).end == TOTAL
+
+
+def test_a_place_holds_nobody_back_who_reads(agent: Agent) -> None:
+    """A reader that keeps up sets the pace, whoever else was lost."""
+    with agent.start("sh", "-c", NUMBERS, flags=PIPES, log_bytes=LOG) as viewer:
+        with agent.attach(viewer.selector, keeps_place=True, window=1000, stall_ms=frames.NEVER_MS) as lost:
+            lost.read_until(b"%063d" % 10)
+        assert viewer.read_exit().end == TOTAL
+        assert viewer.seen.gaps == []

@@ -27,6 +27,7 @@ from sandpty.wire.types import (
     AgentErrorCode,
     Attach,
     Attached,
+    AttachFlags,
     Done,
     Exit,
     ExitReason,
@@ -63,6 +64,7 @@ __all__ = [
     "AgentError",
     "AgentErrorCode",
     "Attach",
+    "AttachFlags",
     "Attached",
     "Cursor",
     "Done",
@@ -162,7 +164,8 @@ def encode_start(start: Start) -> bytes:
 
 
 def encode_attach(attach: Attach) -> bytes:
-    tail = struct.pack("<BBQII", int(attach.may_write), attach.origin, attach.value, attach.window, attach.stall_ms)
+    flags = AttachFlags.MAY_WRITE * attach.may_write | AttachFlags.KEEPS_PLACE * attach.keeps_place
+    tail = struct.pack("<BBQII", flags, attach.origin, attach.value, attach.window, attach.stall_ms)
     return frame(FrameType.ATTACH, _selector(attach.selector) + tail)
 
 

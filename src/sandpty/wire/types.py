@@ -119,6 +119,14 @@ class StartFlags(IntFlag):
     REPLY_ONLY = 4
 
 
+class AttachFlags(IntFlag):
+    """KEEPS_PLACE: when the connection is lost before EXIT, the process goes on only as far as its log still holds what
+    this reader may not have seen, for as long as the attachment's stall time."""
+
+    MAY_WRITE = 1
+    KEEPS_PLACE = 2
+
+
 class ProcessFlags(IntFlag):
     PTY = 1
     RUNNING = 2
@@ -180,6 +188,7 @@ class Attach:
     value: int = 0
     window: int = 0
     stall_ms: int = 0
+    keeps_place: bool = False
 
 
 @dataclass(frozen=True, slots=True)
