@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sandpty.isolation.driver import Layer
 from sandpty.supervisor import log as supervisor_log
 from sandpty.supervisor import state
 from sandpty.supervisor.checks import check_limits
@@ -46,6 +47,14 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         state.write(tmp_path, one, durable=durable)
         assert state.read(tmp_path) == one
     assert [path.name for path in tmp_path.iterdir()] == [state.META_NAME]
+
+
+def test_a_stack_of_layers_is_kept_whole() -> None:
+    """What a sandbox was started from is what it is started from again: every tree, in its order."""
+    layers = (Layer(Path("/top"), "/", ("hidden",), (Path("/middle"), Path("/bottom"))), Layer(Path("/usr"), "/usr"))
+    one = meta(layers=state.kept_layers(layers))
+    assert one.plan(Path("/d")).layers == layers
+    assert layers[0].trees == (Path("/top"), Path("/middle"), Path("/bottom"))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b'{"id": "i"}', b"\xff\xfe", b"[]"])

@@ -17,11 +17,21 @@ class TierRefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A read-only tree and where it appears in the sandbox. `hidden`: directories of it that appear empty."""
+    """A read-only tree and where it appears in the sandbox.
+
+    hidden: directories of it that appear empty. below: the trees it lies on, the nearest first. A tree says what it
+    takes away from those below as an overlay's upper directory does (whiteouts, opaque directories).
+    """
 
     source: Path
     target: str = "/"
     hidden: tuple[str, ...] = ()
+    below: tuple[Path, ...] = ()
+
+    @property
+    def trees(self) -> tuple[Path, ...]:
+        """All of its trees, the topmost first."""
+        return (self.source, *self.below)
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,27 +57,29 @@ def mount(root: Path, disk: Path, layers: Sequence[Layer], userns_fd: int) -> No
     """Mount the layers on `root`. Raises OSError; then nothing stays mounted."""
     try:
         for number, layer in enumerate(layers):
-            lower = root.with_name(f"lower{number}")
-            lower.mkdir(mode=0o700, exist_ok=True)
-            syscalls.mount_idmapped(str(layer.source), str(lower), userns_fd)
-            try:
-                _mount_layer(root / layer.target.lstrip("/"), disk, number, lower)
-            finally:
-                syscalls.unmount(str(lower))  # the overlay holds it by itself
+            with contextlib.ExitStack() as mounted:
+                lowers = []
+                for depth, tree in enumerate(layer.trees):
+                    lower = root.with_name(f"lower{number}.{depth}")
+                    lower.mkdir(mode=0o700, exist_ok=True)
+                    syscalls.mount_idmapped(str(tree), str(lower), userns_fd)
+                    mounted.callback(syscalls.unmount, str(lower))  # the overlay holds it by itself
+                    lowers.append(lower)
+                _mount_layer(root / layer.target.lstrip("/"), disk, number, lowers)
     except OSError:
         unmount(root)
         raise
 
 
-def _mount_layer(target: Path, disk: Path, number: int, lower: Path) -> None:
+def _mount_layer(target: Path, disk: Path, number: int, lowers: Sequence[Path]) -> None:
     # Named by descriptors: no path of the host shows in the guest's /proc/mounts, and no comma or colon in one hurts.
     with contextlib.ExitStack() as opened:
         names = []
-        for path in (lower, disk / f"upper{number}", disk / f"work{number}"):
+        for path in (*lowers, disk / f"upper{number}", disk / f"work{number}"):
             fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             opened.callback(os.close, fd)
             names.append(f"/proc/self/fd/{fd}")
-        options = "lowerdir={},upperdir={},workdir={}".format(*names)
+        options = f"lowerdir={':'.join(names[:-2])},upperdir={names[-2]},workdir={names[-1]}"
         # On a resume the guest has had its hands on what is below the first layer: no link of its making is followed.
         place = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         opened.callback(os.close, place)

@@ -30,6 +30,10 @@ class KeptLayer(msgspec.Struct, frozen=True):
     source: str
     target: str
     hidden: tuple[str, ...] = ()
+    below: tuple[str, ...] = ()
+
+    def layer(self) -> Layer:
+        return Layer(Path(self.source), self.target, self.hidden, tuple(map(Path, self.below)))
 
 
 class Meta(msgspec.Struct, kw_only=True):
@@ -56,7 +60,7 @@ class Meta(msgspec.Struct, kw_only=True):
 
     def plan(self, directory: Path) -> Plan:
         """What the driver needs to know."""
-        layers = tuple(Layer(Path(layer.source), layer.target, layer.hidden) for layer in self.layers)
+        layers = tuple(layer.layer() for layer in self.layers)
         return Plan(self.id, directory, layers, self.slot, self.limits, self.internet, self.boot_id)
 
     @property
@@ -87,7 +91,9 @@ class Meta(msgspec.Struct, kw_only=True):
 
 
 def kept_layers(layers: tuple[Layer, ...]) -> tuple[KeptLayer, ...]:
-    return tuple(KeptLayer(str(layer.source), layer.target, layer.hidden) for layer in layers)
+    return tuple(
+        KeptLayer(str(layer.source), layer.target, layer.hidden, tuple(map(str, layer.below))) for layer in layers
+    )
 
 
 def write(directory: Path, meta: Meta, *, durable: bool = False) -> None:
