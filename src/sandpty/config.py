@@ -83,6 +83,11 @@ UID_RANGE: Final = 65_536
 SERVER_ACCOUNT: Final = "sandpty"  # the server drops to it when it exists ...
 SERVER_UID: Final = 61_980  # ... else to this number, out of systemd's dynamic range
 
+# --- keys ------------------------------------------------------------------------------------------------------------
+KEYS_MAX: Final = 1000  # the server keeps them all in memory and is told all of them at each change
+KEYS_REVOKED_KEPT: Final = 100  # records of revoked keys, for `sandpty keys list --all`
+KEY_NAME_CHARACTERS: Final = 64
+
 
 # --- ports -----------------------------------------------------------------------------------------------------------
 GUEST_SOCKET_REQUESTS_MAX: Final = 64  # unanswered at the supervisor; the others wait their turn in the server
@@ -110,6 +115,11 @@ class DataDir:
     @property
     def api_key(self) -> Path:
         return self.root / "api_key"
+
+    @property
+    def keys(self) -> Path:
+        """Hashes of all API keys, and their teams."""
+        return self.root / "keys.json"
 
     @property
     def run(self) -> Path:

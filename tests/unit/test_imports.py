@@ -30,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
 ALLOWED_BESIDES: dict[str, set[str]] = {
     "sandpty.cli.starting": {"server", "supervisor"},
     "sandpty.cli.examination": {"agent", "supervisor"},
+    "sandpty.cli.keys": {"supervisor"},
 }
 
 

@@ -73,7 +73,7 @@ def api_key(directory: DataDir) -> str:
     try:
         return directory.api_key.read_text().strip()
     except FileNotFoundError:
-        message = f"there is no API key in {directory.root}: no server has run with this data directory"
+        message = f"there is no API key in {directory.root}: no server has run with it, or the key was revoked"
         raise SandptyError("server_unreachable", message) from None
     except OSError as error:
         message = f"the API key in {directory.root} cannot be read: {error.strerror}"

@@ -13,6 +13,7 @@ from sandpty import __version__
 from sandpty.cli.doctor import doctor
 from sandpty.cli.down import down
 from sandpty.cli.env import env
+from sandpty.cli.keys import keys
 from sandpty.cli.sandboxes import create, kill, ls
 from sandpty.cli.serve import serve
 from sandpty.cli.shell import shell
@@ -53,7 +54,7 @@ def cli() -> None:
     """
 
 
-for _command in (serve, env, ls, create, kill, shell, doctor, down):
+for _command in (serve, env, ls, create, kill, shell, keys, doctor, down):
     cli.add_command(_command)
 
 

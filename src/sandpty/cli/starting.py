@@ -8,7 +8,6 @@ import errno
 import fcntl
 import logging
 import os
-import secrets
 import shlex
 import signal
 from collections.abc import Iterator
@@ -28,10 +27,10 @@ from sandpty.server.app import serve as serve_requests
 from sandpty.server.privileges import Account, PrivilegeError
 from sandpty.server.settings import Settings
 from sandpty.supervisor import watch
+from sandpty.supervisor.key_file import KeyFile, new_key
 from sandpty.wire import verbs
 from sandpty.wire.errors import SandptyError
 
-KEY_HEX_DIGITS = 40
 LINK_TIMEOUT_S = 10.0
 
 
@@ -56,6 +55,7 @@ def run(plan: Plan) -> None:
     make_data_dir(plan.data)
     with server_lock(plan.data):
         key = read_or_create_key(plan.data)
+        KeyFile(plan.data).ensure_first(key)
         check_port(plan.host, plan.port)
         account = privileges.server_account()
         host = start_supervisor(plan, account)
@@ -116,7 +116,7 @@ def read_or_create_key(data: DataDir) -> str:
         pass
     except (OSError, UnicodeDecodeError) as error:
         raise SandptyError("bad_argument", f"the API key {data.api_key} cannot be read: {error}") from error
-    key = "e2b_" + secrets.token_hex(KEY_HEX_DIGITS // 2)
+    key = new_key()
     temporary = data.api_key.with_name("api_key.new")
     try:
         temporary.unlink(missing_ok=True)
@@ -176,6 +176,8 @@ def start_supervisor(plan: Plan, account: Account) -> verbs.Host:
     try:
         with SupervisorLink(plan.data.supervisor_socket, LINK_TIMEOUT_S) as link:
             host = link.host()
+            with contextlib.suppress(SandptyError):  # one of a version without teams
+                link.reload_keys()
     except (OSError, EOFError) as error:
         raise SandptyError("supervisor_down", f"the supervisor does not answer: {error}") from error
     if not started and plan.isolation not in ("auto", host.tier):

@@ -65,6 +65,14 @@ class SupervisorLink:
             if error.reason.name != "no_such_sandbox":
                 raise
 
+    def reload_keys(self) -> None:
+        """keys.json was changed: what is revoked counts no more."""
+        self._ask("reload_keys")
+
+    def annotate(self, sandbox_id: str, annotations: dict[str, Any]) -> None:
+        """Replace what the server remembers of a sandbox."""
+        self._ask("annotate", {"id": sandbox_id, "annotations": annotations})
+
     def shutdown(self) -> None:
         """End the supervisor, and what sandboxes there still are."""
         with contextlib.suppress(EOFError, ConnectionError):  # it may be gone before it has answered

@@ -13,7 +13,7 @@ import resource
 import secrets
 import socket
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -48,7 +48,10 @@ async def _no_traceback_leaves(request: web.Request, handler: Handler) -> web.St
 
 def make_app(context: Context, *middlewares: Middleware) -> web.Application:
     """The application with every dialect's routes and `/healthz`."""
-    app = web.Application(client_max_size=config.REQUEST_BODY_BYTES, middlewares=[*middlewares, _no_traceback_leaves])
+    app = web.Application(
+        client_max_size=config.REQUEST_BODY_BYTES,
+        middlewares=[*middlewares, context.auth.middleware(), _no_traceback_leaves],
+    )
 
     async def healthz(_: web.Request) -> web.Response:
         ready = context.registry.ready
@@ -103,6 +106,15 @@ def _allow_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def make_context(settings: Settings, registry: Registry, auth: Authenticator, stack: ExitStack) -> Context:
+    """What every dialect is given; `stack` closes what is opened for it."""
+    files = FileConnections(registry)
+    stack.callback(files.close)
+    guest_sockets = GuestSockets(str(settings.data_dir.guest_sockets))
+    stack.callback(guest_sockets.close)
+    return Context(settings, registry, auth=auth, files=files, guest_sockets=guest_sockets)
+
+
 async def serve(
     settings: Settings,
     *,
@@ -117,18 +129,11 @@ async def serve(
     async with AsyncExitStack() as stack:
         listener = listener or open_listener(settings.host, settings.port)
         stack.callback(listener.close)
-        registry = await stack.enter_async_context(Registry(str(settings.data_dir.supervisor_socket)))
-        files = FileConnections(registry)
-        stack.callback(files.close)
-        guest_sockets = GuestSockets(str(settings.data_dir.guest_sockets))
-        stack.callback(guest_sockets.close)
-        context = Context(
-            settings,
-            registry,
-            auth=Authenticator(settings.api_key),
-            files=files,
-            guest_sockets=guest_sockets,
-        )
+        auth = Authenticator(settings.api_key)
+        registry = Registry(str(settings.data_dir.supervisor_socket), auth.replace)
+        auth.on_revoked.append(lambda revoked: registry.cut_made_by(revoked.keys, revoked.teams))
+        await stack.enter_async_context(registry)
+        context = make_context(settings, registry, auth, stack.enter_context(ExitStack()))
         first_requests = FirstRequests()
         runner = web.AppRunner(
             make_app(context, first_requests.middleware()),

@@ -1,42 +1,125 @@
-"""Who asks. One API key for now; keys are compared as hashes, in constant time."""
+"""Who asks. Keys are known by their hashes alone; a revoked key is refused, and what it has open is cut, at once."""
 
 from __future__ import annotations
 
-import hashlib
 import hmac
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from sandpty.wire.errors import SandptyError
+from sandpty.wire.verbs import KeyHash, first_team, key_hash
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks, after authentication. `id` owns sandboxes."""
+    """Who asks, after authentication. `id` is the team, which owns sandboxes; `key` is the key's id."""
 
     id: str
+    team_name: str = "default"
+    key: str = ""
+    key_name: str = ""
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """Keys that are no more, by id, and teams that have none left."""
+
+    keys: frozenset[str]
+    teams: frozenset[str]
 
 
 class Authenticator:
-    """Knows the server's keys by their hashes."""
+    """Knows the first key, until the supervisor says which keys there are (`replace`)."""
 
     def __init__(self, api_key: str) -> None:
-        digest = _digest(api_key)
-        self._digest = digest
-        self._principal = Principal(digest.hex()[:16])
+        self._keys: dict[str, KeyHash] = {}
+        self._teams: frozenset[str] = frozenset()
+        self._open: dict[str, dict[int, Callable[[], None]]] = {}  # by key id, then request (a mapping: not hashable)
+        self.on_revoked: list[Callable[[Revocation], None]] = []
+        team = first_team(api_key)
+        self.replace([KeyHash(id="", name="first", team=team, team_name="default", hash=key_hash(api_key))])
+
+    # --- who ---
 
     def principal(self, key: str | None) -> Principal:
         """Raises unauthenticated when the key is missing or wrong."""
         if not key:
             raise SandptyError("unauthenticated", "this request carries no API key")
-        if not hmac.compare_digest(_digest(key), self._digest):
+        digest = key_hash(key)
+        known = self._keys.get(digest)
+        # Found by its hash: what the time of a look-up tells of a hash helps nobody to a key. Compared all the same.
+        if known is None or not hmac.compare_digest(known.hash, digest):
             raise SandptyError("unauthenticated", "the API key is not one of this server's")
-        return self._principal
+        return Principal(known.team, known.team_name, known.id, known.name)
+
+    def authenticate(self, request: web.Request) -> Principal:
+        """Who asks with this request, which is cut should the key be revoked meanwhile. Raises unauthenticated."""
+        principal = self.principal(request_key(request))
+        self.when_revoked(request, principal, lambda: _abort(request))
+        return principal
+
+    def has_keys(self, team: str) -> bool:
+        """Whether the team still has a key: else the access tokens of its sandboxes are worth nothing either."""
+        return team in self._teams
+
+    # --- revocation ---
+
+    def when_revoked(self, request: web.BaseRequest, principal: Principal, cut: Callable[[], None]) -> None:
+        """Call `cut` (synchronously) instead of resetting the connection, should the key be revoked meanwhile."""
+        self._open.setdefault(principal.key, {})[id(request)] = cut
+
+    def middleware(self) -> Middleware:
+        """Forgets requests that are done."""
+
+        @web.middleware
+        async def forgetting(request: web.Request, handler: Handler) -> web.StreamResponse:
+            try:
+                return await handler(request)
+            finally:
+                self._forget(request)
+
+        return forgetting
+
+    def _forget(self, request: web.Request) -> None:
+        for key, requests in self._open.items():
+            if requests.pop(id(request), None) is not None:
+                if not requests:
+                    del self._open[key]
+                return
+
+    def replace(self, keys: Sequence[KeyHash]) -> None:
+        """These are the keys from now on. What was opened with one that is not among them is cut."""
+        left = {key.id for key in keys}
+        gone = frozenset(known.id for known in self._keys.values() if known.id and known.id not in left)
+        teams = frozenset(key.team for key in keys)
+        revocation = Revocation(gone, self._teams - teams)
+        self._keys = {key.hash: key for key in keys}
+        self._teams = teams
+        for id_ in gone:
+            for cut in self._open.pop(id_, {}).values():
+                _call(cut)
+        if gone or revocation.teams:
+            log.info("keys revoked: %s", ", ".join(sorted(gone)) or "none")
+            for callback in self.on_revoked:
+                callback(revocation)
+
+
+def _abort(request: web.BaseRequest) -> None:
+    if request.transport is not None:
+        request.transport.abort()
+
+
+def _call(cut: Callable[[], None]) -> None:
+    try:
+        cut()
+    except Exception:
+        log.exception("cutting a request of a revoked key failed")
 
 
 def request_key(request: web.Request) -> str | None:

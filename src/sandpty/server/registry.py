@@ -62,8 +62,10 @@ def default_user(sandbox: Sandbox) -> str:
 class Registry:
     """Use as `async with Registry(socket)`."""
 
-    def __init__(self, supervisor_socket: str) -> None:
-        self._client = SupervisorClient(supervisor_socket, self._on_list, self._on_event)
+    def __init__(
+        self, supervisor_socket: str, on_keys: Callable[[Sequence[verbs.KeyHash]], None] | None = None
+    ) -> None:
+        self._client = SupervisorClient(supervisor_socket, self._on_list, self._on_event, on_keys)
         self._sandboxes: dict[str, Sandbox] = {}
         self._tokens: dict[str, str] = {}  # access token -> sandbox id
         self._cuts: dict[str, set[Callable[[], None]]] = {}
@@ -100,7 +102,11 @@ class Registry:
     def _remember(self, sandbox: Sandbox) -> None:
         before = self._sandboxes.get(sandbox.id)
         self._sandboxes[sandbox.id] = sandbox
-        if token := sandbox.annotations.get("token"):
+        token = sandbox.annotations.get("token")
+        if before is not None and before.annotations.get("token") != token:  # whoever had the old one is out
+            self._tokens.pop(before.annotations.get("token", ""), None)
+            self._cut(sandbox.id)
+        if token:
             self._tokens[token] = sandbox.id
         if before is not None and before.state == "running" and sandbox.state != "running":
             self._cut(sandbox.id)
@@ -116,6 +122,12 @@ class Registry:
                 callback()
             except Exception:
                 log.exception("cutting a stream of %s failed", sandbox_id)
+
+    def cut_made_by(self, keys: frozenset[str], owners: frozenset[str]) -> None:
+        """Cut the streams of sandboxes that were made with one of these keys (ids), or that these teams own."""
+        for sandbox in list(self._sandboxes.values()):
+            if sandbox.owner in owners or sandbox.annotations.get("key") in keys:
+                self._cut(sandbox.id)
 
     @contextmanager
     def cutting(self, sandbox_id: str, callback: Callable[[], None]) -> Iterator[None]:
@@ -179,6 +191,7 @@ class Registry:
             "env": spec.env,
             "token": secrets.token_hex(32),
             "template": spec.template,
+            "key": principal.key,
             **spec.extras,
         }
         if len(msgspec.json.encode(annotations)) > config.METADATA_BYTES:

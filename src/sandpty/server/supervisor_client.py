@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -28,7 +28,8 @@ class TemplateList(msgspec.Struct, frozen=True):
 class SupervisorClient:
     """Use as `async with`; `on_list` gets the whole truth after each (re)connect, `on_event` each change after it.
 
-    Both callbacks are synchronous and called in the order in which the supervisor speaks.
+    `on_keys` gets the API keys that count, after each (re)connect and at each change. The callbacks are synchronous and
+    called in the order in which the supervisor speaks.
     """
 
     def __init__(
@@ -36,10 +37,12 @@ class SupervisorClient:
         socket: str,
         on_list: Callable[[list[verbs.Sandbox]], None],
         on_event: Callable[[str, verbs.Sandbox, str], None],
+        on_keys: Callable[[Sequence[verbs.KeyHash]], None] | None = None,
     ) -> None:
         self._socket = socket
         self._on_list = on_list
         self._on_event = on_event
+        self._on_keys = on_keys
         self._writer: asyncio.StreamWriter | None = None
         self._answers: dict[int, asyncio.Future[msgspec.Raw]] = {}
         self._next_id = 0
@@ -101,12 +104,26 @@ class SupervisorClient:
             await self.call("watch", {}, dict)
             listed = await self.call("list", {}, SandboxList)
             self._on_list(listed.sandboxes)
+            await self._learn_keys()
             self._met = True
             self._connected.set()
             await listening
         finally:
             listening.cancel()
             await asyncio.gather(listening, return_exceptions=True)
+
+    async def _learn_keys(self) -> None:
+        if self._on_keys is None:
+            return
+        try:
+            answer = await self.call("keys", {}, verbs.Keys)
+        except SandptyError as error:
+            if error.reason.name != "bad_request":
+                raise
+            log.warning("the supervisor is of a version without teams: only the first API key is known")
+            return
+        if answer.keys is not None:
+            self._on_keys(answer.keys)
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         messages = verbs.MessageReader()
@@ -127,6 +144,8 @@ class SupervisorClient:
                 answer.set_result(message.ok if message.ok is not None else msgspec.Raw(b"{}"))
         elif message.event is not None and message.sandbox is not None:
             self._on_event(message.event, message.sandbox, message.reason)
+        elif message.event == "keys" and message.keys is not None and self._on_keys is not None:
+            self._on_keys(message.keys)
 
     async def call(self, verb: str, args: msgspec.Struct | dict[str, Any], answer_type: type[T]) -> T:
         """Ask and wait for the answer. Raises SandptyError: what the supervisor answers, or supervisor_down."""

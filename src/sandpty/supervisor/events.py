@@ -27,7 +27,12 @@ class Events:
             self._queues.discard(queue)
 
     def publish(self, event: str, sandbox: verbs.Sandbox, reason: str = "") -> None:
-        message = verbs.Message(event=event, sandbox=sandbox, reason=reason)
+        self._tell(verbs.Message(event=event, sandbox=sandbox, reason=reason))
+
+    def publish_keys(self, keys: list[verbs.KeyHash]) -> None:
+        self._tell(verbs.Message(event="keys", keys=keys))
+
+    def _tell(self, message: verbs.Message) -> None:
         for queue in list(self._queues):
             if queue.qsize() >= config.EVENTS_QUEUED_MAX:
                 self._queues.discard(queue)

@@ -22,6 +22,7 @@ from sandpty.supervisor.adopt import adopt_all
 from sandpty.supervisor.base_build import follow_base
 from sandpty.supervisor.deadlines import Deadlines
 from sandpty.supervisor.events import Events
+from sandpty.supervisor.key_file import KeyFile
 from sandpty.supervisor.lifecycle import Sandboxes
 from sandpty.supervisor.pool import Pool
 from sandpty.supervisor.service import Service
@@ -125,6 +126,7 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
         background=background,
         host=host,
         server_uid=options.server_uid,
+        keys=KeyFile(data),
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, service.ending.set)

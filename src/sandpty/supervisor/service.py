@@ -22,6 +22,7 @@ from sandpty import config
 from sandpty.config import DataDir
 from sandpty.isolation.background import Background
 from sandpty.supervisor.events import Events
+from sandpty.supervisor.key_file import KeyFile
 from sandpty.supervisor.lifecycle import Sandboxes
 from sandpty.supervisor.pool import Pool
 from sandpty.templates.catalog import Catalog
@@ -75,6 +76,7 @@ class Service:
         background: Background,
         host: Host,
         server_uid: int,
+        keys: KeyFile,
     ) -> None:
         self._sandboxes = sandboxes
         self._pool = pool
@@ -82,6 +84,7 @@ class Service:
         self._events = events
         self._background = background
         self._host = host
+        self._keys = keys
         self._allowed = {0, os.geteuid(), server_uid}
         self._connections = 0
         self.senders: set[asyncio.Task[None]] = set()  # of events, one for each connection that watches
@@ -97,6 +100,8 @@ class Service:
             "set_deadline": self._set_deadline,
             "annotate": self._annotate,
             "templates": self._templates,
+            "keys": self._known_keys,
+            "reload_keys": self._reload_keys,
             "shutdown": self._shutdown,
         }
 
@@ -194,6 +199,17 @@ class Service:
 
     async def _templates(self, raw: msgspec.Raw) -> dict[str, list[verbs.Template]]:
         return {"templates": self._catalog.list()}
+
+    async def _known_keys(self, raw: msgspec.Raw) -> verbs.Keys:
+        content = self._keys.read()
+        return verbs.Keys(keys=None if content is None else content.hashes())
+
+    async def _reload_keys(self, raw: msgspec.Raw) -> verbs.Keys:
+        """keys.json was changed: tell the server."""
+        answer = await self._known_keys(raw)
+        if answer.keys is not None:
+            self._events.publish_keys(answer.keys)
+        return answer
 
     async def _shutdown(self, raw: msgspec.Raw) -> dict[str, Any]:
         args = msgspec.json.decode(raw, type=ShutdownArgs)

@@ -16,6 +16,8 @@ object. Requests carry an `id`, answers the same `id`; answers may come in any o
 | annotate | {"id", "annotations"} | Sandbox |
 | watch | - | {}; then events {"event": "changed"|"ended", "sandbox": Sandbox, "reason": str} |
 | templates | - | {"templates": [Template]} |
+| keys | - | Keys; after `reload_keys` also as event {"event": "keys", "keys": [KeyHash]} |
+| reload_keys | - | Keys, read again from keys.json |
 | shutdown | {"kill": bool} | {}; with kill every sandbox is ended first |
 
 msgspec is used here, and nowhere else in `wire`: the SDK never imports this module.
@@ -23,6 +25,7 @@ msgspec is used here, and nowhere else in `wire`: the SDK never imports this mod
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from typing import Any, Literal
 
@@ -90,6 +93,22 @@ class Template(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int = 0
 
 
+class KeyHash(msgspec.Struct, frozen=True, kw_only=True):
+    """An API key as the server knows it: `hash` is what `key_hash` makes of it; `team` is the team's id."""
+
+    id: str
+    name: str
+    team: str
+    team_name: str
+    hash: str
+
+
+class Keys(msgspec.Struct, frozen=True, kw_only=True):
+    """The keys that count; None when this data directory has no list of keys yet."""
+
+    keys: list[KeyHash] | None = None
+
+
 class Host(msgspec.Struct, frozen=True, kw_only=True):
     """What holds here: the isolation tier in force, what its probe found, versions."""
 
@@ -121,6 +140,17 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     event: str | None = None
     sandbox: Sandbox | None = None
     reason: str = ""
+    keys: list[KeyHash] | None = None
+
+
+def key_hash(key: str) -> str:
+    """SHA-256 in hex: a key holds 160 random bits, so nothing slower is needed against guessing."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def first_team(key: str) -> str:
+    """The id of the team that owns what was made with the first key, also before there were teams."""
+    return key_hash(key)[:16]
 
 
 def pack(message: msgspec.Struct) -> bytes:

@@ -10,6 +10,7 @@ from sandpty.server.dialects.e2b.creating import Creating
 from sandpty.server.dialects.e2b.errors import HttpError
 from sandpty.server.dialects.e2b.guard import Row, guarded
 from sandpty.server.dialects.e2b.sandboxes import Sandboxes
+from sandpty.server.dialects.e2b.teams import teams
 
 _FAMILIES = ("v2/", "v3/", "sandboxes/", "snapshots", "templates", "teams", "volumes", "secrets")
 
@@ -19,6 +20,7 @@ def routes(context: Context) -> list[web.RouteDef]:
     rows: list[Row] = [
         *Creating(context).routes(),
         *Sandboxes(context).routes(),
+        ("GET", "/teams", teams),
         # What this dialect does not serve (yet) still answers in the shape that the SDKs can parse.
         *(("*", f"/{family}{{tail:.*}}", _unknown) for family in _FAMILIES),
     ]

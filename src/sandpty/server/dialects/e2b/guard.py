@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from aiohttp import web
 
-from sandpty.server.auth import Principal, request_key
+from sandpty.server.auth import Principal
 from sandpty.server.context import Context
 from sandpty.server.dialects.e2b.errors import HttpError, http_error, sandbox_unknown, unexpected_http
 from sandpty.wire.errors import SandptyError
@@ -26,7 +26,7 @@ def guarded(context: Context, rows: Iterable[Row]) -> list[web.RouteDef]:
 def _guard(context: Context, handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def handle(request: web.Request) -> web.StreamResponse:
         try:
-            return await handler(request, context.auth.principal(request_key(request)))
+            return await handler(request, context.auth.authenticate(request))
         except HttpError as error:
             return error.response()
         except SandptyError as error:

@@ -77,6 +77,8 @@ def find_sandbox(context: Context, request: web.Request) -> Sandbox:
         if found is None or found.state != "running":
             raise sandbox_not_found("")
         sandbox = found
+    if not context.auth.has_keys(sandbox.owner):
+        raise token_refused()  # a token is worth what the keys of its team are worth
     port = _first_header(request, _PORT_HEADERS)
     if port is not None and port != str(ENVD_PORT):
         raise HttpError(501, f"port {port[:8]} of a sandbox is not reachable through this server", sandboxId=sandbox.id)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import web
 
-from sandpty.server.auth import Principal, request_key
+from sandpty.server.auth import Principal
 from sandpty.server.context import Context
 from sandpty.wire.errors import SandptyError
 
@@ -40,7 +40,7 @@ def answering(
 
 def principal(context: Context, request: web.Request) -> Principal:
     """Raises unauthenticated."""
-    return context.auth.principal(request_key(request))
+    return context.auth.authenticate(request)
 
 
 async def body(request: web.Request, model: type[T]) -> T:

@@ -91,6 +91,7 @@ class Attaching:
                 await socket.prepare(request)
                 _keep_little_unsent(request.transport)
                 relay = _Relay(socket, request.transport, attached, wanted, client_acks=client_acks)
+                self._context.auth.when_revoked(request, who, relay.key_revoked)
                 self._relays.add(relay)
                 try:
                     await relay.run()
@@ -130,11 +131,19 @@ class _Relay:
         self._sent = 0  # events given to it
         self._taking = False  # the program holds the client's input back
         self._going_away = False
+        self._revoked = False
         self._output_task: asyncio.Task[None] | None = None
 
     def go_away(self) -> None:
         """The server stops: say so, so that the client attaches to the next one. Does nothing when already ending."""
         self._going_away = True
+        if self._output_task is not None:
+            self._output_task.cancel()
+
+    def key_revoked(self) -> None:
+        """Whoever attached with it is let in no more: nothing is carried from now on."""
+        self._revoked = True
+        self._may_write = False
         if self._output_task is not None:
             self._output_task.cancel()
 
@@ -152,7 +161,9 @@ class _Relay:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        if self._going_away:
+        if self._revoked:
+            await self._close(SandptyError("unauthenticated", "the API key was revoked"))
+        elif self._going_away:
             await self._socket.close(code=WSCloseCode.GOING_AWAY, message=b"the server stops; attach again")
         else:
             await self._close(ended.exception())

@@ -1,0 +1,170 @@
+"""`sandpty keys add|list|revoke`: who may use this server, in teams that do not see each other's sandboxes."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sandpty import config
+from sandpty.config import DataDir
+
+if TYPE_CHECKING:
+    from sandpty.supervisor.key_file import Key, KeyFile
+
+_data_dir = click.option(
+    "--data-dir",
+    metavar="DIR",
+    type=click.Path(path_type=Path, readable=False),
+    help="The server's data directory. [default: as root /var/lib/sandpty]",
+)
+
+
+@click.group()
+def keys() -> None:
+    """Make, list and revoke API keys.
+
+    Each key belongs to a team, and a team sees only its own sandboxes. Needs to be who runs the supervisor (root).
+    Works whether a server runs or not; one that runs knows at once.
+
+    \b
+    Examples:
+      sandpty keys add --team acme --name ci
+      sandpty keys list
+      sandpty keys revoke ci
+    """
+
+
+@keys.command()
+@_data_dir
+@click.option(
+    "--team", metavar="TEAM", default="default", show_default=True, help="Whose key; a new name is a new team."
+)
+@click.option("--name", metavar="NAME", default="", help="What to call the key. [default: a number]")
+@click.option("--json", "as_json", is_flag=True, help="Print an object with all about the key.")
+def add(data_dir: Path | None, team: str, name: str, as_json: bool) -> None:
+    """Make a key and print it, this one time.
+
+    \b
+    Examples:
+      sandpty keys add
+      sandpty keys add --team acme --name ci
+    """
+    data = _directory(data_dir)
+    key, record = _key_file(data).add(team, name)
+    _tell_supervisor(data)
+    if as_json:
+        click.echo(json.dumps({**_as_json(record, team), "key": key}, indent=2))
+        return
+    click.echo(key)
+    click.echo(f"key {record.id} ({record.name}) of team {team}; it is not shown again", err=True)
+
+
+@keys.command("list")
+@_data_dir
+@click.option("--all", "all_", is_flag=True, help="Also keys that were revoked.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of a table.")
+def list_(data_dir: Path | None, all_: bool, as_json: bool) -> None:
+    """List keys, without the keys themselves.
+
+    \b
+    Examples:
+      sandpty keys list
+      sandpty keys list --all --json
+    """
+    content = _key_file(_directory(data_dir)).read()
+    shown = [] if content is None else (content.keys if all_ else content.active())
+    found = [_as_json(key, content.teams.get(key.team, "?")) for key in shown if content is not None]
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    if not found:
+        click.echo("no keys (sandpty serve makes the first, sandpty keys add another)", err=True)
+        return
+    columns = ["id", "name", "team", "key", "created_at"] + (["revoked_at"] if all_ else [])
+    rows = [[column.partition("_")[0].upper() for column in columns]]
+    rows += [[str(each[column] or "") for column in columns] for each in found]
+    widths = [max(len(row[at]) for row in rows) for at in range(len(columns))]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@keys.command()
+@_data_dir
+@click.option("--tokens", is_flag=True, help="Also give every sandbox of the team a new access token: the key leaked.")
+@click.argument("key")
+def revoke(data_dir: Path | None, tokens: bool, key: str) -> None:
+    """Refuse a key from now on, and cut what it has open.
+
+    KEY is its ID, its name, or the key itself. Streams that were opened with the key end, and so do streams of
+    sandboxes that were made with it. Those sandboxes live on: they are the team's. A client that holds a sandbox's
+    access token may come back with it as long as the team has a key; --tokens makes those worthless too.
+
+    \b
+    Examples:
+      sandpty keys revoke ci
+      sandpty keys revoke k1f2e3d4c --tokens
+    """
+    data = _directory(data_dir)
+    record = _key_file(data).revoke(key)
+    told = _tell_supervisor(data)
+    renewed = _renew_tokens(data, record.team) if tokens and told else 0
+    click.echo(f"revoked {record.id} ({record.name})")
+    if tokens:
+        click.echo(
+            f"{renewed} sandboxes have a new access token" if told else "no supervisor runs: no tokens were changed"
+        )
+
+
+def _directory(data_dir: Path | None) -> DataDir:
+    return DataDir((data_dir or config.default_data_dir()).absolute())
+
+
+def _key_file(data: DataDir) -> KeyFile:
+    from sandpty.supervisor.key_file import KeyFile
+
+    return KeyFile(data)
+
+
+def _tell_supervisor(data: DataDir) -> bool:
+    """Whether one runs, and so knows of the change."""
+    from sandpty.cli.supervisor_link import SupervisorLink
+
+    try:
+        with SupervisorLink(data.supervisor_socket) as link:
+            link.reload_keys()
+    except (FileNotFoundError, ConnectionRefusedError):
+        return False
+    return True
+
+
+def _renew_tokens(data: DataDir, team: str) -> int:
+    from sandpty.cli.supervisor_link import SupervisorLink
+
+    count = 0
+    with SupervisorLink(data.supervisor_socket) as link:
+        for sandbox in link.sandboxes():
+            if sandbox.owner == team:
+                link.annotate(sandbox.id, {**sandbox.annotations, "token": secrets.token_hex(32)})
+                count += 1
+    return count
+
+
+def _as_json(key: Key, team: str) -> dict[str, Any]:
+    return {
+        "id": key.id,
+        "name": key.name,
+        "team": team,
+        "team_id": key.team,
+        "key": key.shown,
+        "created_at": _when(key.created_at),
+        "revoked_at": _when(key.revoked_at),
+    }
+
+
+def _when(unix_s: float) -> str | None:
+    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="seconds") if unix_s else None
