@@ -31,10 +31,14 @@ _BLOCK_BYTES = 4096
 RELEASE_TIMEOUT_S = 15.0
 _MKFS_TIMEOUT_S = 60.0
 _FSCK_TIMEOUT_S = 120.0
+_COPY_TIMEOUT_S = 600.0
+_PIECE_BYTES = 1024 * 1024
+_FICLONE = 0x40049409
 _LOOP_CTL_GET_FREE = 0x4C82
 _LOOP_CONFIGURE = 0x4C0A
 _LOOP_GET_STATUS64 = 0x4C05
 _LOOP_MAJOR = 7
+_LO_FLAGS_READ_ONLY = 1
 _LO_FLAGS_AUTOCLEAR = 4
 _LO_FLAGS_DIRECT_IO = 16
 _LOOP_INFO64 = struct.Struct("=QQQQQIIII64s64s32s2Q")
@@ -51,6 +55,7 @@ class Disk:
         self._blank = blank
         self.limited = False
         self.detail = "none"
+        self._devices: dict[Path, str] = {}  # of copies, while somebody uses them; checked before each use
 
     def open(self, mountpoint: Path) -> None:
         """See what works here, by mounting an image on `mountpoint`. Never fails: see `detail`."""
@@ -82,6 +87,23 @@ class Disk:
         _wait_released(image)
         mount(image, mountpoint)
         return mountpoint
+
+    def attach_copy(self, directory: Path, mountpoint: Path) -> Path:
+        """Where the copy in `directory` can be read: `mountpoint`, or the plain directory. Raises OSError."""
+        image = directory / IMAGE_NAME
+        if not image.exists():
+            return directory / "disk"
+        with contextlib.ExitStack() as held:
+            # All that stand on one copy share one device, and so its cache.
+            device = _reopened(self._devices.get(image), image, held) or _attach(image, held, readonly=True)
+            flags = syscalls.MS_RDONLY | syscalls.MS_NODEV | syscalls.MS_NOSUID | syscalls.MS_NOATIME
+            syscalls.mount(device, str(mountpoint), "ext4", flags)
+            self._devices[image] = device
+        return mountpoint
+
+    def forget_copy(self, directory: Path) -> None:
+        """It is being removed."""
+        self._devices.pop(directory / IMAGE_NAME, None)
 
     def copy_blank(self, target: Path, disk_mb: int) -> None:
         """An empty image of that size. Raises OSError."""
@@ -154,10 +176,27 @@ def _make_file_system(path: Path, size: int) -> None:
         new.unlink(missing_ok=True)
 
 
+def copy(directory: Path, target: Path) -> None:
+    """Copy the disk of the sandbox in `directory`, which nobody writes to at present. Raises OSError."""
+    if (directory / IMAGE_NAME).exists():
+        _copy_sparse(directory / IMAGE_NAME, target / IMAGE_NAME)
+        return
+    # Hard links, holes, extended attributes and overlayfs' own marks: cp keeps all of them.
+    argv = ["cp", "--archive", "--reflink=auto", "--sparse=auto", "--", str(directory / "disk"), str(target / "disk")]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=_COPY_TIMEOUT_S, check=False)
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines()
+        number = errno.ENOSPC if "No space left" in done.stderr else errno.EIO
+        raise OSError(number, lines[-1] if lines else "cp fails")
+
+
 def _copy_sparse(source: Path, target: Path) -> None:
-    """Copy the data of a sparse file and leave the holes."""
+    """Copy the data of a sparse file and leave the holes; on file systems that can, share the blocks instead."""
     with open(source, "rb") as read, open(target, "xb") as write:
         os.fchmod(write.fileno(), 0o600)
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(write, _FICLONE, read.fileno())
+            return
         size = os.fstat(read.fileno()).st_size
         write.truncate(size)
         at = 0
@@ -170,8 +209,13 @@ def _copy_sparse(source: Path, target: Path) -> None:
 
 def _copy_range(source: int, target: int, start: int, end: int) -> None:
     while start < end:
-        data = os.pread(source, min(end - start, 1024 * 1024), start)
-        start += os.pwrite(target, data, start)
+        try:
+            copied = os.copy_file_range(source, target, end - start, start, start)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+            copied = 0
+        start += copied or os.pwrite(target, os.pread(source, min(end - start, _PIECE_BYTES), start), start)
 
 
 def mount(image: Path, mountpoint: Path) -> None:
@@ -182,7 +226,22 @@ def mount(image: Path, mountpoint: Path) -> None:
         syscalls.mount(device, str(mountpoint), "ext4", flags, _OPTIONS)
 
 
-def _attach(image: Path, held: contextlib.ExitStack) -> str:
+def _reopened(device: str | None, image: Path, held: contextlib.ExitStack) -> str | None:
+    """`device` if it still is the image's, open until `held` is closed."""
+    if device is None:
+        return None
+    status = bytearray(_LOOP_INFO64.size)
+    try:
+        fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+        held.callback(os.close, fd)
+        fcntl.ioctl(fd, _LOOP_GET_STATUS64, status)
+    except OSError:
+        return None
+    wanted = image.stat()
+    return device if _LOOP_INFO64.unpack(status)[:2] == (wanted.st_dev, wanted.st_ino) else None
+
+
+def _attach(image: Path, held: contextlib.ExitStack, *, readonly: bool = False) -> str:
     """A loop device for the image, open until `held` is closed: an unused one would free itself."""
 
     def opened(path: str | Path, flags: int) -> int:
@@ -190,16 +249,18 @@ def _attach(image: Path, held: contextlib.ExitStack) -> str:
         held.callback(os.close, fd)
         return fd
 
-    control, file = opened("/dev/loop-control", os.O_RDWR), opened(image, os.O_RDWR)
+    access = os.O_RDONLY if readonly else os.O_RDWR
+    always = _LO_FLAGS_AUTOCLEAR | (_LO_FLAGS_READ_ONLY if readonly else 0)
+    control, file = opened("/dev/loop-control", os.O_RDWR), opened(image, access)
     for _ in range(_ATTEMPTS):
         number = fcntl.ioctl(control, _LOOP_CTL_GET_FREE)
         device = f"/dev/loop{number}"
         if not os.path.exists(device):
             with contextlib.suppress(FileExistsError):
                 os.mknod(device, 0o060600, os.makedev(_LOOP_MAJOR, number))
-        loop = opened(device, os.O_RDWR)
+        loop = opened(device, access)
         # Direct I/O, so that nothing is cached twice; not every file system below can do it.
-        for flags in (_LO_FLAGS_AUTOCLEAR | _LO_FLAGS_DIRECT_IO, _LO_FLAGS_AUTOCLEAR):
+        for flags in (always | _LO_FLAGS_DIRECT_IO, always):
             info = _LOOP_INFO64.pack(0, 0, 0, 0, 0, 0, 0, 0, flags, b"", b"", b"", 0, 0)
             head = struct.pack("=II", file, _BLOCK_BYTES if flags & _LO_FLAGS_DIRECT_IO else 0)
             with contextlib.suppress(OSError):

@@ -35,6 +35,19 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
+class Copy:
+    """What a sandbox had written when it was copied: stacked between the layers and what another one writes.
+
+    directory: where `Driver.copy` put it. ids_base: the host's number of the copied sandbox's uid 0.
+    sandbox_id: whose it is, and so its host name.
+    """
+
+    directory: Path
+    ids_base: int
+    sandbox_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """All that a driver needs to know about one sandbox.
 
@@ -48,6 +61,7 @@ class Plan:
     limits: Limits
     internet: bool
     boot_id: str
+    copies: tuple[Copy, ...] = ()  # that it stands on, the newest (topmost) first
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +117,12 @@ class Driver(Protocol):
 
     async def thaw(self, plan: Plan) -> None:
         """Let frozen processes go on."""
+
+    async def copy(self, plan: Plan, started: Started, directory: Path) -> Copy:
+        """Copy what the sandbox has written into `directory` (empty). Its processes must not run meanwhile."""
+
+    def forget_copy(self, directory: Path) -> None:
+        """The copy in `directory` is about to be removed: nobody stands on it."""
 
     async def stop(self, plan: Plan, started: Started) -> None:
         """End every process and free all but the files. Returns once they are gone; nothing to do is fine."""

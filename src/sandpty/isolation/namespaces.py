@@ -18,7 +18,7 @@ from pathlib import Path
 from sandpty.isolation import nursery
 from sandpty.isolation.idmap import IdRange
 
-_REQUEST = struct.Struct("<cII")
+_REQUEST = struct.Struct("<cIII")
 _ANSWER_TIMEOUT_S = 10.0
 
 
@@ -77,12 +77,17 @@ class Nursery:
 
     def make(self, ids: IdRange) -> Namespaces:
         """Raises OSError when the kernel (or what surrounds us) allows no such namespaces."""
-        _, fds = self._asked(_REQUEST.pack(b"n", ids.base, ids.count), 2)
+        _, fds = self._asked(_REQUEST.pack(b"n", 0, ids.base, ids.count), 2)
         return Namespaces(*fds)
+
+    def shift(self, base: int, ids: IdRange) -> int:
+        """A user namespace for mounts: what `base` and following own on disk is of `ids`. Raises OSError."""
+        _, fds = self._asked(_REQUEST.pack(b"u", base, ids.base, ids.count), 1)
+        return fds[0]
 
     def launcher(self) -> Launcher:
         """Raises OSError."""
-        message, fds = self._asked(_REQUEST.pack(b"l", 0, 0), 1)
+        message, fds = self._asked(_REQUEST.pack(b"l", 0, 0, 0), 1)
         order = socket.socket(fileno=fds[0])
         try:
             pid = int(message)

@@ -7,8 +7,9 @@ socket as stdin.
 
 | request | answer |
 |---|---|
-| `n` u32 base, u32 count | `+` with two descriptors: user and network namespace |
-| `l` u32 0, u32 0 | `+` and the launcher's pid in decimal, with one descriptor: a socket to it |
+| `n` u32 inside, u32 outside, u32 count | `+` with two descriptors: user and network namespace |
+| `u` the same | `+` with one descriptor: a user namespace that only shifts owners |
+| `l` three times u32 0 | `+` and the launcher's pid in decimal, with one descriptor: a socket to it |
 
 or `-` and a message. A launcher waits for one message: the argument vector, separated by NUL, with the descriptor
 that the program shall have as 3. It ends when its socket is closed instead.
@@ -29,7 +30,7 @@ _CLONE_NEWNET = 0x40000000
 _SIOCGIFFLAGS = 0x8913
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 1
-_REQUEST = struct.Struct("<cII")
+_REQUEST = struct.Struct("<cIII")
 _ARGUMENT_BYTES = 64 * 1024
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -55,11 +56,15 @@ def _loopback_up() -> None:
         fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | _IFF_UP))
 
 
-def _be_born(control: socket.socket, ready: int, mapped: int) -> None:
-    """In the child: enter both namespaces (the network one owned by the user one) and send them."""
+def _be_born(control: socket.socket, ready: int, mapped: int, network: bool) -> None:
+    """In the child: enter the namespaces (the network one owned by the user one) and send them."""
     _unshare(_CLONE_NEWUSER)
     os.write(ready, b"u")
     if os.read(mapped, 1) != b"m":
+        return
+    user = os.open("/proc/self/ns/user", os.O_RDONLY)
+    if not network:
+        socket.send_fds(control, [b"+"], [user])
         return
     _unshare(_CLONE_NEWNET)
     _loopback_up()
@@ -69,12 +74,11 @@ def _be_born(control: socket.socket, ready: int, mapped: int) -> None:
                 file.write(value)
         except FileNotFoundError:
             pass  # a kernel without IPv6
-    user = os.open("/proc/self/ns/user", os.O_RDONLY)
-    network = os.open("/proc/self/ns/net", os.O_RDONLY)
-    socket.send_fds(control, [b"+"], [user, network])
+    net = os.open("/proc/self/ns/net", os.O_RDONLY)
+    socket.send_fds(control, [b"+"], [user, net])
 
 
-def _make(control: socket.socket, base: int, count: int) -> None:
+def _make(control: socket.socket, ids: str, network: bool) -> None:
     ready_read, ready_write = os.pipe()
     mapped_read, mapped_write = os.pipe()
     child = os.fork()
@@ -82,7 +86,7 @@ def _make(control: socket.socket, base: int, count: int) -> None:
         os.close(ready_read)
         os.close(mapped_write)
         try:
-            _be_born(control, ready_write, mapped_read)
+            _be_born(control, ready_write, mapped_read, network)
         except OSError as error:
             control.send(f"-{error}".encode())
         os._exit(0)
@@ -92,7 +96,7 @@ def _make(control: socket.socket, base: int, count: int) -> None:
         if os.read(ready_read, 1) == b"u":
             for name in ("uid_map", "gid_map"):
                 with open(f"/proc/{child}/{name}", "w", encoding="ascii") as file:
-                    file.write(f"0 {base} {count}\n")
+                    file.write(ids)
             os.write(mapped_write, b"m")
     finally:
         os.close(ready_read)
@@ -134,10 +138,10 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how a child ended
     with socket.socket(fileno=0) as control:
         while request := control.recv(_REQUEST.size):
-            kind, base, count = _REQUEST.unpack(request)
+            kind, inside, outside, count = _REQUEST.unpack(request)
             try:
-                if kind == b"n":
-                    _make(control, base, count)
+                if kind in (b"n", b"u"):
+                    _make(control, f"{inside} {outside} {count}\n", kind == b"n")
                 else:
                     _launcher(control)
             except OSError as error:

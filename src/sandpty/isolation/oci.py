@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -26,7 +27,7 @@ from sandpty import config
 from sandpty.config import DataDir
 from sandpty.isolation import bundle, canary, cgroup, disk, overlay, process_table, program, seccomp, syscalls, versions
 from sandpty.isolation.background import Background
-from sandpty.isolation.driver import GuestNetwork, Layer, Plan, Started, Stats, TierRefusedError
+from sandpty.isolation.driver import Copy, GuestNetwork, Layer, Plan, Started, Stats, TierRefusedError
 from sandpty.isolation.idmap import range_of, tag_of
 from sandpty.isolation.namespaces import Launcher, Namespaces
 from sandpty.isolation.network import Network
@@ -188,27 +189,40 @@ class OciDriver:
             else:
                 disk.check(plan.directory)
             writable = self._disk.attach(plan.directory, stage / "disk")
-        overlay.make_writable(writable, plan.layers, ids)
-        if fresh:
-            overlay.write_files(writable, self._files(plan), ids)
-        overlay.mount(stage / "root", writable, plan.layers, prepared.namespaces.user)
+        overlay.make_writable(writable, plan.layers, ids, hide=not plan.copies)
+        with contextlib.ExitStack() as opened:
+            copies = [self._shifted(plan, number, opened) for number in range(len(plan.copies))]
+            if fresh:
+                overlay.write_files(writable, self._files(plan, copies), ids)
+            overlay.mount(stage / "root", writable, plan.layers, prepared.namespaces.user, copies)
         (plan.directory / "config.json").write_text(
             json.dumps(self._config(plan, prepared.namespaces)), encoding="utf-8"
         )
 
+    def _shifted(self, plan: Plan, number: int, opened: contextlib.ExitStack) -> overlay.Shifted:
+        """A copy that the sandbox stands on, readable, and owned by the sandbox."""
+        copy = plan.copies[number]
+        userns = self._slots.shift(plan.slot, copy.ids_base)
+        opened.callback(os.close, userns)
+        mountpoint = self._stage / plan.id / f"copy{number}"
+        mountpoint.mkdir(mode=0o700)
+        return overlay.Shifted(self._disk.attach_copy(copy.directory, mountpoint), userns)
+
     def _unstage(self, plan: Plan) -> None:
         stage = self._stage / plan.id
         overlay.unmount(stage / "root")
+        for number in range(len(plan.copies)):
+            overlay.unmount(stage / f"copy{number}")
         overlay.unmount(stage / "disk")
         overlay.remove_mountpoints(stage)
 
-    def _files(self, plan: Plan) -> dict[str, str]:
+    def _files(self, plan: Plan, copies: Sequence[overlay.Shifted]) -> dict[str, str]:
         names = "".join(f"nameserver {address}\n" for address in self._network.dns)
-        return {
-            "/etc/hostname": plan.id + "\n",
-            "/etc/hosts": f"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n127.0.1.1 {plan.id}\n",
-            "/etc/resolv.conf": names,
-        }
+        hosts = f"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n127.0.1.1 {plan.id}\n"
+        if plan.copies:  # the guest may have added to it
+            kept = overlay.read_file([copy.tree for copy in copies], "/etc/hosts")
+            hosts = hosts if kept is None else kept.replace(plan.copies[0].sandbox_id, plan.id)
+        return {"/etc/hostname": plan.id + "\n", "/etc/hosts": hosts, "/etc/resolv.conf": names}
 
     def _config(self, plan: Plan, namespaces: Namespaces) -> dict[str, Any]:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -303,6 +317,30 @@ class OciDriver:
 
     def stats(self, plan: Plan, started: Started) -> Stats:
         return replace(self._cgroups.stats(group_of(plan.slot)), disk_bytes=disk.used_bytes(plan.directory))
+
+    # --- copies ---
+
+    async def copy(self, plan: Plan, started: Started, directory: Path) -> Copy:
+        try:
+            await asyncio.to_thread(self._copy, plan, started, directory)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise SandptyError("no_space", "the data directory's disk is full") from error
+            raise SandptyError("runtime_failed", f"the disk cannot be copied: {error}") from error
+        return Copy(directory, range_of(self._tag, plan.slot).base, plan.id)
+
+    def _copy(self, plan: Plan, started: Started, directory: Path) -> None:
+        if started.pid:
+            # Of its overlay, and so of the disk below it. Opened through init's root, which no guest can change.
+            root = os.open(f"/proc/{started.pid}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                syscalls.syncfs(root)
+            finally:
+                os.close(root)
+        disk.copy(plan.directory, directory)
+
+    def forget_copy(self, directory: Path) -> None:
+        self._disk.forget_copy(directory)
 
     # --- end ---
 

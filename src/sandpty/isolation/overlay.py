@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from sandpty.isolation import syscalls
 from sandpty.isolation.driver import Layer
 from sandpty.isolation.idmap import IdRange
 
+READ_BYTES_MAX = 64 * 1024  # of a file that the guest may have written
 _OPAQUE = "trusted.overlay.opaque"  # an upper directory with it hides the lower one
 
 
-def _make_upper(upper: Path, work: Path, layer: Layer, ids: IdRange) -> None:
+def _make_upper(upper: Path, work: Path, hidden_names: Sequence[str], ids: IdRange) -> None:
     upper.mkdir(mode=0o755)
     upper.chmod(0o755)
     os.chown(upper, ids.base, ids.base)
     work.mkdir(mode=0o700)
-    for name in layer.hidden:
+    for name in hidden_names:
         hidden = upper / name
         hidden.mkdir(mode=0o755)
         hidden.chmod(0o755)
@@ -27,12 +30,15 @@ def _make_upper(upper: Path, work: Path, layer: Layer, ids: IdRange) -> None:
         os.setxattr(hidden, _OPAQUE, b"y")
 
 
-def make_writable(disk: Path, layers: Sequence[Layer], ids: IdRange) -> None:
-    """Make the upper and work directories below `disk`, unless an earlier run of the sandbox left them."""
+def make_writable(disk: Path, layers: Sequence[Layer], ids: IdRange, *, hide: bool = True) -> None:
+    """Make the upper and work directories below `disk`, unless an earlier run of the sandbox left them.
+
+    Not `hide`: what stands on a copy finds the layers' hidden directories hidden, and perhaps filled, there.
+    """
     for number, layer in enumerate(layers):
         upper = disk / f"upper{number}"
         if not upper.exists():
-            _make_upper(upper, disk / f"work{number}", layer, ids)
+            _make_upper(upper, disk / f"work{number}", layer.hidden if hide else (), ids)
 
 
 def write_files(disk: Path, files: dict[str, str], ids: IdRange) -> None:
@@ -48,27 +54,74 @@ def write_files(disk: Path, files: dict[str, str], ids: IdRange) -> None:
                 directory.mkdir()
                 directory.chmod(0o755)
                 os.chown(directory, ids.base, ids.base)
-        target.write_text(text, encoding="utf-8")
+        target.write_text(text, encoding="utf-8", errors="surrogateescape")
         target.chmod(0o644)
         os.chown(target, ids.base, ids.base)
 
 
-def mount(root: Path, disk: Path, layers: Sequence[Layer], userns_fd: int) -> None:
-    """Mount the layers on `root`. Raises OSError; then nothing stays mounted."""
+@dataclass(frozen=True, slots=True)
+class Shifted:
+    """A tree, and the user namespace whose map shifts its owners."""
+
+    tree: Path
+    userns_fd: int
+
+
+def read_file(disks: Sequence[Path], path: str) -> str | None:
+    """A small text file as the copies in `disks` (the topmost first) have it; None when there is no plain one.
+
+    The trees are a guest's work: no link in them is followed, and nothing big is read.
+    """
+    for disk in disks:
+        with contextlib.ExitStack() as opened:
+            try:
+                fd = _opened(disk / "upper0", os.O_PATH | os.O_DIRECTORY, None, opened)
+                *parents, name = path.strip("/").split("/")
+                for parent in parents:
+                    fd = _opened(parent, os.O_PATH | os.O_DIRECTORY, fd, opened)
+                fd = _opened(name, os.O_RDONLY | os.O_NONBLOCK, fd, opened)
+            except FileNotFoundError:
+                continue
+            except OSError:
+                return None
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                return None
+            data = os.read(fd, READ_BYTES_MAX + 1)
+            return data.decode("utf-8", "surrogateescape") if len(data) <= READ_BYTES_MAX else None
+    return None
+
+
+def _opened(path: Path | str, flags: int, directory: int | None, held: contextlib.ExitStack) -> int:
+    fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    held.callback(os.close, fd)
+    return fd
+
+
+def mount(root: Path, disk: Path, layers: Sequence[Layer], userns_fd: int, copies: Sequence[Shifted] = ()) -> None:
+    """Mount the layers on `root`; `copies` are disks of other sandboxes, which come between, the topmost first.
+
+    Raises OSError; then nothing stays mounted.
+    """
     try:
         for number, layer in enumerate(layers):
+            trees = [Shifted(copy.tree / f"upper{number}", copy.userns_fd) for copy in copies]
+            trees += [Shifted(tree, userns_fd) for tree in layer.trees]
             with contextlib.ExitStack() as mounted:
-                lowers = []
-                for depth, tree in enumerate(layer.trees):
-                    lower = root.with_name(f"lower{number}.{depth}")
-                    lower.mkdir(mode=0o700, exist_ok=True)
-                    syscalls.mount_idmapped(str(tree), str(lower), userns_fd)
-                    mounted.callback(syscalls.unmount, str(lower))  # the overlay holds it by itself
-                    lowers.append(lower)
+                lowers = [
+                    _mount_lower(root.with_name(f"lower{number}-{place}"), tree, mounted)
+                    for place, tree in enumerate(trees)
+                ]
                 _mount_layer(root / layer.target.lstrip("/"), disk, number, lowers)
     except OSError:
         unmount(root)
         raise
+
+
+def _mount_lower(place: Path, shifted: Shifted, mounted: contextlib.ExitStack) -> Path:
+    place.mkdir(mode=0o700, exist_ok=True)
+    syscalls.mount_idmapped(str(shifted.tree), str(place), shifted.userns_fd)
+    mounted.callback(syscalls.unmount, str(place))  # the overlay holds it by itself
+    return place
 
 
 def _mount_layer(target: Path, disk: Path, number: int, lowers: Sequence[Path]) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sandpty import config
 from sandpty.isolation import process_table, program
-from sandpty.isolation.driver import GuestNetwork, Layer, Plan, Started, Stats
+from sandpty.isolation.driver import Copy, GuestNetwork, Layer, Plan, Started, Stats
 from sandpty.wire.errors import SandptyError
 
 WALK_AGAIN_S = 0.005  # between two walks over the tree of a dying sandbox
@@ -67,6 +67,12 @@ class ProcessDriver:
 
     async def thaw(self, plan: Plan) -> None:
         pass  # never frozen
+
+    async def copy(self, plan: Plan, started: Started, directory: Path) -> Copy:
+        raise SandptyError("unsupported", "the process tier cannot copy: its sandboxes write to the host's own files")
+
+    def forget_copy(self, directory: Path) -> None:
+        pass  # there are none
 
     async def stop(self, plan: Plan, started: Started) -> None:
         try:

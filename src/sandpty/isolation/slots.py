@@ -135,6 +135,10 @@ class Slots:
             raise
         return made
 
+    def shift(self, slot: int, base: int) -> int:
+        """A user namespace by which the slot owns what the range at `base` owns; the caller closes it. OSError."""
+        return self._nursery.shift(base, range_of(self._tag, slot))
+
     async def allow(self, slot: int, netns_fd: int, internet: bool) -> None:
         """Change a running sandbox's way out. Raises OSError."""
         if self._network.available:

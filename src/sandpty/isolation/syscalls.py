@@ -60,6 +60,11 @@ def unmount(target: str, flags: int = MNT_DETACH) -> None:
     _check(_libc.umount2(os.fsencode(target), flags), f"umount {target}")
 
 
+def syncfs(fd: int) -> None:
+    """Write what is cached of the file system that `fd` is on (of an overlay: its writable part's) to its device."""
+    _check(_libc.syncfs(fd), "syncfs")
+
+
 def setns(fd: int, kind: int) -> None:
     """Only this thread for a network namespace."""
     _check(_libc.setns(fd, kind), "setns")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from sandpty.isolation.driver import Layer, Plan, Started
+from sandpty.isolation.driver import Copy, Layer, Plan, Started
 from sandpty.wire.verbs import Limits, Sandbox
 
 META_NAME = "meta.json"
@@ -36,6 +36,15 @@ class KeptLayer(msgspec.Struct, frozen=True):
         return Layer(Path(self.source), self.target, self.hidden, tuple(map(Path, self.below)))
 
 
+class KeptCopy(msgspec.Struct, frozen=True):
+    directory: str
+    ids_base: int
+    sandbox_id: str
+
+    def copy(self) -> Copy:
+        return Copy(Path(self.directory), self.ids_base, self.sandbox_id)
+
+
 class Meta(msgspec.Struct, kw_only=True):
     """One sandbox. Times are unix seconds; start_time is in clock ticks since the host's boot."""
 
@@ -57,11 +66,13 @@ class Meta(msgspec.Struct, kw_only=True):
     internet: bool = True
     owner: str = ""
     annotations: dict[str, Any] = {}
+    copies: tuple[KeptCopy, ...] = ()
 
     def plan(self, directory: Path) -> Plan:
         """What the driver needs to know."""
         layers = tuple(layer.layer() for layer in self.layers)
-        return Plan(self.id, directory, layers, self.slot, self.limits, self.internet, self.boot_id)
+        copies = tuple(copy.copy() for copy in self.copies)
+        return Plan(self.id, directory, layers, self.slot, self.limits, self.internet, self.boot_id, copies)
 
     @property
     def started(self) -> Started:
@@ -94,6 +105,10 @@ def kept_layers(layers: tuple[Layer, ...]) -> tuple[KeptLayer, ...]:
     return tuple(
         KeptLayer(str(layer.source), layer.target, layer.hidden, tuple(map(str, layer.below))) for layer in layers
     )
+
+
+def kept_copies(copies: tuple[Copy, ...]) -> tuple[KeptCopy, ...]:
+    return tuple(KeptCopy(str(copy.directory), copy.ids_base, copy.sandbox_id) for copy in copies)
 
 
 def write(directory: Path, meta: Meta, *, durable: bool = False) -> None:
