@@ -60,6 +60,7 @@ LIST_PAGE_MAX: Final = 100  # E2B's page limit
 TIMEOUT_MAX_S: Final = 30 * 24 * 3600  # longest life of a sandbox without renewal
 SANDBOX_TIMEOUT_S: Final = 300  # E2B's v2 default
 SANDBOX_TIMEOUT_V1_S: Final = 15  # E2B's v1 default
+AUTO_RESUME_TIMEOUT_S: Final = 300  # E2B: the life of a sandbox that traffic has woken
 SANDBOXES_MAX: Final = 2000  # per host, before memory says no
 METADATA_BYTES: Final = 64 * 1024  # per sandbox: metadata and environment
 

@@ -7,6 +7,7 @@ the supervisor keeps for it.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import secrets
@@ -39,6 +40,7 @@ class CreateSpec:
     env: dict[str, str] = field(default_factory=dict)
     internet: bool = True
     limits: Limits | None = None
+    auto_resume: bool = False  # paused with its memory, it goes on by itself when somebody uses it
     extras: dict[str, Any] = field(default_factory=dict)
 
 
@@ -59,6 +61,11 @@ def default_user(sandbox: Sandbox) -> str:
         return "user"  # it has just ended: the start will say so
 
 
+def wakes(sandbox: Sandbox) -> bool:
+    """Whether traffic resumes it: only one that is paused with its memory, and was created so."""
+    return sandbox.state == "paused" and sandbox.paused_memory and bool(sandbox.annotations.get("auto_resume"))
+
+
 class Registry:
     """Use as `async with Registry(socket)`."""
 
@@ -68,6 +75,7 @@ class Registry:
         self._client = SupervisorClient(supervisor_socket, self._on_list, self._on_event, on_keys)
         self._sandboxes: dict[str, Sandbox] = {}
         self._tokens: dict[str, str] = {}  # access token -> sandbox id
+        self._waking: dict[str, asyncio.Task[None]] = {}
         self._cuts: dict[str, set[Callable[[], None]]] = {}
         self._host: verbs.Host | None = None
 
@@ -81,6 +89,8 @@ class Registry:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        for waking in self._waking.values():
+            waking.cancel()
         await self._client.__aexit__()
 
     # --- the view ---
@@ -167,6 +177,28 @@ class Registry:
             raise SandptyError("sandbox_paused", f"sandbox {sandbox_id} is paused")
         return sandbox
 
+    async def awake(self, sandbox_id: str, principal: Principal | None = None) -> Sandbox:
+        """As `running`, but a paused sandbox that may be woken by traffic is resumed: whoever uses one asks this.
+
+        Raises no_such_sandbox, sandbox_paused, and what a resume raises. Check tokens first (`get`).
+        """
+        sandbox = self.get(sandbox_id, principal)
+        if sandbox.state != "running" and wakes(sandbox):
+            waking = self._waking.get(sandbox.id)
+            if waking is None:
+                waking = self._waking[sandbox.id] = asyncio.create_task(self._wake(sandbox), name=f"wake {sandbox.id}")
+                waking.add_done_callback(lambda _: self._waking.pop(sandbox.id, None))
+            await asyncio.shield(waking)
+        return self.running(sandbox_id, principal)
+
+    async def _wake(self, sandbox: Sandbox) -> None:
+        log.info("sandbox %s is woken by traffic", sandbox.id)
+        try:
+            await self._change("resume", {"id": sandbox.id, "end_at": end_at(config.AUTO_RESUME_TIMEOUT_S)})
+        except SandptyError as error:
+            if error.reason.name != "conflict":  # somebody else has resumed it already
+                raise
+
     def by_token(self, token: str) -> Sandbox | None:
         return self._sandboxes.get(self._tokens.get(token, ""))
 
@@ -191,6 +223,7 @@ class Registry:
             "env": spec.env,
             "token": secrets.token_hex(32),
             "template": spec.template,
+            "auto_resume": spec.auto_resume,
             "key": principal.key,
             **spec.extras,
         }

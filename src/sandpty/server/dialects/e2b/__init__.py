@@ -13,9 +13,9 @@ from aiohttp import web
 from sandpty.server.context import Context
 from sandpty.server.dialects.e2b import control, process
 from sandpty.server.dialects.e2b.connect import CORS_HEADERS, STREAM_TYPE, ConnectError, end_envelope
-from sandpty.server.dialects.e2b.errors import HttpError
+from sandpty.server.dialects.e2b.errors import HttpError, sandbox_not_found
 from sandpty.server.dialects.e2b.process import unary_failure
-from sandpty.server.dialects.e2b.requests import authorized_sandbox, find_sandbox
+from sandpty.server.dialects.e2b.requests import authorized_sandbox, find_sandbox, named_sandbox_id
 from sandpty.server.dialects.e2b.streams import StreamService
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -64,7 +64,8 @@ def _health(context: Context) -> Handler:
     async def health(request: web.Request) -> web.StreamResponse:
         """204 while the sandbox runs, else 502: so the SDKs tell a dead sandbox from a dead network. Needs no token."""
         try:
-            find_sandbox(context, request)
+            if find_sandbox(context, request).state != "running":  # asked for its health, nobody is woken
+                raise sandbox_not_found(named_sandbox_id(request))
         except HttpError as error:
             return error.response()
         return web.Response(status=204)
@@ -75,7 +76,7 @@ def _health(context: Context) -> Handler:
 def _unimplemented(context: Context) -> Handler:
     async def refuse(request: web.Request) -> web.StreamResponse:
         try:
-            authorized_sandbox(context, request)
+            await authorized_sandbox(context, request)
         except HttpError as error:
             return error.response()
         if "service" not in request.match_info:

@@ -65,7 +65,6 @@ class Creating:
     async def _create(
         self, body: models.CreateBody, principal: Principal, default_s: int, *, secure: bool
     ) -> web.Response:
-        extras = {"secure": secure, "auto_resume": bool(body.auto_resume and body.auto_resume.enabled)}
         spec = CreateSpec(
             template=body.template_id,
             timeout_s=timeout_of(body.timeout, default_s, least=1),
@@ -73,7 +72,8 @@ class Creating:
             metadata=body.metadata or {},
             env=body.env_vars or {},
             internet=body.allow_internet_access is not False,
-            extras={"e2b": extras},
+            auto_resume=bool(body.auto_resume and body.auto_resume.enabled),
+            extras={"e2b": {"secure": secure}},
         )
         try:
             sandbox = await self._registry.create(spec, principal)

@@ -72,7 +72,7 @@ def _unary(context: Context, method: Method) -> Callable[[web.Request], Awaitabl
 
     async def handle(request: web.Request) -> web.Response:
         try:
-            sandbox = authorized_sandbox(context, request)
+            sandbox = await authorized_sandbox(context, request)
             response = await answer(request, sandbox)
             if response.status >= 500 and not still_runs(context, sandbox):
                 return sandbox_not_found(sandbox.id).response()  # it ended while it was being asked

@@ -65,7 +65,7 @@ def listed(sandbox: Sandbox) -> models.ListedSandbox:
 
 def detail(sandbox: Sandbox, domain: str | None) -> models.SandboxDetail:
     """Of GET /sandboxes/{id}."""
-    auto_resume = bool(sandbox.annotations.get("e2b", {}).get("auto_resume"))
+    auto_resume = bool(sandbox.annotations.get("auto_resume"))
     return models.SandboxDetail(
         **msgspec.structs.asdict(listed(sandbox)),
         envd_access_token=token(sandbox),

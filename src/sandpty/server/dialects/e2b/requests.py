@@ -14,8 +14,8 @@ from aiohttp import web
 
 from sandpty import config
 from sandpty.server.context import Context
-from sandpty.server.dialects.e2b.errors import HttpError, bad_request, sandbox_not_found, token_refused
-from sandpty.server.registry import default_user
+from sandpty.server.dialects.e2b.errors import HttpError, bad_request, http_error, sandbox_not_found, token_refused
+from sandpty.server.registry import default_user, wakes
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import Sandbox
 
@@ -61,22 +61,24 @@ def named_sandbox_id(request: web.Request) -> str:
 
 
 def find_sandbox(context: Context, request: web.Request) -> Sandbox:
-    """The running sandbox this request is for, by its headers or else by its token.
+    """The sandbox this request is for, by its headers or else by its token: one that runs, or would wake for it.
 
-    Raises HttpError: 502 when there is none that runs, 501 for a port other than envd's.
+    Raises HttpError: 502 when there is none, 501 for a port other than envd's.
     """
     sandbox_id = named_sandbox_id(request)
     if sandbox_id:
         try:
-            sandbox = context.registry.running(sandbox_id)
+            sandbox = context.registry.get(sandbox_id)
         except SandptyError as error:
             raise sandbox_not_found(sandbox_id) from error
     else:
         # Novita's Python SDK sends no id after connect(): the token is all there is to go by.
         found = context.registry.by_token(request.headers.get("X-Access-Token", ""))
-        if found is None or found.state != "running":
+        if found is None:
             raise sandbox_not_found("")
         sandbox = found
+    if sandbox.state != "running" and not wakes(sandbox):
+        raise sandbox_not_found(sandbox.id)
     if not context.auth.has_keys(sandbox.owner):
         raise token_refused()  # a token is worth what the keys of its team are worth
     port = _first_header(request, _PORT_HEADERS)
@@ -109,11 +111,23 @@ def guest_user(request: web.Request, sandbox: Sandbox) -> str:
     return name or default_user(sandbox)
 
 
-def authorized_sandbox(context: Context, request: web.Request) -> Sandbox:
-    """The running sandbox that this request is for and may use. Raises HttpError 401, 501, 502."""
+async def authorized_sandbox(context: Context, request: web.Request) -> Sandbox:
+    """The sandbox that this request is for and may use, woken if need be. Raises HttpError 401, 501, 502."""
     sandbox = find_sandbox(context, request)
     check_token(request, sandbox)
-    return sandbox
+    return await woken(context, sandbox)
+
+
+async def woken(context: Context, sandbox: Sandbox) -> Sandbox:
+    """The sandbox, running, after its token was checked. Raises HttpError 502."""
+    if sandbox.state == "running":
+        return sandbox
+    try:
+        return await context.registry.awake(sandbox.id)
+    except SandptyError as error:
+        if error.reason.name in ("no_such_sandbox", "sandbox_paused"):
+            raise sandbox_not_found(sandbox.id) from error
+        raise http_error(error) from error
 
 
 def still_runs(context: Context, sandbox: Sandbox) -> bool:

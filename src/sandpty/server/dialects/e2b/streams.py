@@ -129,7 +129,7 @@ class StreamService:
         self, request: web.Request, open_: Callable[[Sandbox, web.Request], Awaitable[Opened]]
     ) -> web.StreamResponse:
         try:
-            sandbox = authorized_sandbox(self._context, request)
+            sandbox = await authorized_sandbox(self._context, request)
         except HttpError as error:
             return error.response()
         assert request.transport is not None
@@ -184,7 +184,7 @@ class StreamService:
     async def stream_input(self, request: web.Request) -> web.StreamResponse:
         """Input is typed as it arrives; the first error ends the stream at once."""
         try:
-            sandbox = authorized_sandbox(self._context, request)
+            sandbox = await authorized_sandbox(self._context, request)
         except HttpError as error:
             return error.response()
         try:

@@ -71,7 +71,7 @@ class Attaching:
         """Errors before the upgrade are HTTP answers; after it, close codes 4000 + status."""
         who = principal(self._context, request)
         registry = self._context.registry
-        sandbox = registry.running(request.match_info["sandbox"], who)
+        sandbox = await registry.awake(request.match_info["sandbox"], who)
         wanted = self._request(request)
         client_acks = wanted.window > 0
         if not client_acks:

@@ -88,29 +88,31 @@ class Processes:
             web.get(PROCESS + "/wait", self.wait),
         ]
 
-    def _sandbox(self, request: web.Request) -> Sandbox:
+    async def _sandbox(self, request: web.Request) -> Sandbox:
         who = principal(self._context, request)
-        return self._context.registry.running(request.match_info["sandbox"], who)
+        return await self._context.registry.awake(request.match_info["sandbox"], who)
 
     @answering
     async def start(self, request: web.Request) -> web.Response:
-        sandbox = self._sandbox(request)
+        sandbox = await self._sandbox(request)
         wanted = await body(request, StartBody)
         started = await attachment.start_detached(sandbox.socket, start_request(sandbox, wanted))
         return web.json_response({"process": started.process, "pid": started.pid}, status=201)
 
     @answering
     async def list(self, request: web.Request) -> web.Response:
-        found = await control.list_processes(self._sandbox(request).socket)
+        found = await control.list_processes((await self._sandbox(request)).socket)
         return web.json_response({"processes": [process_json(info) for info in found]})
 
     @answering
     async def get(self, request: web.Request) -> web.Response:
-        return web.json_response(process_json(await control.stat(self._sandbox(request).socket, selector(request))))
+        return web.json_response(
+            process_json(await control.stat((await self._sandbox(request)).socket, selector(request)))
+        )
 
     @answering
     async def signal(self, request: web.Request) -> web.Response:
-        sandbox = self._sandbox(request)
+        sandbox = await self._sandbox(request)
         wanted = await body(request, SignalBody)
         target = Target[wanted.target.upper()]
         await control.signal(sandbox.socket, selector(request), signal_number(wanted.signal), target)
@@ -118,13 +120,13 @@ class Processes:
 
     @answering
     async def resize(self, request: web.Request) -> web.Response:
-        sandbox = self._sandbox(request)
+        sandbox = await self._sandbox(request)
         wanted = await body(request, WindowSize)
         await control.resize(sandbox.socket, selector(request), wanted.cols, wanted.rows)
         return web.Response(status=204)
 
     @answering
     async def wait(self, request: web.Request) -> web.Response:
-        sandbox = self._sandbox(request)
+        sandbox = await self._sandbox(request)
         timeout_s = number(request, "timeout_s", config.WAIT_DEFAULT_S, config.WAIT_MAX_S)
         return web.json_response(exit_json(await control.wait(sandbox.socket, selector(request), timeout_s)))
