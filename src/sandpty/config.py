@@ -39,12 +39,25 @@ E2B_KEEPALIVE_S: Final = 90.0  # when the client asks for no interval (E2B's own
 E2B_DEADLINE_GRACE_S: Final = 2.0  # the agent kills at the deadline and says so; this much later the stream ends anyway
 E2B_END_NOTICE_S: Final = 5.0  # between an agent's death and the supervisor's word that the sandbox has ended
 E2B_END_NOTICE_POLL_S: Final = 0.02
-E2B_CHARACTER_S: Final = 0.02  # how long the first bytes of a character wait for its last ones
 E2B_HANDOVER_S: Final = 0.05  # how long a new viewer waits for an old connection that may be about to close
 E2B_HANDOVER_POLL_S: Final = 0.005
 E2B_DELIVERY_POLL_MIN_S: Final = 0.005  # how soon to look again whether TCP has delivered what was written ...
 E2B_DELIVERY_POLL_MAX_S: Final = 0.25  # ... and how seldom at a client that takes nothing
 E2B_DELIVERY_MARKS: Final = 256  # events remembered until TCP has delivered them; above it the newest are merged
+
+# --- Hyperbrowser's API ----------------------------------------------------------------------------------------------
+RUNTIME_TOKEN_S: Final = 600  # its SDKs fetch a new one when less than 60 s are left
+ENDED_SANDBOXES_KEPT: Final = 1000  # that clients may still ask about
+HYPERBROWSER_TIMEOUT_MIN: Final = 30  # life of a sandbox whose creator names none
+HYPERBROWSER_LIST_PAGE: Final = 10  # the Python SDK's own default
+HYPERBROWSER_LOG_BYTES: Final = 8 * 1024 * 1024  # a terminal's: what a client buffers before a cut is there after it
+HYPERBROWSER_REATTACH_S: Final = 30.0  # how long a flood waits for a viewer that was cut off
+HYPERBROWSER_FIRST_OUTPUT_S: Final = 2.0  # a new terminal that is asked for its output may take to say something
+HYPERBROWSER_WAIT_S: Final = 30.0  # of `wait` without a timeout; the SDKs themselves give up after that
+HYPERBROWSER_SETTLE_S: Final = 10.0  # for input to reach its program after the client has closed
+HYPERBROWSER_CLOSE_S: Final = 300.0  # for a slow client to take what is left before its exit frame, and say goodbye
+HYPERBROWSER_RESIZE_S: Final = 0.5  # how long a question about a terminal waits for a resize on its way there
+CHARACTER_S: Final = 0.02  # how long the first bytes of a character wait for its last ones
 
 # --- requests --------------------------------------------------------------------------------------------------------
 LISTEN_BACKLOG: Final = 1024  # connections the kernel completes before we accept them
@@ -143,6 +156,11 @@ class DataDir:
     @property
     def server_lock(self) -> Path:
         return self.root / "server.lock"
+
+    @property
+    def runtime_secret(self) -> Path:
+        """What runtime tokens are signed with; read before root is given up."""
+        return self.root / "runtime_secret"
 
     @property
     def server_info(self) -> Path:

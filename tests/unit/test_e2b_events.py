@@ -81,7 +81,7 @@ def test_a_chunk_is_cut_between_characters_wherever_it_ends(text: str) -> None:
     """What is kept back is exactly the unfinished character."""
     raw = text.encode()
     for at in range(1, len(raw) + 1):
-        tail = events.incomplete_tail(raw[:at])
+        tail = incomplete_tail(raw[:at])
         raw[: at - tail].decode()
         assert tail <= 3
         assert (tail == 0) == (raw[:at].decode(errors="ignore").encode() == raw[:at])
@@ -90,4 +90,4 @@ def test_a_chunk_is_cut_between_characters_wherever_it_ends(text: str) -> None:
 @pytest.mark.parametrize("raw", [b"", b"\x80", b"\x80" * 9, b"\xff", b"a\xff\xbf", b"\xc3(", b"\xf9\x80"])
 def test_bytes_that_are_no_text_are_not_kept_back(raw: bytes) -> None:
     """Only what can still become a character."""
-    assert events.incomplete_tail(raw) == 0
+    assert incomplete_tail(raw) == 0

@@ -8,9 +8,10 @@ import errno
 import fcntl
 import logging
 import os
+import secrets
 import shlex
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,7 @@ def run(plan: Plan) -> None:
     make_data_dir(plan.data)
     with server_lock(plan.data):
         key = read_or_create_key(plan.data)
+        runtime_secret = read_or_create_runtime_secret(plan.data)
         KeyFile(plan.data).ensure_first(key)
         check_port(plan.host, plan.port)
         account = privileges.server_account()
@@ -67,7 +69,14 @@ def run(plan: Plan) -> None:
                 privileges.drop_to(account)
             except PrivilegeError as error:
                 raise SandptyError("forbidden", str(error)) from error
-        settings = Settings(data_dir=plan.data, api_key=key, host=plan.host, port=plan.port, domain=plan.domain)
+        settings = Settings(
+            data_dir=plan.data,
+            api_key=key,
+            host=plan.host,
+            port=plan.port,
+            domain=plan.domain,
+            runtime_secret=runtime_secret,
+        )
         _serve(plan, settings, host, account)
 
 
@@ -109,26 +118,35 @@ def server_lock(data: DataDir) -> Iterator[None]:
 
 def read_or_create_key(data: DataDir) -> str:
     """The API key, made at the first start: `e2b_` and 40 hex digits, in a file for its owner only."""
+    return _read_or_create(data.api_key, "API key", new_key)
+
+
+def read_or_create_runtime_secret(data: DataDir) -> bytes:
+    """What runtime tokens are signed with: it outlives the server, and so do they."""
+    return _read_or_create(data.runtime_secret, "runtime secret", lambda: secrets.token_hex(32)).encode()
+
+
+def _read_or_create(path: Path, what: str, make: Callable[[], str]) -> str:
     try:
-        if key := data.api_key.read_text().strip():
-            return key
+        if text := path.read_text().strip():
+            return text
     except FileNotFoundError:
         pass
     except (OSError, UnicodeDecodeError) as error:
-        raise SandptyError("bad_argument", f"the API key {data.api_key} cannot be read: {error}") from error
-    key = new_key()
-    temporary = data.api_key.with_name("api_key.new")
+        raise SandptyError("bad_argument", f"the {what} {path} cannot be read: {error}") from error
+    text = make()
+    temporary = path.with_name(f"{path.name}.new")
     try:
         temporary.unlink(missing_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "w") as file:
-            file.write(key + "\n")
+            file.write(text + "\n")
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(data.api_key)
+        temporary.replace(path)
     except OSError as error:
-        raise SandptyError("no_space", f"the API key cannot be written: {error.strerror}") from error
-    return key
+        raise SandptyError("no_space", f"the {what} cannot be written: {error.strerror}") from error
+    return text
 
 
 def prepare_info(data: DataDir, account: Account) -> None:

@@ -26,6 +26,7 @@ from sandpty.server.file_connections import FileConnections
 from sandpty.server.first_request import FirstRequests
 from sandpty.server.guest_sockets import GuestSockets
 from sandpty.server.registry import Registry
+from sandpty.server.runtime_tokens import SignedTokens
 from sandpty.server.settings import Settings
 from sandpty.wire.errors import SandptyError
 
@@ -112,7 +113,8 @@ def make_context(settings: Settings, registry: Registry, auth: Authenticator, st
     stack.callback(files.close)
     guest_sockets = GuestSockets(str(settings.data_dir.guest_sockets))
     stack.callback(guest_sockets.close)
-    return Context(settings, registry, auth=auth, files=files, guest_sockets=guest_sockets)
+    tokens = SignedTokens(settings.runtime_secret)
+    return Context(settings, registry, auth=auth, files=files, guest_sockets=guest_sockets, tokens=tokens)
 
 
 async def serve(

@@ -64,6 +64,10 @@ class Authenticator:
         self.when_revoked(request, principal, lambda: _abort(request))
         return principal
 
+    def has_key(self, key: str) -> bool:
+        """Whether the key with this id is still one of ours."""
+        return any(known.id == key for known in self._keys.values())
+
     def has_keys(self, team: str) -> bool:
         """Whether the team still has a key: else the access tokens of its sandboxes are worth nothing either."""
         return team in self._teams

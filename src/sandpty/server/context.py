@@ -9,6 +9,7 @@ from sandpty.server.auth import Authenticator
 from sandpty.server.file_connections import FileConnections
 from sandpty.server.guest_sockets import GuestSockets
 from sandpty.server.registry import Registry
+from sandpty.server.runtime_tokens import SignedTokens
 from sandpty.server.settings import Settings
 
 
@@ -21,4 +22,5 @@ class Context:
     auth: Authenticator
     files: FileConnections
     guest_sockets: GuestSockets
+    tokens: SignedTokens
     stopping: list[Callable[[], None]] = field(default_factory=list)

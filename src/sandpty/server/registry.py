@@ -21,6 +21,7 @@ import msgspec
 
 from sandpty import config
 from sandpty.server.auth import Principal
+from sandpty.server.ended import EndedSandboxes
 from sandpty.server.supervisor_client import SupervisorClient, TemplateList
 from sandpty.wire import verbs
 from sandpty.wire.errors import SandptyError
@@ -78,6 +79,7 @@ class Registry:
         self._waking: dict[str, asyncio.Task[None]] = {}
         self._cuts: dict[str, set[Callable[[], None]]] = {}
         self._host: verbs.Host | None = None
+        self.ended = EndedSandboxes()
 
     async def __aenter__(self) -> Registry:
         await self._client.__aenter__()
@@ -112,6 +114,7 @@ class Registry:
     def _remember(self, sandbox: Sandbox) -> None:
         before = self._sandboxes.get(sandbox.id)
         self._sandboxes[sandbox.id] = sandbox
+        self.ended.discard(sandbox.id)
         token = sandbox.annotations.get("token")
         if before is not None and before.annotations.get("token") != token:  # whoever had the old one is out
             self._tokens.pop(before.annotations.get("token", ""), None)
@@ -124,6 +127,7 @@ class Registry:
     def _forget(self, sandbox: Sandbox) -> None:
         if self._sandboxes.pop(sandbox.id, None) is not None:
             self._tokens.pop(sandbox.annotations.get("token", ""), None)
+            self.ended.add(sandbox)
         self._cut(sandbox.id)
 
     def _cut(self, sandbox_id: str) -> None:

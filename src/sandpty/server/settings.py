@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import secrets
+from dataclasses import dataclass, field
 
 from sandpty import config
 from sandpty.config import DataDir
@@ -10,10 +11,14 @@ from sandpty.config import DataDir
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`api_key` is the one key of this server; `domain` (host[:port]) is what E2B clients are told."""
+    """`api_key` is the first key of this server; `domain` (host[:port]) is what E2B clients are told.
+
+    `runtime_secret` signs runtime tokens.
+    """
 
     data_dir: DataDir
     api_key: str
     host: str = config.DEFAULT_HOST
     port: int = config.DEFAULT_PORT  # 0: any free port
     domain: str | None = None
+    runtime_secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)

@@ -52,18 +52,6 @@ def data_event(stream: int, data: bytes) -> bytes:
     )
 
 
-def incomplete_tail(data: bytes) -> int:
-    """How many bytes at the end begin a UTF-8 character whose rest is missing: 0 to 3."""
-    for back in range(1, min(3, len(data)) + 1):
-        byte = data[-back]
-        if byte < 0x80 or byte >= 0xF8:
-            return 0
-        if byte >= 0xC0:
-            needed = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
-            return back if back < needed else 0
-    return 0
-
-
 def exit_fields(status: Exit) -> dict[str, int | bool | str]:
     """E2B's end event: a signal gives exit code -1; `error` is absent on success (the SDKs show it when present)."""
     if not status.signalled:

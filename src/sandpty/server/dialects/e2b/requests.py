@@ -9,10 +9,10 @@ from base64 import b64decode
 from contextlib import suppress
 from typing import TypeVar
 
-import msgspec
 from aiohttp import web
 
 from sandpty import config
+from sandpty.server import bodies
 from sandpty.server.context import Context
 from sandpty.server.dialects.e2b.errors import HttpError, bad_request, http_error, sandbox_not_found, token_refused
 from sandpty.server.registry import default_user, wakes
@@ -27,28 +27,20 @@ _PORT_HEADERS = ("E2b-Sandbox-Port", "Novita-Sandbox-Port")
 
 
 async def read_body(request: web.Request, max_bytes: int) -> bytes:
-    """The whole body, chunked or not. Raises HttpError 413 over `max_bytes`, 408 when it does not arrive."""
-    body = bytearray()
+    """The whole body, chunked or not. Raises HttpError 413 over `max_bytes`, 408 when it does not arrive, 400."""
     try:
-        async with asyncio.timeout(config.REQUEST_BODY_TIMEOUT_S):
-            async for chunk in request.content.iter_any():
-                body += chunk
-                if len(body) > max_bytes:
-                    raise HttpError(413, f"the request body is over the limit of {max_bytes} bytes")
-    except TimeoutError as error:
-        raise HttpError(408, "the request body did not arrive in time") from error
-    except web.RequestPayloadError as error:
-        raise bad_request(f"the request body cannot be read: {error}") from error
-    return bytes(body)
+        return await bodies.read_body(request, max_bytes)
+    except SandptyError as error:
+        raise HttpError(error.reason.http, error.message) from error
 
 
 async def read_json(request: web.Request, model: type[T]) -> T:
     """A control-plane body; an empty one counts as `{}`. Raises HttpError 400, 408, 413."""
     body = await read_body(request, config.REQUEST_BODY_BYTES)
     try:
-        return msgspec.json.decode(body.strip() or b"{}", type=model)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise bad_request(f"the request body is not valid: {error}") from error
+        return bodies.decode_json(body, model)
+    except SandptyError as error:
+        raise bad_request(error.message) from error
 
 
 def _first_header(request: web.Request, names: tuple[str, ...]) -> str | None:

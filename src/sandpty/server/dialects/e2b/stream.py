@@ -14,6 +14,7 @@ from sandpty.server.dialects.e2b import events
 from sandpty.server.dialects.e2b.connect import CORS_HEADERS, STREAM_TYPE, ConnectError, end_envelope
 from sandpty.server.dialects.e2b.delivery import ClientConnection, Delivery, chunked_bytes
 from sandpty.terminal.attachment import Attachment
+from sandpty.terminal.characters import incomplete_tail
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.frames import Exit, ExitReason, Gap, Output, ProcessFlags, Stream
 
@@ -152,9 +153,9 @@ class EventStream:
         """One data event. A terminal's are cut between characters: the documents' samples decode each for itself."""
         if stream == Stream.PTY:
             data = self._held + data
-            tail = events.incomplete_tail(data)
+            tail = incomplete_tail(data)
             self._held, data = data[len(data) - tail :], data[: len(data) - tail]
-            self._held_until = self._loop.time() + config.E2B_CHARACTER_S if tail else math.inf
+            self._held_until = self._loop.time() + config.CHARACTER_S if tail else math.inf
         if data:
             await self._write(events.data_event(stream, data), end - len(self._held))
             self._keepalive_at = self._loop.time() + self._keepalive_s

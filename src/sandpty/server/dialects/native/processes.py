@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import signal as signals
 from collections.abc import Sequence
 
 from aiohttp import web
@@ -15,22 +14,10 @@ from sandpty.server.dialects.native.models import SignalBody, StartBody, WindowS
 from sandpty.server.registry import default_user
 from sandpty.terminal import attachment, control
 from sandpty.terminal.attachment import check_window_size
+from sandpty.terminal.signals import signal_number
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.frames import Selector, Start, StartFlags, Target
 from sandpty.wire.verbs import Sandbox
-
-
-def signal_number(name: str | int) -> int:
-    """SIGINT, INT, int or 2 -> 2. Raises bad_argument."""
-    if isinstance(name, int):
-        if 1 <= name <= config.SIGNAL_MAX:
-            return name
-        raise SandptyError("bad_argument", f"there is no signal {name}")
-    upper = name.upper()
-    found = getattr(signals, upper if upper.startswith("SIG") else f"SIG{upper}", None)
-    if not isinstance(found, signals.Signals):
-        raise SandptyError("bad_argument", f"there is no signal {name[:32]!r}")
-    return int(found)
 
 
 def selector(request: web.Request) -> Selector:
