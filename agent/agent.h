@@ -115,6 +115,7 @@ struct process {
     enum state state;
     bool pty, stdin_open, leader_gone, tree_gone, drained[2], input_blocked, flow_paused, resting;
     bool kill_asked, deadline_passed;
+    bool parked; /* started before anybody asked: nobody sees it */
     unsigned references; /* connections that point here */
     unsigned attachments;
     struct source reports;
@@ -141,6 +142,7 @@ struct process {
 
 struct start_request {
     uint8_t flags;
+    bool park;
     uint16_t cols, rows;
     uint32_t log_bytes, deadline_ms, window, stall_ms;
     struct text user, cwd, tag, argv, env;
@@ -178,6 +180,18 @@ void process_kill_tree(struct process *process);
 void processes_shutdown(void);
 bool processes_gone(void);
 void process_update(struct process *process); /* reading on or off, after readers moved or came or went */
+
+/* --- start.c ----------------------------------------------------------------------------------------------------- */
+
+bool take_start(struct reader *reader, struct start_request *request, uint32_t *window, uint32_t *stall_ms);
+uint64_t log_size(uint32_t asked); /* of a process whose START asks for that many log_bytes */
+
+/* --- parked.c ---------------------------------------------------------------------------------------------------- */
+
+struct problem parked_start(struct start_request *request);
+struct process *parked_take(const struct start_request *request); /* NULL: none is the same; all others are ended */
+void parked_end(void); /* what a shell finds when it starts may change from now on */
+void parked_forget(const struct process *process);
 
 /* --- connection.c ------------------------------------------------------------------------------------------------ */
 

@@ -260,28 +260,17 @@ void attach_end(struct connection *connection) {
 
 /* --- frames ------------------------------------------------------------------------------------------------------ */
 
-static void take_flow(struct connection *connection, struct reader *reader) {
-    connection->window = take_u32(reader);
-    uint32_t stall_ms = take_u32(reader);
+static void set_flow(struct connection *connection, uint32_t window, uint32_t stall_ms) {
+    connection->window = window;
     if (stall_ms == 0) stall_ms = STALL_MS_DEFAULT;
     connection->stall_ns = stall_ms == NEVER_MS ? UINT64_MAX : stall_ms * MS;
 }
 
 static void start(struct connection *connection, struct reader *reader) {
-    struct start_request request = {.flags = take_u8(reader)};
-    request.cols = take_u16(reader);
-    request.rows = take_u16(reader);
-    request.log_bytes = take_u32(reader);
-    request.deadline_ms = take_u32(reader);
-    take_flow(connection, reader);
-    request.strings = reader->at;
-    request.strings_bytes = (size_t)(reader->end - reader->at);
-    request.user = take_text(reader);
-    request.cwd = take_text(reader);
-    request.tag = take_text(reader);
-    request.argc = take_texts(reader, &request.argv);
-    request.envc = take_texts(reader, &request.env);
-    if (!reader_done(reader)) return;
+    struct start_request request;
+    uint32_t window, stall_ms;
+    if (!take_start(reader, &request, &window, &stall_ms)) return;
+    set_flow(connection, window, stall_ms);
     struct process *process = NULL;
     struct problem problem = process_start(&request, &process);
     if (problem.code) {
@@ -292,7 +281,8 @@ static void start(struct connection *connection, struct reader *reader) {
     connection->may_write = true;
     connection->process = process;
     process_reference(process);
-    connection->busy = BUSY_START;
+    if (process->state == STATE_STARTING) connection->busy = BUSY_START;
+    else attach_started(connection, process); /* it was parked */
 }
 
 void attach_started(struct connection *connection, struct process *process) {
@@ -308,8 +298,9 @@ static void attach(struct connection *connection, struct reader *reader) {
     bool known = take_selector(reader, &selector);
     uint8_t flags = take_u8(reader), from = take_u8(reader);
     uint64_t value = take_u64(reader), start = 0;
-    take_flow(connection, reader);
+    uint32_t window = take_u32(reader), stall_ms = take_u32(reader);
     if (!reader_done(reader)) return;
+    set_flow(connection, window, stall_ms);
     struct process *process = known ? process_find(&selector) : NULL;
     struct problem problem = {NO_SUCH_PROCESS, "no such process"};
     if (process) problem = attach_origin(process, from, value, &start);

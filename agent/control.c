@@ -184,7 +184,17 @@ static void perform(struct connection *connection, struct process *process, cons
     }
 }
 
+static bool park(struct connection *connection, struct reader *reader) {
+    struct start_request request;
+    uint32_t window, stall_ms;
+    connection->role = ROLE_CONTROL;
+    if (!take_start(reader, &request, &window, &stall_ms)) return false;
+    answer(connection, parked_start(&request));
+    return true;
+}
+
 bool control_frame(struct connection *connection, uint8_t type, struct reader *reader) {
+    if (type == PARK) return park(connection, reader);
     if (type != SHUTDOWN && (type < LIST || type > CLOSE_STDIN_PROCESS)) return false;
     connection->role = ROLE_CONTROL;
     struct request request = {.type = type};

@@ -28,9 +28,11 @@
 
 /* --- processes --------------------------------------------------------------------------------------------------- */
 #define PROCESSES_MAX 512                       /* running at once; the sandbox's pids limit usually says no earlier */
+#define PARKED_MAX 2                            /* started before anybody asked */
 #define KEPT_MAX 128                            /* ended processes remembered */
 #define KEPT_BYTES_MAX (64ull * MIB)            /* of their logs and requests, together */
 #define KEPT_NS (3600000 * MS)                  /* one hour, then they are forgotten */
+#define KEPT_PARKED_NS (1000 * MS)              /* after the end of a parked one that nobody took */
 #define LOG_BYTES_DEFAULT MIB
 #define LOG_BYTES_MIN (4 * KIB)
 #define LOG_BYTES_MAX (64 * MIB)

@@ -20,22 +20,23 @@ static uint64_t kept_bytes;
 
 void process_add(struct process *process) {
     static uint64_t last_id;
-    process->id = ++last_id;
+    process->id = process->parked ? 0 : ++last_id;
     process->previous = newest;
     if (newest) newest->next = process;
     else oldest = process;
     newest = process;
 }
 
-static void unlink_process(struct process *process) {
+void process_unlink(struct process *process) {
     if (process->next) process->next->previous = process->previous;
     else newest = process->previous;
     if (process->previous) process->previous->next = process->next;
     else oldest = process->next;
+    process->next = NULL;
 }
 
 static bool matches(const struct process *process, const struct selector *selector) {
-    if (process->state == STATE_STARTING) return false; /* nobody has been told of it yet */
+    if (process->state == STATE_STARTING || process->parked) return false; /* nobody has been told of it yet */
     if (selector->kind == 0) return process->id == selector->number;
     if (selector->kind == 1) return (uint64_t)process->pid == selector->number;
     return process->tag.length == selector->tag.length && process->tag.length > 0 &&
@@ -54,7 +55,8 @@ struct process *process_find(const struct selector *selector) {
 
 struct process *process_after(uint64_t id) {
     struct process *process = oldest;
-    while (process && (process->id <= id || process->state == STATE_STARTING)) process = process->next;
+    while (process && (process->id <= id || process->state == STATE_STARTING || process->parked))
+        process = process->next;
     return process;
 }
 
@@ -82,7 +84,8 @@ void process_free(struct process *process) {
     for (size_t i = 0; i < sizeof timers / sizeof *timers; i++) timer_cancel(timers[i]);
     log_close(&process->log);
     free(process->request);
-    unlink_process(process);
+    process_unlink(process);
+    parked_forget(process);
     process->reaper = 0;
     free_later(process);
 }
@@ -148,7 +151,7 @@ static void process_end(struct process *process) {
     timer_cancel(&process->flush);
     timer_cancel(&process->input_retry);
     timer_cancel(&process->rest);
-    timer_arm(&process->forget, loop_now() + KEPT_NS);
+    timer_arm(&process->forget, loop_now() + (process->parked ? KEPT_PARKED_NS : KEPT_NS));
     kept_count++;
     kept_bytes += held_bytes(process);
     process_reference(process); /* waking may release the last other one */

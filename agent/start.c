@@ -162,6 +162,25 @@ static void close_ends(const struct process *process, const struct ends *ends) {
     if (ends->status >= 0) close(ends->status);
 }
 
+/* The payload of START and of PARK; false when it is not all there. */
+bool take_start(struct reader *reader, struct start_request *request, uint32_t *window, uint32_t *stall_ms) {
+    *request = (struct start_request){.flags = take_u8(reader)};
+    request->cols = take_u16(reader);
+    request->rows = take_u16(reader);
+    request->log_bytes = take_u32(reader);
+    request->deadline_ms = take_u32(reader);
+    *window = take_u32(reader);
+    *stall_ms = take_u32(reader);
+    request->strings = reader->at;
+    request->strings_bytes = (size_t)(reader->end - reader->at);
+    request->user = take_text(reader);
+    request->cwd = take_text(reader);
+    request->tag = take_text(reader);
+    request->argc = take_texts(reader, &request->argv);
+    request->envc = take_texts(reader, &request->env);
+    return reader_done(reader);
+}
+
 /* --- START ------------------------------------------------------------------------------------------------------- */
 
 static struct problem check(const struct start_request *request) {
@@ -178,6 +197,11 @@ static struct problem check(const struct start_request *request) {
     return NO_PROBLEM;
 }
 
+uint64_t log_size(uint32_t asked) {
+    if (asked == 0) return LOG_BYTES_DEFAULT;
+    return asked < LOG_BYTES_MIN ? LOG_BYTES_MIN : asked;
+}
+
 static struct process *make(const struct start_request *request) {
     struct process *process = calloc(1, sizeof *process);
     if (!process) return NULL;
@@ -185,11 +209,11 @@ static struct process *make(const struct start_request *request) {
     process->pty = request->flags & START_PTY;
     process->cols = !process->pty ? 0 : request->cols ? request->cols : 80;
     process->rows = !process->pty ? 0 : request->rows ? request->rows : 24;
+    process->parked = request->park;
     process->request = malloc(request->strings_bytes);
     process->request_bytes = request->strings_bytes;
-    uint64_t size = request->log_bytes ? request->log_bytes : LOG_BYTES_DEFAULT;
     process_add(process);
-    if (!process->request || !log_open(&process->log, size < LOG_BYTES_MIN ? LOG_BYTES_MIN : size)) {
+    if (!process->request || !log_open(&process->log, log_size(request->log_bytes))) {
         process_free(process);
         return NULL;
     }
@@ -218,6 +242,7 @@ static struct problem launch(struct process *process, const struct start_request
 
 struct problem process_start(const struct start_request *request, struct process **started) {
     struct problem problem = check(request);
+    if (!problem.code && !request->park && (*started = parked_take(request))) return NO_PROBLEM;
     struct user *user = malloc(sizeof *user);
     struct launch *plan = calloc(1, sizeof *plan);
     bool has_nul = false;

@@ -17,12 +17,14 @@ ROUNDS = 20
 GOALS_MS = {"SDK, warm": 15, "SDK, cold": 60, "native, warm": 5, "native, cold": 25}
 
 
-def _native(server: Server, http: Http, shell: list[str]) -> dict[str, float]:
+def _native(server: Server, http: Http, shell: list[str], env: dict[str, str]) -> dict[str, float]:
     """One create natively: two requests on a kept connection, and a WebSocket. Milliseconds after each step."""
+    terminal = server.terminal(shell)
+    terminal["env"] = {**terminal["env"], **env}
     start = time.perf_counter()
     sandbox = f"/v1/sandboxes/{http.request('POST', '/v1/sandboxes', {'timeout_s': SANDBOX_S})['id']}"
     created = time.perf_counter()
-    process = http.request("POST", f"{sandbox}/processes", server.terminal(shell))["process"]
+    process = http.request("POST", f"{sandbox}/processes", terminal)["process"]
     started = time.perf_counter()
     path = f"{sandbox}/processes/{process}/attach?from=offset&value=0"
     with WebSocket(server.url, path, server.key) as terminal:
@@ -52,15 +54,16 @@ def _ways(bench: Bench, sdk: Worker, stub: str) -> dict[str, Callable[[], dict[s
         server.wait_pool()
         return dict(sdk.ask("create", url=server.url, key=server.key, user=server.user, env=server.env))
 
-    def natively(server: Server, http: Http, shell: list[str]) -> dict[str, float]:
+    def natively(server: Server, http: Http, shell: list[str], env: dict[str, str] | None = None) -> dict[str, float]:
         server.wait_pool()
-        return _native(server, http, shell)
+        return _native(server, http, shell, env or {})
 
     return {
         "SDK, warm": lambda: through_sdk(warm),
         "SDK, cold": lambda: through_sdk(cold),
         "native, warm": lambda: natively(warm, warm_http, LOGIN_SHELL),
         "native, cold": lambda: natively(cold, cold_http, LOGIN_SHELL),
+        "native, warm, another environment": lambda: natively(warm, warm_http, LOGIN_SHELL, {"MINE": "1"}),
         "native, warm, bash without profiles": lambda: natively(warm, warm_http, BARE_SHELL),
         "local PTY, the shell alone": lambda: _local(bench, LOGIN_SHELL),
         "local PTY, bash without profiles": lambda: _local(bench, BARE_SHELL),
@@ -92,6 +95,7 @@ def run(bench: Bench) -> Report:
         if name in GOALS_MS:
             report.goal(f"{name}: prompt p50", p50(prompt), GOALS_MS[name], "ms")
     report.notes.append("created, started, prompt: milliseconds from the first call to each step's answer")
+    report.notes.append("a first shell of the usual environment was started in advance (docs/topics/warm.md)")
     report.notes.append("the shell is `bash -i -l`, as E2B's SDK starts it, with the profiles of the sandbox's user")
     bench.stop_server(0)
     return report

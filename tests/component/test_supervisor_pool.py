@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from sandpty.supervisor import state
 from sandpty.wire.errors import SandptyError
 from tests.component.supervisor_peer import Peer, Supervised, alive, attempt, group, number, run, supervised
 from tests.waiting import until
@@ -30,7 +31,8 @@ async def peer(host: Supervised) -> AsyncIterator[Peer]:
 
 def warm(host: Supervised) -> int:
     """How many sandboxes wait to be claimed."""
-    return sum('"phase":"warm"' in path.read_text() for path in host.data.sandboxes.glob("*/meta.json"))
+    kept = (state.read(directory) for directory in host.data.sandboxes.iterdir())
+    return sum(meta is not None and meta.phase == "warm" for meta in kept)
 
 
 async def test_a_warm_sandbox_is_claimed_and_the_pool_refills(host: Supervised, peer: Peer) -> None:

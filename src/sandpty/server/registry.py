@@ -25,6 +25,7 @@ from sandpty.server.ended import EndedSandboxes
 from sandpty.server.supervisor_client import SupervisorClient, TemplateList
 from sandpty.wire import verbs
 from sandpty.wire.errors import SandptyError
+from sandpty.wire.first_shell import USER, FirstShell
 from sandpty.wire.verbs import Limits, Sandbox, Template
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class CreateSpec:
     limits: Limits | None = None
     auto_resume: bool = False  # paused with its memory, it goes on by itself when somebody uses it
     extras: dict[str, Any] = field(default_factory=dict)
+    first_shell: FirstShell | None = None
 
 
 def end_at(timeout_s: float) -> float:
@@ -55,11 +57,11 @@ def end_at(timeout_s: float) -> float:
 def default_user(sandbox: Sandbox) -> str:
     """Whom a process runs as when nobody is named: `user`; without isolation, the agent's own account."""
     if sandbox.tier != "process":
-        return "user"
+        return USER
     try:
         return str(os.stat(f"/proc/{sandbox.pid}").st_uid)
     except OSError:
-        return "user"  # it has just ended: the start will say so
+        return USER  # it has just ended: the start will say so
 
 
 def wakes(sandbox: Sandbox) -> bool:
@@ -241,6 +243,7 @@ class Registry:
             internet=spec.internet,
             owner=principal.id,
             annotations=annotations,
+            first_shell=None if spec.env else spec.first_shell,  # with more in its environment it is another shell
         )
         sandbox = await self._client.call("create", args, Sandbox)
         self._remember(sandbox)

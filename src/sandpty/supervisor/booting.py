@@ -7,14 +7,16 @@ import contextlib
 import os
 import socket
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sandpty import config
 from sandpty.isolation.driver import Driver
 from sandpty.supervisor import state
 from sandpty.supervisor.checks import disk_error
 from sandpty.supervisor.entry import Entry
+from sandpty.supervisor.parking import park
 from sandpty.wire.errors import SandptyError
+from sandpty.wire.first_shell import FirstShell
 
 
 class Booting:
@@ -27,10 +29,13 @@ class Booting:
         self._host_boot_id = state.host_boot_id()
         self.turn = asyncio.Semaphore(config.CREATES_IN_PARALLEL)  # to be held around `boot`
 
-    async def boot(self, entry: Entry) -> None:
+    async def boot(self, entry: Entry, shells: Sequence[FirstShell] = ()) -> None:
+        """`shells`: to be started in advance, where sandboxes have accounts of their own."""
         meta = entry.meta
         listener = self._listen(meta.socket)
         try:
+            if self._driver.isolated:
+                park(meta, shells)
             started = await self._driver.start(entry.plan, listener)
         finally:
             listener.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +30,15 @@ class Entry:
     @property
     def plan(self) -> Plan:
         return self.meta.plan(self.directory)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the agent that is followed lives, as of now."""
+        if self.pidfd is None:
+            return False
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return not poll.poll(0)
 
     @property
     def visible(self) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from sandpty.isolation import process_table
 from sandpty.isolation.background import Background
 from sandpty.supervisor.entry import Entry
 from sandpty.supervisor.lifecycle import Sandboxes
@@ -42,7 +41,7 @@ class Pool:
         waiting = self._warm.get(name, [])
         while waiting:
             entry = waiting.pop(0)
-            if entry.ended is None and process_table.is_alive(entry.meta.started):
+            if entry.ended is None and entry.alive:
                 return entry
             self._background.spawn(self._sandboxes.discard(entry), f"discard {entry.meta.id}")
         return None

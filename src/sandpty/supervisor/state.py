@@ -1,7 +1,8 @@
-"""What the supervisor keeps of a sandbox on disk: `meta.json`, replaced atomically, so that a SIGKILL tears nothing."""
+"""What the supervisor keeps of a sandbox on disk: `meta.json`, replaced in such a way that a SIGKILL tears nothing."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import string
@@ -14,6 +15,7 @@ from sandpty.isolation.driver import Copy, Layer, Plan, Started
 from sandpty.wire.verbs import Limits, Sandbox
 
 META_NAME = "meta.json"
+NEW_NAME = META_NAME + ".new"
 ID_LENGTH = 20
 _ID_LETTERS = string.ascii_lowercase + string.digits
 
@@ -112,8 +114,12 @@ def kept_copies(copies: tuple[Copy, ...]) -> tuple[KeptCopy, ...]:
 
 
 def write(directory: Path, meta: Meta, *, durable: bool = False) -> None:
-    """Replace the sandbox's meta.json. `durable`: on the disk when this returns (it must survive a power cut)."""
-    temporary = directory / (META_NAME + ".new")
+    """Replace the sandbox's meta.json. `durable`: on the disk when this returns (it must survive a power cut).
+
+    ext4 begins to write out a file that is renamed over another: 0.2 ms of each create. So the old one goes first,
+    unless this is to be durable; who is killed between the two leaves the new one complete, and `read` finds it.
+    """
+    temporary = directory / NEW_NAME
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         os.write(fd, msgspec.json.encode(meta))
@@ -121,15 +127,18 @@ def write(directory: Path, meta: Meta, *, durable: bool = False) -> None:
             os.fsync(fd)
     finally:
         os.close(fd)
+    if not durable:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(directory / META_NAME)
     os.replace(temporary, directory / META_NAME)
 
 
 def read(directory: Path) -> Meta | None:
     """The sandbox kept in `directory`; None when there is no valid meta.json (it was half made)."""
-    try:
-        return msgspec.json.decode((directory / META_NAME).read_bytes(), type=Meta)
-    except (OSError, msgspec.MsgspecError):
-        return None
+    for name in (META_NAME, NEW_NAME):
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
+            return msgspec.json.decode((directory / name).read_bytes(), type=Meta)
+    return None
 
 
 def host_boot_id() -> str:

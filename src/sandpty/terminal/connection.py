@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import struct
 from types import TracebackType
 from typing import cast
@@ -46,6 +47,22 @@ def agent_error(error: AgentError) -> SandptyError:
     return SandptyError(_REASONS.get(error.code, "internal"), text)
 
 
+async def _connect(
+    loop: asyncio.AbstractEventLoop, protocol: type[AgentConnection], path: str
+) -> tuple[asyncio.BaseTransport, AgentConnection]:
+    """A unix socket is connected at once or not at all: asked for directly, it costs no turn of the event loop."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.connect(path)
+    except BlockingIOError:  # the agent has not accepted its backlog yet
+        sock.close()
+        return await loop.create_unix_connection(protocol, path)
+    except BaseException:
+        sock.close()
+        raise
+    return await loop.create_unix_connection(protocol, sock=sock)
+
+
 class AgentConnection(asyncio.Protocol):
     """Open with `await AgentConnection.open(path)`; close with `close()` or `async with`."""
 
@@ -69,7 +86,7 @@ class AgentConnection(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(config.AGENT_CONNECT_TIMEOUT_S):
-                _, connection = await loop.create_unix_connection(cls, path)
+                _, connection = await _connect(loop, cls, path)
         except (OSError, TimeoutError) as error:
             raise SandptyError("agent_unreachable", "the sandbox does not answer; is it still running?") from error
         try:

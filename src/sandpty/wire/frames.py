@@ -98,6 +98,7 @@ __all__ = [
     "encode_input",
     "encode_input_process",
     "encode_list",
+    "encode_park",
     "encode_ping",
     "encode_resize",
     "encode_resize_process",
@@ -148,6 +149,15 @@ def _selector(selector: Selector) -> bytes:
 
 def encode_start(start: Start) -> bytes:
     """Raises FrameError when arguments and environment do not fit a frame."""
+    return frame(FrameType.START, _start(start))
+
+
+def encode_park(start: Start) -> bytes:
+    """`start` is likely to be asked for, in these very words: the agent may start it in advance."""
+    return frame(FrameType.PARK, _start(start))
+
+
+def _start(start: Start) -> bytes:
     head = struct.pack(
         "<BHHIIII",
         start.flags,
@@ -158,9 +168,10 @@ def encode_start(start: Start) -> bytes:
         start.window,
         start.stall_ms,
     )
-    env = [f"{key}={value}" for key, value in start.env.items()]
+    # Sorted: what was started in advance is found by comparing these bytes, whatever order a client wrote them in.
+    env = sorted(f"{key}={value}" for key, value in start.env.items())
     body = _text(start.user) + _text(start.cwd) + _text(start.tag) + _texts(start.argv) + _texts(env)
-    return frame(FrameType.START, head + body)
+    return head + body
 
 
 def encode_attach(attach: Attach) -> bytes:

@@ -40,6 +40,7 @@ class FrameType(IntEnum):
     RESIZE_PROCESS = 0x34
     INPUT_PROCESS = 0x35
     CLOSE_STDIN_PROCESS = 0x36
+    PARK = 0x38
     SHUTDOWN = 0x3F
     AGENT_HELLO = 0x81
     STARTED = 0x90

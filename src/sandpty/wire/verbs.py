@@ -31,6 +31,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from sandpty.wire.first_shell import FirstShell
+
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 MAX_ANNOTATIONS_BYTES = 256 * 1024
 SUPERVISOR_PROTOCOL_VERSION = 1
@@ -50,7 +52,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class CreateArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`template` is a name or an id; `annotations` is kept and given back, never looked into."""
+    """`template` is a name or an id; `annotations` is kept and given back, never looked into.
+
+    `first_shell`: whose usual shell is likely to be asked for first; a new sandbox starts it in advance.
+    """
 
     template: str
     end_at: float  # unix seconds
@@ -59,6 +64,7 @@ class CreateArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     internet: bool = True
     owner: str = ""
     annotations: dict[str, Any] = {}
+    first_shell: FirstShell | None = None
 
 
 class Sandbox(msgspec.Struct, frozen=True, kw_only=True):

@@ -74,6 +74,7 @@ class Creating:
             internet=body.allow_internet_access is not False,
             auto_resume=bool(body.auto_resume and body.auto_resume.enabled),
             extras={"e2b": {"secure": secure}},
+            first_shell="e2b",
         )
         try:
             sandbox = await self._registry.create(spec, principal)

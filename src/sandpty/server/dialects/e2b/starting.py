@@ -9,6 +9,7 @@ from sandpty.server.dialects.e2b import models
 from sandpty.server.dialects.e2b.connect import ConnectError, error_from
 from sandpty.server.dialects.e2b.selecting import number, window_size
 from sandpty.wire.errors import SandptyError
+from sandpty.wire.first_shell import e2b_variables
 from sandpty.wire.frames import NEVER_MS, ProcessInfo, Start, StartFlags
 from sandpty.wire.verbs import Sandbox
 
@@ -17,7 +18,7 @@ _COMMAND_TEXT_MAX = 200
 
 def sandbox_env(sandbox: Sandbox) -> dict[str, str]:
     """What every process of the sandbox is started with: E2B's own variables, then those given at create."""
-    own = {"E2B_SANDBOX": "true", "E2B_SANDBOX_ID": sandbox.id, "E2B_TEMPLATE_ID": sandbox.template}
+    own = e2b_variables(sandbox.id, sandbox.template)
     given: dict[str, str] = sandbox.annotations.get("env", {})
     return own | given
 

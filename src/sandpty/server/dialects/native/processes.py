@@ -16,6 +16,7 @@ from sandpty.terminal import attachment, control
 from sandpty.terminal.attachment import check_window_size
 from sandpty.terminal.signals import signal_number
 from sandpty.wire.errors import SandptyError
+from sandpty.wire.first_shell import TERMINAL
 from sandpty.wire.frames import Selector, Start, StartFlags, Target
 from sandpty.wire.verbs import Sandbox
 
@@ -46,7 +47,7 @@ def start_request(sandbox: Sandbox, wanted: StartBody) -> Start:
         flags |= StartFlags.PTY
     elif wanted.stdin:
         flags |= StartFlags.STDIN
-    terminal = {"TERM": "xterm-256color", "LANG": "C.UTF-8"} if wanted.pty else {}
+    terminal = TERMINAL if wanted.pty else {}
     return Start(
         argv=wanted.argv,
         env={**terminal, **sandbox.annotations.get("env", {}), **wanted.env},

@@ -52,6 +52,7 @@ class Sandboxes:
             env=wanted.env,
             internet=wanted.internet,
             limits=wanted.limits,
+            first_shell="native",
         )
         return web.json_response(sandbox_json(await self._registry.create(spec, who)), status=201)
 

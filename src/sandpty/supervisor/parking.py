@@ -1,0 +1,27 @@
+"""Shells that are started before anybody asked.
+
+An agent is told of them before it even runs: a shell then starts beside everything that a create still has to do.
+docs/topics/warm.md says when a START gets one of them.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+
+from sandpty.supervisor.state import Meta
+from sandpty.wire import frames
+from sandpty.wire.first_shell import FirstShell, first_shell
+
+
+def park(meta: Meta, shells: Sequence[FirstShell]) -> None:
+    """Leave the wish in the queue of the sandbox's socket, which must be listening. Raises OSError.
+
+    Nobody waits for an answer: a shell that cannot be started in advance fails when it is asked for, and says why.
+    """
+    if not shells:
+        return
+    wishes = b"".join(frames.encode_park(first_shell(kind, meta.id, meta.template)) for kind in shells)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as connection:
+        connection.connect(meta.socket)
+        connection.sendall(frames.encode_hello() + wishes)
