@@ -87,6 +87,11 @@ CREATES_IN_PARALLEL: Final = 4  # cold starts at once: more only fight over the 
 EVENTS_QUEUED_MAX: Final = 10_000  # per watching connection; one that is further behind is cut off and lists again
 SUPERVISOR_CONNECTIONS_MAX: Final = 64  # there is one server; more is a mistake
 SUPERVISOR_REQUESTS_MAX: Final = 512  # unanswered per connection; above it reading pauses
+SNAPSHOTS_MAX: Final = 500  # per team, forks under way included
+SNAPSHOTS_BYTES_MAX: Final = 256 * 1024**3  # per team, as they lie on the disk
+SNAPSHOT_TEMPORARY_S: Final = 300.0  # a fork's copy: as long as the children may take to be made
+COPIES_DEEP_MAX: Final = 32  # snapshots of sandboxes from snapshots of ...: each costs a mount at every start
+COPIES_IN_PARALLEL: Final = 2  # disks being copied: more only fight over the disk
 DISK_FREE_MIN_BYTES: Final = 128 * 1024 * 1024  # below it no sandbox is made: those that run need what is left
 AGENT_BACKLOG: Final = 512  # connections that wait while the agent boots or is frozen
 RUNTIME_TIMEOUT_S: Final = 30.0  # one call of the OCI runtime; it takes 10 ms
@@ -182,6 +187,10 @@ class DataDir:
     @property
     def templates(self) -> Path:
         return self.root / "templates"
+
+    @property
+    def snapshots(self) -> Path:
+        return self.root / "snapshots"
 
     @property
     def sandboxes(self) -> Path:

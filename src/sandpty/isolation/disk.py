@@ -118,6 +118,12 @@ def exists(directory: Path) -> bool:
     return (directory / IMAGE_NAME).exists() or (directory / "disk").exists()
 
 
+def wait_released(directory: Path) -> None:
+    """Until an ended sandbox's disk is written out. Raises OSError."""
+    if (directory / IMAGE_NAME).exists():
+        _wait_released(directory / IMAGE_NAME)
+
+
 def _wait_released(image: Path) -> None:
     """The kernel unmounts an ended sandbox's disk a little later; two mounts of one image would destroy it."""
     deadline = time.monotonic() + RELEASE_TIMEOUT_S

@@ -191,7 +191,7 @@ class OciDriver:
             writable = self._disk.attach(plan.directory, stage / "disk")
         overlay.make_writable(writable, plan.layers, ids, hide=not plan.copies)
         with contextlib.ExitStack() as opened:
-            copies = [self._shifted(plan, number, opened) for number in range(len(plan.copies))]
+            copies = self._shifted(plan, opened)
             if fresh:
                 overlay.write_files(writable, self._files(plan, copies), ids)
             overlay.mount(stage / "root", writable, plan.layers, prepared.namespaces.user, copies)
@@ -199,14 +199,19 @@ class OciDriver:
             json.dumps(self._config(plan, prepared.namespaces)), encoding="utf-8"
         )
 
-    def _shifted(self, plan: Plan, number: int, opened: contextlib.ExitStack) -> overlay.Shifted:
-        """A copy that the sandbox stands on, readable, and owned by the sandbox."""
-        copy = plan.copies[number]
-        userns = self._slots.shift(plan.slot, copy.ids_base)
-        opened.callback(os.close, userns)
-        mountpoint = self._stage / plan.id / f"copy{number}"
-        mountpoint.mkdir(mode=0o700)
-        return overlay.Shifted(self._disk.attach_copy(copy.directory, mountpoint), userns)
+    def _shifted(self, plan: Plan, opened: contextlib.ExitStack) -> list[overlay.Shifted]:
+        """The copies that the sandbox stands on, readable, and owned by the sandbox."""
+        namespaces: dict[int, int] = {}
+        shifted: list[overlay.Shifted] = []
+        for number, copy in enumerate(plan.copies):
+            if copy.ids_base not in namespaces:
+                namespaces[copy.ids_base] = self._slots.shift(plan.slot, copy.ids_base)
+                opened.callback(os.close, namespaces[copy.ids_base])
+            mountpoint = self._stage / plan.id / f"copy{number}"
+            mountpoint.mkdir(mode=0o700)
+            tree = self._disk.attach_copy(copy.directory, mountpoint)
+            shifted.append(overlay.Shifted(tree, namespaces[copy.ids_base]))
+        return shifted
 
     def _unstage(self, plan: Plan) -> None:
         stage = self._stage / plan.id
@@ -337,6 +342,8 @@ class OciDriver:
                 syscalls.syncfs(root)
             finally:
                 os.close(root)
+        else:
+            disk.wait_released(plan.directory)
         disk.copy(plan.directory, directory)
 
     def forget_copy(self, directory: Path) -> None:

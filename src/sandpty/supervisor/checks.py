@@ -33,10 +33,10 @@ def check_limits(limits: Limits) -> None:
             raise SandptyError("bad_argument", f"{name}={value} is not between {low} and {high}")
 
 
-def check_disk(directory: Path) -> None:
-    """Raises no_space when the little that is left belongs to the sandboxes that run."""
+def check_disk(directory: Path, more_bytes: int = 0) -> None:
+    """Raises no_space when the little that is left (after `more_bytes` more) belongs to the sandboxes that run."""
     disk = os.statvfs(directory)
-    if disk.f_bavail * disk.f_frsize < config.DISK_FREE_MIN_BYTES:
+    if disk.f_bavail * disk.f_frsize - more_bytes < config.DISK_FREE_MIN_BYTES:
         raise SandptyError("no_space", "the data directory's disk is full")
 
 

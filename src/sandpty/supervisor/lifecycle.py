@@ -27,6 +27,7 @@ from sandpty.supervisor.checks import check_annotations, check_disk, check_limit
 from sandpty.supervisor.entry import Entry
 from sandpty.supervisor.events import Events
 from sandpty.supervisor.pausing import Pausing
+from sandpty.supervisor.snapshots import Snapshots
 from sandpty.supervisor.state import Meta
 from sandpty.templates.catalog import Catalog, Ready
 from sandpty.wire.errors import SandptyError
@@ -60,6 +61,7 @@ class Sandboxes:
         self._booting = Booting(driver, server_uid, self._agent_ended)
         self.pausing = Pausing(self, driver, self._booting, background)
         self.trash = Trash(data.root / "trash", background)
+        self.snapshots = Snapshots(data.snapshots, self, driver, background)
         self.deadline_changed = asyncio.Event()
         self.idle = asyncio.Event()  # no create under way: the pool may refill
         self.idle.set()
@@ -92,15 +94,16 @@ class Sandboxes:
 
     async def create(self, args: CreateArgs, claim: Callable[[str], Entry | None]) -> Sandbox:
         """A sandbox for the server: a warm one, if `claim` gives one, turned into what was asked for; or a new one."""
-        limits = args.limits or Limits()
+        template = self._template(args)
+        limits = args.limits or template.limits or Limits()
         check_limits(limits)
         check_annotations(args.annotations)
-        template = self._catalog.resolve(args.template)
         self._creating += 1
         self.idle.clear()
         try:
             # A warm sandbox's disk has its size already; everything else can be changed.
-            entry = claim(args.template) if limits.disk_mb == Limits().disk_mb else None
+            fits = limits.disk_mb == Limits().disk_mb and not args.snapshot
+            entry = claim(args.template) if fits else None
             if entry is None or not await self._claim(entry, args, limits):
                 shells = () if args.first_shell is None else (args.first_shell,)
                 entry = await self.boot_new(template, limits, args.internet, shells)
@@ -109,6 +112,11 @@ class Sandboxes:
             self._creating -= 1
             if self._creating == 0:
                 self.idle.set()
+
+    def _template(self, args: CreateArgs) -> Ready:
+        if args.snapshot:
+            return self.snapshots.ready(args.snapshot, args.template)
+        return self._catalog.resolve(args.template)
 
     async def _claim(self, entry: Entry, args: CreateArgs, limits: Limits) -> bool:
         """Give a warm sandbox its limits and network policy; False when it turns out to be unusable."""
@@ -161,6 +169,7 @@ class Sandboxes:
             id=sandbox_id,
             template=template.name,
             layers=state.kept_layers(template.layers),
+            copies=state.kept_copies(template.copies),
             slot=-1,
             phase="creating",
             tier=self._driver.name,
@@ -281,6 +290,8 @@ class Sandboxes:
             os.unlink(meta.socket)
         self.trash.take(entry.directory)
         self._entries.pop(meta.id, None)
+        if meta.copies:
+            self.snapshots.collect()
 
     # --- changes of words ---
 

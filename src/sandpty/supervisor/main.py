@@ -111,6 +111,7 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
     pool = Pool(sandboxes, catalog, background, options.pool)
     # First what is there already: the canary must not take a slot that a living sandbox has.
     await adopt_all(data, driver, sandboxes, pool)
+    sandboxes.snapshots.load()
     facts = await driver.probe(catalog.default.layers)
     host = Host(
         version=SUPERVISOR_PROTOCOL_VERSION,

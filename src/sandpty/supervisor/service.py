@@ -98,6 +98,9 @@ class Service:
             "pause": self._pause,
             "resume": self._resume,
             "set_deadline": self._set_deadline,
+            "snapshot": self._snapshot,
+            "snapshots": self._snapshots,
+            "delete_snapshot": self._delete_snapshot,
             "annotate": self._annotate,
             "templates": self._templates,
             "keys": self._known_keys,
@@ -192,6 +195,16 @@ class Service:
     async def _set_deadline(self, raw: msgspec.Raw) -> verbs.Sandbox:
         args = msgspec.json.decode(raw, type=DeadlineArgs)
         return await self._sandboxes.set_deadline(args.id, args.end_at)
+
+    async def _snapshot(self, raw: msgspec.Raw) -> verbs.Snapshot:
+        return await self._sandboxes.snapshots.create(msgspec.json.decode(raw, type=verbs.SnapshotArgs))
+
+    async def _snapshots(self, raw: msgspec.Raw) -> dict[str, list[verbs.Snapshot]]:
+        return {"snapshots": self._sandboxes.snapshots.list()}
+
+    async def _delete_snapshot(self, raw: msgspec.Raw) -> dict[str, Any]:
+        await self._sandboxes.snapshots.delete(msgspec.json.decode(raw, type=IdArgs).id)
+        return {}
 
     async def _annotate(self, raw: msgspec.Raw) -> verbs.Sandbox:
         args = msgspec.json.decode(raw, type=AnnotateArgs)

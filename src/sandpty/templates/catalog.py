@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sandpty.isolation.driver import Layer
+from sandpty.isolation.driver import Copy, Layer
 from sandpty.wire.errors import SandptyError
-from sandpty.wire.verbs import Template
+from sandpty.wire.verbs import Limits, Template
 
 BASE = "base"
 BASE_ALIASES = ("code-interpreter-v1",)
@@ -21,6 +21,8 @@ class Ready:
     layers: tuple[Layer, ...]
     created_at: float = 0.0
     size_bytes: int = 0
+    copies: tuple[Copy, ...] = ()  # of a snapshot, the newest first
+    limits: Limits | None = None  # of the sandbox that a snapshot is of
 
 
 class Catalog:

@@ -13,6 +13,9 @@ object. Requests carry an `id`, answers the same `id`; answers may come in any o
 | pause | {"id", "memory": bool} | Sandbox |
 | resume | {"id", "end_at"} | Sandbox |
 | set_deadline | {"id", "end_at"} | Sandbox |
+| snapshot | SnapshotArgs | Snapshot: the sandbox's files, kept; it stands still meanwhile |
+| snapshots | - | {"snapshots": [Snapshot]} |
+| delete_snapshot | {"id"} | {}; sandboxes that stand on it go on |
 | annotate | {"id", "annotations"} | Sandbox |
 | watch | - | {}; then events {"event": "changed"|"ended", "sandbox": Sandbox, "reason": str} |
 | templates | - | {"templates": [Template]} |
@@ -58,6 +61,7 @@ class CreateArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """
 
     template: str
+    snapshot: str = ""  # the id of one to start from; `template` is then only what the sandbox says of itself
     end_at: float  # unix seconds
     on_timeout: Literal["kill", "pause", "pause_disk"] = "kill"
     limits: Limits | None = None
@@ -86,6 +90,28 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
     pid: int = 0  # host pid of the agent, 0 while stopped
     paused_memory: bool = True  # paused: processes are frozen (True) or gone (False)
     ended: EndReason | None = None
+
+
+class SnapshotArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`id`: of the sandbox. A name moves from an older snapshot of the same owner. `temporary`: for a fork, not listed,
+    gone after a while."""
+
+    id: str
+    name: str = ""
+    temporary: bool = False
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """A sandbox's files at one moment. `template`: what the sandbox was made from."""
+
+    id: str  # ^[a-z0-9]{20}$
+    name: str
+    owner: str
+    sandbox_id: str
+    template: str
+    limits: Limits
+    created_at: float
+    size_bytes: int
 
 
 class Template(msgspec.Struct, frozen=True, kw_only=True):

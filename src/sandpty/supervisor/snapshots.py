@@ -1,0 +1,247 @@
+"""Snapshots: copies of what sandboxes have written, kept to start others from.
+
+Files only: no memory is kept. A snapshot is a directory with the copied disk and `snapshot.json`, which is written
+last: without it the directory was half made, and is removed at the next start. A deleted snapshot stays, unseen, while
+something stands on its copy. Nothing is ever copied twice: a sandbox from a snapshot writes to a disk of its own, above
+the copy; a snapshot of that sandbox is a copy of this disk, to be stacked on the first one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import string
+import time
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from sandpty import config
+from sandpty.isolation.background import Background
+from sandpty.isolation.driver import Copy, Driver
+from sandpty.isolation.trash import Trash
+from sandpty.supervisor import state
+from sandpty.supervisor.checks import check_disk
+from sandpty.supervisor.entry import Entry
+from sandpty.supervisor.pausing import Holder
+from sandpty.supervisor.state import KeptCopy, KeptLayer
+from sandpty.templates.catalog import Ready
+from sandpty.wire.errors import SandptyError
+from sandpty.wire.verbs import Limits, Snapshot, SnapshotArgs
+
+log = logging.getLogger(__name__)
+META_NAME = "snapshot.json"
+ID_LENGTH = 20  # as a template's in E2B's world: a snapshot is used as one
+_ID_LETTERS = string.ascii_lowercase + string.digits
+
+
+class Kept(msgspec.Struct, kw_only=True):
+    """What is written down of a snapshot. `copies`: its own, then those that its sandbox stood on."""
+
+    id: str
+    name: str
+    owner: str
+    sandbox_id: str
+    template: str
+    layers: tuple[KeptLayer, ...]
+    copies: tuple[KeptCopy, ...]
+    limits: Limits
+    created_at: float
+    size_bytes: int
+    deleted: bool = False
+    temporary: bool = False
+
+    def snapshot(self) -> Snapshot:
+        """What the server is told."""
+        return Snapshot(
+            id=self.id,
+            name=self.name,
+            owner=self.owner,
+            sandbox_id=self.sandbox_id,
+            template=self.template,
+            limits=self.limits,
+            created_at=self.created_at,
+            size_bytes=self.size_bytes,
+        )
+
+
+class World(Holder, Protocol):
+    """What is needed of `lifecycle.Sandboxes`."""
+
+    @property
+    def entries(self) -> dict[str, Entry]:
+        """All sandboxes."""
+
+    @property
+    def trash(self) -> Trash:
+        """Where directories go."""
+
+
+class Snapshots:
+    """All snapshots of one data directory; `load` it once the sandboxes are known."""
+
+    def __init__(self, directory: Path, sandboxes: World, driver: Driver, background: Background) -> None:
+        self._directory = directory
+        self._sandboxes = sandboxes
+        self._driver = driver
+        self._background = background
+        self._kept: dict[str, Kept] = {}
+        self._copying = asyncio.Semaphore(config.COPIES_IN_PARALLEL)
+
+    # --- questions ---
+
+    def list(self) -> list[Snapshot]:
+        """Those that can be started from and were not made for a moment only, oldest first."""
+        shown = (kept for kept in self._kept.values() if not kept.deleted and not kept.temporary)
+        return [kept.snapshot() for kept in sorted(shown, key=lambda kept: (kept.created_at, kept.id))]
+
+    def ready(self, snapshot_id: str, template: str) -> Ready:
+        """What a sandbox is made from that starts from the snapshot. Raises no_such_template."""
+        kept = self._get(snapshot_id)
+        layers = tuple(layer.layer() for layer in kept.layers)
+        copies = tuple(copy.copy() for copy in kept.copies)
+        return Ready(template, layers, kept.created_at, kept.size_bytes, copies, kept.limits)
+
+    def _get(self, snapshot_id: str) -> Kept:
+        kept = self._kept.get(snapshot_id)
+        if kept is None or kept.deleted:
+            raise SandptyError("no_such_template", f"snapshot {snapshot_id[:64]} does not exist")
+        return kept
+
+    # --- make ---
+
+    async def create(self, args: SnapshotArgs) -> Snapshot:
+        """Copy what the sandbox has written; it stands still meanwhile. Raises no_such_sandbox, limit, no_space."""
+        return await self._background.finish(self._create(args), f"snapshot of {args.id}")
+
+    async def _create(self, args: SnapshotArgs) -> Snapshot:
+        snapshot_id = "".join(secrets.choice(_ID_LETTERS) for _ in range(ID_LENGTH))
+        directory = self._directory / snapshot_id
+        async with self._copying, self._sandboxes.held(args.id) as entry:
+            meta = entry.meta
+            self._check(entry, args)
+            try:
+                directory.mkdir(mode=0o700)
+                copy = await self._copy(entry, directory)
+                kept = Kept(
+                    id=snapshot_id,
+                    name=args.name,
+                    owner=meta.owner,
+                    sandbox_id=meta.id,
+                    template=meta.template,
+                    layers=meta.layers,
+                    copies=(*state.kept_copies((copy,)), *meta.copies),
+                    limits=meta.limits,
+                    created_at=time.time(),
+                    size_bytes=_size_bytes(directory),
+                    temporary=args.temporary,
+                )
+                self._write(kept)
+            except BaseException:
+                self._sandboxes.trash.take(directory)
+                raise
+        self._kept[snapshot_id] = kept
+        self._replace_namesakes(kept)
+        if args.temporary:
+            asyncio.get_running_loop().call_later(config.SNAPSHOT_TEMPORARY_S, self._drop, snapshot_id)
+        log.info("snapshot %s of %s, %d bytes", snapshot_id, args.id, kept.size_bytes)
+        return kept.snapshot()
+
+    def _check(self, entry: Entry, args: SnapshotArgs) -> None:
+        """Raises limit, no_space."""
+        mine = [kept for kept in self._kept.values() if kept.owner == entry.meta.owner]
+        if len(mine) >= config.SNAPSHOTS_MAX:
+            raise SandptyError("limit", f"a team holds {config.SNAPSHOTS_MAX} snapshots at most")
+        if len(entry.meta.copies) >= config.COPIES_DEEP_MAX:
+            raise SandptyError("limit", f"{config.COPIES_DEEP_MAX} snapshots of snapshots are stacked already")
+        size = self._driver.stats(entry.plan, entry.meta.started).disk_bytes
+        if sum(kept.size_bytes for kept in mine) + size > config.SNAPSHOTS_BYTES_MAX:
+            raise SandptyError("limit", f"a team's snapshots take {config.SNAPSHOTS_BYTES_MAX >> 30} GiB at most")
+        check_disk(self._directory, size)
+
+    async def _copy(self, entry: Entry, directory: Path) -> Copy:
+        """Into `directory`. Whoever kills us in between: a running sandbox is thawed when it is adopted."""
+        running = entry.meta.phase == "running"
+        if running:
+            await self._driver.freeze(entry.plan)
+        try:
+            return await self._driver.copy(entry.plan, entry.meta.started, directory)
+        finally:
+            if running:
+                await self._driver.thaw(entry.plan)
+
+    def _write(self, kept: Kept) -> None:
+        """On the disk when this returns, whole or not at all."""
+        place = self._directory / kept.id / META_NAME
+        new = place.with_suffix(".new")
+        with open(new, "wb") as file:
+            file.write(msgspec.json.encode(kept))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, place)
+
+    def _replace_namesakes(self, new: Kept) -> None:
+        """A name means the newest snapshot that got it."""
+        for kept in list(self._kept.values()):
+            same = kept.name and (kept.owner, kept.name) == (new.owner, new.name)
+            if same and kept.id != new.id and not kept.deleted:
+                self._drop(kept.id)
+
+    # --- remove ---
+
+    async def delete(self, snapshot_id: str) -> None:
+        """Nobody can start from it any more; its bytes go with the last sandbox that stands on them."""
+        self._get(snapshot_id)
+        self._drop(snapshot_id)
+
+    def _drop(self, snapshot_id: str) -> None:
+        kept = self._kept.get(snapshot_id)
+        if kept is not None and not kept.deleted:
+            kept.deleted = True
+            with contextlib.suppress(OSError):  # a full disk: then it is there again after a restart
+                self._write(kept)
+            log.info("snapshot %s deleted", snapshot_id)
+            self.collect()
+
+    def collect(self) -> None:
+        """Remove every deleted snapshot on which nothing stands."""
+        used = {copy.directory for entry in self._sandboxes.entries.values() for copy in entry.meta.copies}
+        # Newest first: with the last one that stood on another, the other may go too.
+        for kept in sorted(self._kept.values(), key=lambda kept: -kept.created_at):
+            own = self._directory / kept.id
+            if kept.deleted and str(own) not in used:
+                del self._kept[kept.id]
+                self._driver.forget_copy(own)
+                self._sandboxes.trash.take(own)
+            else:
+                used.update(copy.directory for copy in kept.copies)
+
+    # --- start ---
+
+    def load(self) -> None:
+        """Find what earlier supervisors kept; remove what they left half made."""
+        self._directory.mkdir(mode=0o700, exist_ok=True)
+        for directory in self._directory.iterdir():
+            try:
+                kept = msgspec.json.decode((directory / META_NAME).read_bytes(), type=Kept)
+            except (OSError, msgspec.MsgspecError):
+                log.warning("removing %s: it is not a complete snapshot", directory.name)
+                self._sandboxes.trash.take(directory)
+                continue
+            kept.deleted = kept.deleted or kept.temporary
+            self._kept[kept.id] = kept
+        self.collect()
+
+
+def _size_bytes(directory: Path) -> int:
+    """What the copy takes on the disk."""
+    total = 0
+    for root, _, names in os.walk(directory):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(root, name)).st_blocks * 512
+    return total
