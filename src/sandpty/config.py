@@ -102,6 +102,18 @@ UID_RANGE: Final = 65_536
 SERVER_ACCOUNT: Final = "sandpty"  # the server drops to it when it exists ...
 SERVER_UID: Final = 61_980  # ... else to this number, out of systemd's dynamic range
 
+# --- metrics, history ------------------------------------------------------------------------------------------------
+METRICS_PERIOD_S: Final = 5.0  # E2B's own
+METRICS_GAP_S: Final = 0.5  # less is too short to measure CPU in
+METRICS_SAMPLES_MAX: Final = 512  # kept per sandbox: 40 minutes at the full rate, longer ones thinned out with age
+METRICS_IDS_PER_CALL: Final = 500  # keeps the supervisor's answers far below its message limit
+METRICS_BATCH_MAX: Final = 100  # sandboxes in one request for the latest samples
+LOG_LINES_MAX: Final = 1000  # in one answer; E2B's own
+LOG_TIME_MAX_MS: Final = 253_402_300_799_999  # the year 9999
+LOG_TEXT_CHARACTERS: Final = 1000  # of a command line in a log line: guests choose it
+JOURNAL_BYTES: Final = 4 * 1024 * 1024  # of each of its two files: some 20,000 events
+HISTORY_ENTRIES_MAX: Final = 10_000  # in one answer of the supervisor; about 2.5 MB
+
 # --- keys ------------------------------------------------------------------------------------------------------------
 KEYS_MAX: Final = 1000  # the server keeps them all in memory and is told all of them at each change
 KEYS_REVOKED_KEPT: Final = 100  # records of revoked keys, for `sandpty keys list --all`

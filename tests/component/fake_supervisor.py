@@ -23,6 +23,7 @@ class FakeSupervisor:
         self._owner = owner
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self.asked: list[str] = []  # verbs, in order
 
     def add(self, sandbox_id: str, socket: Path) -> Sandbox:
         """A running sandbox, told to the server at once."""
@@ -50,6 +51,7 @@ class FakeSupervisor:
             writer.write(verbs.pack(Message(event=event, sandbox=sandbox)))
 
     def _answer(self, request: Request) -> Any:
+        self.asked.append(request.verb)
         args = msgspec.json.decode(request.args)
         match request.verb:
             case "hello":

@@ -235,6 +235,7 @@ class CgroupsV1:
         cpu_ns = _number(self._path("cpuacct", name) / "cpuacct.usage")
         return Stats(
             memory_bytes=_number(memory / "memory.usage_in_bytes"),
+            cache_bytes=_counters(memory / "memory.stat").get("total_cache", 0),
             cpu_s=cpu_ns / 1e9,
             processes=_number(self._path("pids", name) / "pids.current"),
             out_of_memory_kills=_counters(memory / "memory.oom_control").get("oom_kill", 0),
@@ -319,6 +320,7 @@ class CgroupsV2:
         group = self._path(name)
         return Stats(
             memory_bytes=_number(group / "memory.current"),
+            cache_bytes=_counters(group / "memory.stat").get("file", 0),
             cpu_s=_counters(group / "cpu.stat").get("usage_usec", 0) / 1e6,
             processes=_number(group / "pids.current"),
             out_of_memory_kills=_counters(group / "memory.events").get("oom_kill", 0),

@@ -77,6 +77,7 @@ class Stats:
     """What a sandbox uses at present. Zero where the driver cannot know."""
 
     memory_bytes: int = 0
+    cache_bytes: int = 0  # of memory_bytes: files' contents that the kernel can drop
     cpu_s: float = 0.0
     processes: int = 0
     disk_bytes: int = 0

@@ -109,7 +109,13 @@ class ProcessDriver:
         raise SandptyError("unsupported", text)
 
     def stats(self, plan: Plan, started: Started) -> Stats:
-        return Stats(processes=1 + len(process_table.descendants(started.pid)))
+        pids = [started.pid, *process_table.descendants(started.pid)]
+        used = [process_table.used(pid) for pid in pids]
+        return Stats(
+            memory_bytes=sum(memory_bytes for memory_bytes, _ in used),
+            cpu_s=sum(cpu_s for _, cpu_s in used),
+            processes=len(pids),
+        )
 
     async def close(self, *, sandboxes_left: bool) -> None:
         pass

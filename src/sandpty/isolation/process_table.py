@@ -31,6 +31,16 @@ def is_alive(started: Started) -> bool:
     return int(fields[19]) == started.start_time and fields[0] not in "ZX"
 
 
+def used(pid: int) -> tuple[int, float]:
+    """(resident bytes, seconds of CPU) of one process; zeros when it is gone."""
+    try:
+        fields = _stat(pid)
+    except (OSError, ValueError):
+        return 0, 0.0
+    ticks = int(fields[11]) + int(fields[12])
+    return int(fields[21]) * os.sysconf("SC_PAGE_SIZE"), ticks / os.sysconf("SC_CLK_TCK")
+
+
 def open_pidfd(started: Started) -> int:
     """A pidfd of exactly this process. Raises ProcessLookupError when it is gone (or its pid is another's now)."""
     pidfd = os.pidfd_open(started.pid)

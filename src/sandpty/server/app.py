@@ -25,6 +25,7 @@ from sandpty.server.dialects import e2b, native
 from sandpty.server.file_connections import FileConnections
 from sandpty.server.first_request import FirstRequests
 from sandpty.server.guest_sockets import GuestSockets
+from sandpty.server.metrics import Metrics
 from sandpty.server.registry import Registry
 from sandpty.server.runtime_tokens import SignedTokens
 from sandpty.server.settings import Settings
@@ -114,7 +115,15 @@ def make_context(settings: Settings, registry: Registry, auth: Authenticator, st
     guest_sockets = GuestSockets(str(settings.data_dir.guest_sockets))
     stack.callback(guest_sockets.close)
     tokens = SignedTokens(settings.runtime_secret)
-    return Context(settings, registry, auth=auth, files=files, guest_sockets=guest_sockets, tokens=tokens)
+    return Context(
+        settings,
+        registry,
+        auth=auth,
+        files=files,
+        guest_sockets=guest_sockets,
+        metrics=Metrics(registry),
+        tokens=tokens,
+    )
 
 
 async def serve(
@@ -136,6 +145,7 @@ async def serve(
         auth.on_revoked.append(lambda revoked: registry.cut_made_by(revoked.keys, revoked.teams))
         await stack.enter_async_context(registry)
         context = make_context(settings, registry, auth, stack.enter_context(ExitStack()))
+        await stack.enter_async_context(context.metrics)
         first_requests = FirstRequests()
         runner = web.AppRunner(
             make_app(context, first_requests.middleware()),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from sandpty.server.auth import Authenticator
 from sandpty.server.file_connections import FileConnections
 from sandpty.server.guest_sockets import GuestSockets
+from sandpty.server.metrics import Metrics
 from sandpty.server.registry import Registry
 from sandpty.server.runtime_tokens import SignedTokens
 from sandpty.server.settings import Settings
@@ -22,5 +23,6 @@ class Context:
     auth: Authenticator
     files: FileConnections
     guest_sockets: GuestSockets
+    metrics: Metrics
     tokens: SignedTokens
     stopping: list[Callable[[], None]] = field(default_factory=list)

@@ -81,6 +81,8 @@ class Registry:
         self._waking: dict[str, asyncio.Task[None]] = {}
         self._cuts: dict[str, set[Callable[[], None]]] = {}
         self._host: verbs.Host | None = None
+        self.on_new: list[Callable[[Sandbox], None]] = []  # called for each sandbox that was not known
+        self.on_gone: list[Callable[[str], None]] = []  # by id, when one is no more
         self.ended = EndedSandboxes()
 
     async def __aenter__(self) -> Registry:
@@ -123,6 +125,9 @@ class Registry:
             self._cut(sandbox.id)
         if token:
             self._tokens[token] = sandbox.id
+        if before is None:
+            for tell_new in self.on_new:
+                tell_new(sandbox)
         if before is not None and before.state == "running" and sandbox.state != "running":
             self._cut(sandbox.id)
 
@@ -130,6 +135,8 @@ class Registry:
         if self._sandboxes.pop(sandbox.id, None) is not None:
             self._tokens.pop(sandbox.annotations.get("token", ""), None)
             self.ended.add(sandbox)
+            for tell_gone in self.on_gone:
+                tell_gone(sandbox.id)
         self._cut(sandbox.id)
 
     def _cut(self, sandbox_id: str) -> None:
@@ -212,6 +219,18 @@ class Registry:
         """All of the principal's sandboxes, oldest first."""
         mine = (sandbox for sandbox in self._sandboxes.values() if sandbox.owner == principal.id)
         return sorted(mine, key=lambda sandbox: (sandbox.started_at, sandbox.id))
+
+    def all_running(self) -> Sequence[Sandbox]:
+        """Whoever owns them."""
+        return [sandbox for sandbox in self._sandboxes.values() if sandbox.state == "running"]
+
+    async def usage(self, ids: Sequence[str]) -> dict[str, verbs.Usage]:
+        """What these use now; those that do not run are left out."""
+        return (await self._client.call("usage", {"ids": ids}, verbs.Usages)).usage
+
+    async def history(self, args: verbs.HistoryArgs) -> Sequence[verbs.HistoryEntry]:
+        """What became of sandboxes, oldest first."""
+        return (await self._client.call("history", args, verbs.History)).entries
 
     async def templates(self) -> Sequence[Template]:
         answer = await self._client.call("templates", {}, TemplateList)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from sandpty import config
@@ -15,6 +15,7 @@ class Events:
 
     def __init__(self) -> None:
         self._queues: set[asyncio.Queue[verbs.Message | None]] = set()
+        self.listeners: list[Callable[[str, verbs.Sandbox, str], None]] = []  # called at once, in this process
 
     @contextmanager
     def watching(self) -> Iterator[asyncio.Queue[verbs.Message | None]]:
@@ -27,6 +28,8 @@ class Events:
             self._queues.discard(queue)
 
     def publish(self, event: str, sandbox: verbs.Sandbox, reason: str = "") -> None:
+        for listener in self.listeners:
+            listener(event, sandbox, reason)
         self._tell(verbs.Message(event=event, sandbox=sandbox, reason=reason))
 
     def publish_keys(self, keys: list[verbs.KeyHash]) -> None:

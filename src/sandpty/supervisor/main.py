@@ -24,12 +24,14 @@ from sandpty.supervisor.adopt import adopt_all
 from sandpty.supervisor.base_build import follow_base
 from sandpty.supervisor.deadlines import Deadlines
 from sandpty.supervisor.events import Events
+from sandpty.supervisor.journal import Journal
 from sandpty.supervisor.key_file import KeyFile
 from sandpty.supervisor.lifecycle import Sandboxes
 from sandpty.supervisor.pool import Pool
 from sandpty.supervisor.service import Service
 from sandpty.supervisor.sockets import SocketService
 from sandpty.supervisor.state import ID_LENGTH
+from sandpty.supervisor.usage import Usages
 from sandpty.templates import base, quick
 from sandpty.templates.catalog import BASE, Catalog
 from sandpty.wire.errors import SandptyError
@@ -107,6 +109,8 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
     if driver.isolated and (ready := base.ready(templates)) is not None:
         catalog.base_ready(ready)
     events = Events()
+    journal = Journal(data.root)
+    events.listeners.append(journal.record)
     sandboxes = Sandboxes(data, driver, catalog, events=events, background=background, server_uid=options.server_uid)
     pool = Pool(sandboxes, catalog, background, options.pool)
     # First what is there already: the canary must not take a slot that a living sandbox has.
@@ -130,6 +134,7 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
         host=host,
         server_uid=options.server_uid,
         keys=KeyFile(data),
+        more={"usage": Usages(sandboxes, driver).verb, "history": journal.verb},
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, service.ending.set)

@@ -13,7 +13,7 @@ import os
 import secrets
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -31,6 +31,7 @@ from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import Failure, Host, Message, Request
 
 log = logging.getLogger(__name__)
+Verb = Callable[[msgspec.Raw], Awaitable[Any]]
 _PEER = struct.Struct("iII")
 _READ_BYTES = 64 * 1024
 
@@ -77,7 +78,9 @@ class Service:
         host: Host,
         server_uid: int,
         keys: KeyFile,
+        more: Mapping[str, Verb],
     ) -> None:
+        """`more`: verbs that others serve."""
         self._sandboxes = sandboxes
         self._pool = pool
         self._catalog = catalog
@@ -90,7 +93,8 @@ class Service:
         self.senders: set[asyncio.Task[None]] = set()  # of events, one for each connection that watches
         self.ending = asyncio.Event()
         self.kill_all = False
-        self._verbs: dict[str, Callable[[msgspec.Raw], Awaitable[Any]]] = {
+        self._verbs: dict[str, Verb] = {
+            **more,
             "hello": self._hello,
             "create": self._create,
             "list": self._list,

@@ -20,6 +20,8 @@ object. Requests carry an `id`, answers the same `id`; answers may come in any o
 | watch | - | {}; then events {"event": "changed"|"ended", "sandbox": Sandbox, "reason": str} |
 | templates | - | {"templates": [Template]} |
 | keys | - | Keys; after `reload_keys` also as event {"event": "keys", "keys": [KeyHash]} |
+| usage | {"ids"} | Usages, of those that run |
+| history | HistoryArgs | History |
 | reload_keys | - | Keys, read again from keys.json |
 | shutdown | {"kill": bool} | {}; with kill every sandbox is ended first |
 
@@ -123,6 +125,50 @@ class Template(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
     created_at: float = 0.0
     size_bytes: int = 0
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """What a sandbox uses at a moment (`at`, unix seconds). cpu_s: since its start; cache_bytes: of memory_bytes."""
+
+    at: float
+    cpu_s: float
+    memory_bytes: int
+    cache_bytes: int
+    disk_bytes: int
+    processes: int
+
+
+class Usages(msgspec.Struct, frozen=True, kw_only=True):
+    usage: dict[str, Usage]
+
+
+HistoryKind = Literal["created", "paused", "resumed", "ended"]
+
+
+class HistoryArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of one owner, and of one sandbox unless it is empty; `since` and `until` (0: now) are unix seconds, inclusive."""
+
+    owner: str
+    sandbox: str = ""
+    since: float = 0.0
+    until: float = 0.0
+    limit: int = 1000
+
+
+class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that became of a sandbox. `reason`: why it ended, how it was paused."""
+
+    id: str
+    at: float
+    kind: HistoryKind
+    reason: str
+    sandbox: str
+    owner: str
+    template: str
+
+
+class History(msgspec.Struct, frozen=True, kw_only=True):
+    entries: list[HistoryEntry]
 
 
 class KeyHash(msgspec.Struct, frozen=True, kw_only=True):
