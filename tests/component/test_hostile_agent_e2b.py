@@ -95,7 +95,7 @@ async def test_an_agent_that_hangs_up_ends_the_stream_as_unavailable(
     host: FakeHost, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A lost agent is `unavailable`."""
-    monkeypatch.setattr(config, "E2B_END_NOTICE_S", 0.1)
+    monkeypatch.setattr(config, "END_NOTICE_S", 0.1)
     sandbox = await host.sandbox(asked_for(output(0, b"some"), then=hang_up))
     assert await ending(host, sandbox, method) == "unavailable"
 

@@ -21,7 +21,7 @@ from aiohttp.typedefs import Handler, Middleware
 from sandpty import __version__, config
 from sandpty.server.auth import Authenticator
 from sandpty.server.context import Context
-from sandpty.server.dialects import e2b, native
+from sandpty.server.dialects import e2b, hyperbrowser, native
 from sandpty.server.file_connections import FileConnections
 from sandpty.server.first_request import FirstRequests
 from sandpty.server.guest_sockets import GuestSockets
@@ -66,7 +66,7 @@ def make_app(context: Context, *middlewares: Middleware) -> web.Application:
 
     app.on_shutdown.append(stopping)
     app.router.add_get("/healthz", healthz)
-    for dialect in (native, e2b):
+    for dialect in (native, e2b, hyperbrowser):
         app.add_routes(dialect.routes(context))
     return app
 

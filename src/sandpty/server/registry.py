@@ -212,6 +212,9 @@ class Registry:
             if error.reason.name != "conflict":  # somebody else has resumed it already
                 raise
 
+    def __contains__(self, sandbox_id: str) -> bool:
+        return sandbox_id in self._sandboxes
+
     def by_token(self, token: str) -> Sandbox | None:
         return self._sandboxes.get(self._tokens.get(token, ""))
 

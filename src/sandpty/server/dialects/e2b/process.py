@@ -19,7 +19,7 @@ from sandpty.server.dialects.e2b.connect import (
     error_from,
 )
 from sandpty.server.dialects.e2b.errors import HttpError, sandbox_not_found, unexpected_connect
-from sandpty.server.dialects.e2b.requests import authorized_sandbox, read_body, still_runs, wait_for_the_end
+from sandpty.server.dialects.e2b.requests import authorized_sandbox, read_body
 from sandpty.server.dialects.e2b.selecting import (
     input_of,
     process_error,
@@ -29,6 +29,7 @@ from sandpty.server.dialects.e2b.selecting import (
     window_size,
 )
 from sandpty.server.dialects.e2b.starting import listed
+from sandpty.server.ends import still_runs, wait_for_the_end
 from sandpty.terminal import control
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.frames import ProcessFlags, Target

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import binascii
 import hmac
 from base64 import b64decode
@@ -120,22 +119,3 @@ async def woken(context: Context, sandbox: Sandbox) -> Sandbox:
         if error.reason.name in ("no_such_sandbox", "sandbox_paused"):
             raise sandbox_not_found(sandbox.id) from error
         raise http_error(error) from error
-
-
-def still_runs(context: Context, sandbox: Sandbox) -> bool:
-    try:
-        context.registry.running(sandbox.id)
-    except SandptyError:
-        return False
-    return True
-
-
-async def wait_for_the_end(context: Context, sandbox: Sandbox) -> None:
-    """After its agent went silent: give the supervisor a moment to say that the sandbox has ended.
-
-    The agent dies first, the supervisor cleans up and tells us then.
-    """
-    loop = asyncio.get_running_loop()
-    ends_at = loop.time() + config.E2B_END_NOTICE_S
-    while still_runs(context, sandbox) and loop.time() < ends_at:  # noqa: ASYNC110 - the registry's view has no event
-        await asyncio.sleep(config.E2B_END_NOTICE_POLL_S)

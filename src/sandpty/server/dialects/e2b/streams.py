@@ -29,12 +29,11 @@ from sandpty.server.dialects.e2b.requests import (
     authorized_sandbox,
     guest_user,
     read_body,
-    still_runs,
-    wait_for_the_end,
 )
 from sandpty.server.dialects.e2b.selecting import input_of, process_error, selector_of, type_into
 from sandpty.server.dialects.e2b.starting import reader_stall_ms, start_error, start_of
 from sandpty.server.dialects.e2b.stream import EventStream
+from sandpty.server.ends import still_runs, wait_for_the_end
 from sandpty.terminal import attachment as attachments
 from sandpty.terminal import control
 from sandpty.terminal.attachment import Attachment

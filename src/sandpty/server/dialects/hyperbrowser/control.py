@@ -1,0 +1,80 @@
+"""Hyperbrowser's control plane as a table: everything below /api, with the API key."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+from aiohttp import web
+
+from sandpty.server.auth import Principal
+from sandpty.server.context import Context
+from sandpty.server.dialects.hyperbrowser.errors import (
+    Handler,
+    HyperbrowserError,
+    answering,
+    json_response,
+    unsupported,
+)
+from sandpty.server.dialects.hyperbrowser.images import Images
+from sandpty.server.dialects.hyperbrowser.sandboxes import Sandboxes
+
+ControlHandler: TypeAlias = Callable[[web.Request, Principal], Awaitable[web.StreamResponse]]
+# The SDKs put `/api` behind the base URL as it is: one that ends in `/` or in `/api` is meant well.
+_PREFIXES = ("/api", "//api", "/api/api")
+
+
+def routes(context: Context) -> list[web.RouteDef]:
+    sandboxes, images = Sandboxes(context), Images(context)
+    table: list[tuple[str, str, ControlHandler]] = [
+        ("POST", "/sandbox", sandboxes.create),
+        ("GET", "/sandboxes", sandboxes.list),
+        ("GET", "/sandbox/{id}", sandboxes.get),
+        ("PUT", "/sandbox/{id}/stop", sandboxes.stop),
+        ("PUT", "/sandbox/{id}/network", sandboxes.network),
+        ("POST", "/sandbox/{id}/processes", _secret_process),
+        ("GET", "/images", images.list),
+        ("*", "/images/builds{tail:.*}", _builds),
+        ("DELETE", "/images/{image:.+}", images.delete),
+        ("GET", "/volume", _no_volumes),
+        ("*", "/volume{tail:.*}", _volumes),
+        ("*", "/{family:secrets|vaults}{tail:.*}", _secrets),
+        ("*", "/{tail:.*}", _unknown),
+    ]
+    return [
+        web.route(method, prefix + path, answering(_with_key(context, handler)))
+        for prefix in _PREFIXES
+        for method, path, handler in table
+    ]
+
+
+def _with_key(context: Context, handler: ControlHandler) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return await handler(request, context.auth.authenticate(request))
+
+    return handle
+
+
+async def _secret_process(request: web.Request, principal: Principal) -> web.StreamResponse:
+    raise unsupported("processes with secrets are")
+
+
+async def _builds(request: web.Request, principal: Principal) -> web.StreamResponse:
+    raise unsupported("image builds are")
+
+
+async def _no_volumes(request: web.Request, principal: Principal) -> web.StreamResponse:
+    return json_response({"volumes": [], "totalCount": 0, "page": 1, "perPage": 10})
+
+
+async def _volumes(request: web.Request, principal: Principal) -> web.StreamResponse:
+    raise unsupported("volumes are")
+
+
+async def _secrets(request: web.Request, principal: Principal) -> web.StreamResponse:
+    raise unsupported("secrets and vaults are")
+
+
+async def _unknown(request: web.Request, principal: Principal) -> web.StreamResponse:
+    what = f"{request.method} {request.path[:200]}"
+    raise HyperbrowserError(404, f"{what} is not part of the API that this server speaks: not found", "not_found")

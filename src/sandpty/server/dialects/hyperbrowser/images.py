@@ -1,0 +1,93 @@
+"""Images: this server's templates under Hyperbrowser's names."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+
+from aiohttp import web
+
+from sandpty import config
+from sandpty.server.auth import Principal
+from sandpty.server.context import Context
+from sandpty.server.dialects.hyperbrowser import models
+from sandpty.server.dialects.hyperbrowser.errors import HyperbrowserError, bad_request, json_response, not_found
+from sandpty.server.dialects.hyperbrowser.tokens import iso
+from sandpty.wire.verbs import Template
+
+PUBLIC = "public"
+# The vendor's public images that every program of its documents names. Until a template is called so, `base` stands in
+# for them, and docs/reference/hyperbrowser.md says what is in it.
+STAND_INS = {"python": "base", "node": "base"}
+_SPACE = uuid.UUID("5ad2bc7e-5f0f-4c64-9d2e-0f3f60dd7a55")
+
+
+def image_id(name: str) -> str:
+    """An image's id is made from its name, so that it is the same on every host."""
+    return str(uuid.uuid5(_SPACE, name))
+
+
+def template_names(templates: Sequence[Template]) -> dict[str, Template]:
+    """Every name by which an image can be had."""
+    found = {name: template for template in templates for name in (template.name, *template.aliases)}
+    for name, stand_in in STAND_INS.items():
+        if stand_in in found:
+            found.setdefault(name, found[stand_in])
+    return found
+
+
+async def launch_template(context: Context, name: str, id_: str | None) -> str:
+    """What to create a sandbox from. Raises HyperbrowserError 404 for an unknown name, or an id of another image."""
+    found = template_names(await context.registry.templates()).get(name)
+    if found is None or id_ not in (None, image_id(name)):
+        raise not_found(f"Image {name[:64]!r}")
+    return found.name
+
+
+def page_of(request: web.Request, default_limit: int = config.LIST_PAGE_MAX) -> tuple[int, int]:
+    """(page, limit) of a list's query. Raises HyperbrowserError 400."""
+    values = []
+    for name, default in (("page", 1), ("limit", default_limit)):
+        text = request.query.get(name, str(default))
+        if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= 1_000_000):
+            raise bad_request(f"{name} is a number from 1, not {text[:32]!r}")
+        values.append(int(text))
+    return values[0], min(values[1], config.LIST_PAGE_MAX)
+
+
+class Images:
+    """The handlers of /images."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def list(self, request: web.Request, principal: Principal) -> web.StreamResponse:
+        page, limit = page_of(request)
+        sources = set(request.query.getall("source", ())) or {PUBLIC, "team"}
+        wanted = request.query.get("search", "").lower()
+        named = template_names(await self._context.registry.templates())
+        images = [self._image(name, template) for name, template in sorted(named.items())]
+        found = [image for image in images if image.source in sources and wanted in image.image_name.lower()]
+        shown = found[(page - 1) * limit : page * limit]
+        return json_response(models.ImageList(images=shown, total_count=len(found), page=page, per_page=limit))
+
+    async def delete(self, request: web.Request, principal: Principal) -> web.StreamResponse:
+        name = request.match_info["image"]
+        named = template_names(await self._context.registry.templates())
+        if name in named or name in {image_id(known) for known in named}:
+            raise HyperbrowserError(403, "images of this server are public; who serves it removes them", "forbidden")
+        raise not_found(f"Image {name[:64]!r}")
+
+    def _image(self, name: str, template: Template) -> models.Image:
+        created = iso(template.created_at or time.time())
+        return models.Image(
+            id=image_id(name),
+            image_name=name,
+            namespace=PUBLIC,
+            source="public",
+            uploaded=True,
+            ready=template.state == "ready",
+            created_at=created,
+            updated_at=created,
+        )

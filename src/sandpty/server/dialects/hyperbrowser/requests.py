@@ -1,0 +1,45 @@
+"""What the handlers of a sandbox's own API share: bodies, looking a process up, waiting for its end."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from aiohttp import web
+
+from sandpty import config
+from sandpty.server.bodies import decode_json, read_body
+from sandpty.server.dialects.hyperbrowser import models
+from sandpty.server.dialects.hyperbrowser.errors import HyperbrowserError
+from sandpty.server.dialects.hyperbrowser.starting import missing, timeout_ms
+from sandpty.terminal import control
+from sandpty.wire.errors import SandptyError
+from sandpty.wire.frames import ProcessInfo, Selector
+from sandpty.wire.verbs import Sandbox
+
+T = TypeVar("T")
+
+
+async def read_json(request: web.Request, model: type[T]) -> T:
+    """A request's JSON body. Raises bad_request, too_large, timeout."""
+    return decode_json(await read_body(request, config.REQUEST_BODY_BYTES), model)
+
+
+async def look(sandbox: Sandbox, which: Selector) -> ProcessInfo:
+    """Raises HyperbrowserError 404."""
+    try:
+        return await control.stat(sandbox.socket, which)
+    except SandptyError as error:
+        if error.reason.name == "no_such_process":
+            raise missing(which.tag) from error
+        raise
+
+
+async def wait_for_end(sandbox: Sandbox, which: Selector, body: models.WaitBody) -> None:
+    """Raises HyperbrowserError 408."""
+    timeout_s = (timeout_ms(body) or config.HYPERBROWSER_WAIT_S * 1000) / 1000
+    try:
+        await control.wait(sandbox.socket, which, min(timeout_s, config.WAIT_MAX_S))
+    except SandptyError as error:
+        if error.reason.name == "timeout":
+            raise HyperbrowserError(408, f"timed out after {timeout_s:g} s of waiting", "timeout") from error
+        raise
