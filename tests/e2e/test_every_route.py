@@ -111,7 +111,8 @@ async def _asked(stage: Stage, method: str, path: str, headers: dict[str, str]) 
     plain = b"{}" if path.startswith("/v1/") else b'{"timeout": 60, "duration": 60, "count": 1}'
     message = b"\0\0\0\0\x02{}" if streamed else plain
     body = None if method == "GET" else message
-    return await stage.http.request(method, stage.fill(path), content=body, headers={"Content-Type": kind, **headers})
+    url = str(stage.http.base_url).rstrip("/") + stage.fill(path)  # whole: a path may begin with two slashes
+    return await stage.http.request(method, url, content=body, headers={"Content-Type": kind, **headers})
 
 
 def _error_of_stream(answer: httpx.Response) -> str:

@@ -32,7 +32,7 @@ def routes(context: Context) -> list[web.RouteDef]:
         ("GET", "/sandbox/{id}", sandboxes.get),
         ("PUT", "/sandbox/{id}/stop", sandboxes.stop),
         ("PUT", "/sandbox/{id}/network", sandboxes.network),
-        ("POST", "/sandbox/{id}/processes", _secret_process),
+        ("POST", "/sandbox/{id}/processes", sandboxes.secret_process),
         ("GET", "/images", images.list),
         ("*", "/images/builds{tail:.*}", _builds),
         ("DELETE", "/images/{image:.+}", images.delete),
@@ -53,10 +53,6 @@ def _with_key(context: Context, handler: ControlHandler) -> Handler:
         return await handler(request, context.auth.authenticate(request))
 
     return handle
-
-
-async def _secret_process(request: web.Request, principal: Principal) -> web.StreamResponse:
-    raise unsupported("processes with secrets are")
 
 
 async def _builds(request: web.Request, principal: Principal) -> web.StreamResponse:

@@ -130,6 +130,10 @@ class Sandboxes:
         running(self._context, request.match_info["id"], principal)
         raise unsupported("changing the network of a running sandbox is")
 
+    async def secret_process(self, request: web.Request, principal: Principal) -> web.StreamResponse:
+        running(self._context, request.match_info["id"], principal)
+        raise unsupported("processes with secrets are")
+
     # --- replies ---
 
     def _detail(self, request: web.Request, sandbox: Sandbox, principal: Principal) -> models.SandboxDetail:
