@@ -11,6 +11,7 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 MODULE_LINES_MOST = 450
 FUNCTION_LINES_MOST = 70
+GUEST_PROGRAM = "sandpty.interpreter"
 POSIX_ONLY = {"fcntl", "grp", "posix", "pty", "pwd", "resource", "termios", "tty", "uvloop"}
 
 # A package -> the packages of ours it may import, itself aside. `sandpty` is the package's own __init__ (the version).
@@ -21,7 +22,8 @@ ALLOWED: dict[str, set[str]] = {
     "terminal": {"wire", "config"},
     "sdk": {"wire"},
     "isolation": {"wire", "config", "agent"},
-    "templates": {"wire", "config", "agent", "isolation"},
+    "interpreter": set(),
+    "templates": {"wire", "config", "agent", "isolation", "interpreter"},
     "supervisor": {"wire", "config", "agent", "isolation", "templates"},
     "server": {"wire", "config", "terminal"},
     "cli": {"wire", "config", "sdk"},
@@ -53,8 +55,9 @@ def imports(tree: ast.AST, *, lazy: bool) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            # Only the program that runs in guests, under another name, imports relatively.
+            module = f"{GUEST_PROGRAM}.{node.module}".removesuffix(".None") if node.level else node.module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
         elif lazy or not (_is_function(node) or _is_type_checking(node)):
             yield from imports(node, lazy=lazy)
 
@@ -91,6 +94,16 @@ def test_a_module_imports_only_what_its_layer_may(module: str) -> None:
         target = module_of(name)
         if target is not None:
             assert package_of(target) in allowed, f"{module} imports {target}"
+
+
+def test_imports_are_absolute_except_in_the_guests_program() -> None:
+    """And that one reaches nothing outside of itself: only its own directory is there where it runs."""
+    for module, tree in TREES.items():
+        levels = {node.level for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        if package_of(module) != "interpreter":
+            assert levels <= {0}, module
+        else:
+            assert levels <= {0, 1}, module
 
 
 def test_no_dialect_imports_another() -> None:

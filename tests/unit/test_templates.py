@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from sandpty.isolation.driver import Layer
-from sandpty.templates import apt, base, build
+from sandpty.templates import apt, base, build, packages, stacks
 from sandpty.templates.catalog import Catalog, Ready
 from sandpty.templates.progress import Progress, Reader
+from sandpty.templates.tree import Tree, describe
 from sandpty.wire.errors import SandptyError
 
 SOURCES = """# our mirror
@@ -126,10 +128,10 @@ def test_a_built_template_is_complete_and_not_built_again(tmp_path: Path, builde
     """The user is there; the second call does nothing."""
     shown: list[Progress] = []
     templates = tmp_path / "templates"
-    assert base.ready(templates) is None
+    assert stacks.ready(templates, "base") is None
     for _ in range(2):
-        build.build_base(templates, shown.append)
-    ready = base.ready(templates)
+        build.build(templates, "base", shown.append)
+    ready = stacks.ready(templates, "base")
     assert ready is not None
     root = ready.layers[0].source
     assert "user:x:1000:1000" in (root / "etc/passwd").read_text()
@@ -148,18 +150,18 @@ def test_a_failed_build_gives_one_line_and_leaves_nothing(
     monkeypatch.setenv("FAIL", "1")
     templates = tmp_path / "templates"
     with pytest.raises(build.BuildError, match="Unable to locate package nonsense"):
-        build.build_base(templates, lambda _: None)
+        build.build(templates, "base", lambda _: None)
     assert [path.name for path in templates.iterdir()] == ["build.lock"]
     monkeypatch.delenv("FAIL")
-    build.build_base(templates, lambda _: None)
-    assert base.ready(templates) is not None
+    build.build(templates, "base", lambda _: None)
+    assert stacks.ready(templates, "base") is not None
 
 
 def test_a_missing_builder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the command that installs it."""
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(build.BuildError, match="apt-get install mmdebstrap"):
-        build.build_base(tmp_path / "templates", lambda _: None)
+        build.build(tmp_path / "templates", "base", lambda _: None)
 
 
 def test_two_builders_build_once(tmp_path: Path, builder: Path) -> None:
@@ -168,7 +170,7 @@ def test_two_builders_build_once(tmp_path: Path, builder: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from sandpty.templates import apt, build; "
         "apt.sources = lambda: apt.Sources('bookworm', 'Types: deb', ''); "
-        "build.build_base(Path(sys.argv[1]), lambda _: None)"
+        "build.build(Path(sys.argv[1]), 'base', lambda _: None)"
     )
     builders = [subprocess.Popen([sys.executable, "-c", script, str(templates)]) for _ in range(3)]
     assert [process.wait(30) for process in builders] == [0, 0, 0]
@@ -179,13 +181,52 @@ def test_base_always_resolves_and_says_who_stands_in() -> None:
     """host-usr until it is built, then itself; unknown names are no_such_template."""
     quick = Ready("host-usr", (Layer(Path("/q")),))
     catalog = Catalog(quick)
-    catalog.base_progress("40 %, downloading")
+    catalog.progress("base", "40 %, downloading")
+    missed: list[str] = []
+    catalog.missed = missed.append
     assert catalog.resolve("base") is catalog.resolve("code-interpreter-v1") is quick
+    assert missed == ["base", "code-interpreter-v1"]
     shown = {template.name: template for template in catalog.list()}
     assert shown["base"].detail == "host-usr stands in for it: 40 %, downloading"
     built = Ready("base", (Layer(Path("/b")),))
-    catalog.base_ready(built)
-    assert catalog.resolve("base") is built
+    catalog.add(built)
+    assert catalog.resolve("base") is catalog.resolve("code-interpreter-v1") is built
+    interpreter = Ready("code-interpreter-v1", (Layer(Path("/i"), below=(Path("/b"),)),))
+    catalog.add(interpreter)
+    assert catalog.resolve("code-interpreter-v1") is interpreter
+    assert {template.detail for template in catalog.list()} == {""}
     assert catalog.resolve("host-usr") is quick
     with pytest.raises(SandptyError, match="does not exist"):
         catalog.resolve("nope")
+
+
+def test_a_template_is_a_stack_that_is_ready_when_every_tree_of_it_is(tmp_path: Path) -> None:
+    """The topmost tree first; the sizes together; a tree that is missing means that nothing is ready."""
+    stack = stacks.STACKS["code-interpreter-v1"]
+    for number, tree in enumerate(stack):
+        assert stacks.ready(tmp_path, "code-interpreter-v1") is None
+        tree.root(tmp_path).mkdir(parents=True)
+        describe(tree.place(tmp_path), 10.0 + number)
+    ready = stacks.ready(tmp_path, "code-interpreter-v1")
+    assert ready is not None
+    assert ready.layers[0].trees == tuple(tree.root(tmp_path) for tree in reversed(stack))
+    assert ready.created_at == 12.0
+    assert ready.size_bytes >= 0
+
+
+def test_every_package_is_pinned_by_hash_and_no_registry_is_named() -> None:
+    """What is asked for is pinned; whoever installs it decides where it comes from."""
+    text = packages.REQUIREMENTS.read_text()
+    asked = packages.REQUIREMENTS.with_suffix(".in").read_text().splitlines()
+    wanted = {line.replace("_", "-") for line in asked if line and not line.startswith("#")}
+    pinned = re.findall(r"^([a-z0-9.-]+)==[^ ]+ \\\n    --hash=sha256:", text, re.MULTILINE)
+    assert wanted <= set(pinned)
+    assert len(pinned) == text.count("==")
+    assert "://" not in text
+    assert ";" not in text
+
+
+def test_another_recipe_has_another_place(tmp_path: Path) -> None:
+    """And so has whatever is stacked on it."""
+    assert Tree("x", "one").place(tmp_path) != Tree("x", "two").place(tmp_path)
+    assert base.TREE.recipe in packages.TREE.recipe

@@ -21,7 +21,6 @@ from sandpty.isolation.choice import choose
 from sandpty.isolation.driver import Driver, TierRefusedError
 from sandpty.supervisor import log as supervisor_log
 from sandpty.supervisor.adopt import adopt_all
-from sandpty.supervisor.base_build import follow_base
 from sandpty.supervisor.deadlines import Deadlines
 from sandpty.supervisor.events import Events
 from sandpty.supervisor.journal import Journal
@@ -31,9 +30,10 @@ from sandpty.supervisor.pool import Pool
 from sandpty.supervisor.service import Service
 from sandpty.supervisor.sockets import SocketService
 from sandpty.supervisor.state import ID_LENGTH
+from sandpty.supervisor.template_builds import Building
 from sandpty.supervisor.usage import Usages
-from sandpty.templates import base, quick
-from sandpty.templates.catalog import BASE, Catalog
+from sandpty.templates import quick, stacks
+from sandpty.templates.catalog import Catalog
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import SUPERVISOR_PROTOCOL_VERSION, Host
 
@@ -106,8 +106,9 @@ async def run(options: argparse.Namespace, data: DataDir) -> None:
 async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, background: Background) -> None:
     templates = options.templates_dir or data.templates
     catalog = Catalog(await asyncio.to_thread(quick.ready, templates, isolated=driver.isolated))
-    if driver.isolated and (ready := base.ready(templates)) is not None:
-        catalog.base_ready(ready)
+    if driver.isolated:
+        for ready in filter(None, (stacks.ready(templates, name) for name in stacks.STACKS)):
+            catalog.add(ready)
     events = Events()
     journal = Journal(data.root)
     events.listeners.append(journal.record)
@@ -142,8 +143,8 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
         server = await service.serve(data)
         loops = [background.spawn(Deadlines(sandboxes, background).run(), "deadlines")]
         filling = background.spawn(pool.run(), "pool")
-        if driver.isolated and not options.no_base_build and catalog.default.name != BASE:
-            loops.append(background.spawn(follow_base(templates, catalog, pool), "base template"))
+        if driver.isolated and not options.no_base_build:
+            loops.append(background.spawn(Building(templates, catalog, pool).run(), "templates"))
         tell_ready(options.ready_fd, "ready")
         log.info("serving tier=%s pid=%d pool=%d", driver.name, os.getpid(), options.pool)
         await service.ending.wait()

@@ -1,17 +1,14 @@
-"""The `base` template: what is in it, and where it is kept."""
+"""The tree below all templates: Debian with a shell, a user and the tools people type first."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import subprocess
 from pathlib import Path
 
-from sandpty.isolation.driver import Layer
-from sandpty.templates.catalog import BASE, Ready
 from sandpty.templates.guest import SUDOERS, USER, USER_ID, make_home
+from sandpty.templates.names import BASE
 from sandpty.templates.shell_files import BASH_BASHRC, HOME_BASHRC, HOME_PROFILE, PROFILE, write_shell_files
+from sandpty.templates.tree import Tree
 
 PACKAGES = (
     "bash",
@@ -39,33 +36,9 @@ SHELL_FILES = (PROFILE, BASH_BASHRC, HOME_PROFILE, HOME_BASHRC)
 _RECIPE_VERSION = "3"
 # Names that people type and these small packages do not bring.
 _ALSO_CALLED = (("python", "python3"), ("vim", "vim.tiny"))
-_DESCRIPTION = "template.json"
 
 
-def place(templates: Path) -> Path:
-    """Where this recipe's result is; another recipe (a newer version of us) has another place."""
-    recipe = " ".join((_RECIPE_VERSION, *PACKAGES, *EXCLUDED, *INCLUDED, SUDOERS, *SHELL_FILES))
-    return templates / f"{BASE}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
-
-
-def ready(templates: Path) -> Ready | None:
-    """The template when it is complete; None while it is not built."""
-    directory = place(templates)
-    try:
-        described = json.loads((directory / _DESCRIPTION).read_text(encoding="utf-8"))
-        return Ready(BASE, (Layer(directory / "rootfs"),), float(described["created_at"]), int(described["size_bytes"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def describe(directory: Path, created_at: float) -> None:
-    """Say what is in `directory/rootfs`: the last step before it is moved into place."""
-    done = subprocess.run(
-        ["du", "-s", "--block-size=1", str(directory / "rootfs")], capture_output=True, text=True, check=True
-    )
-    size = int(done.stdout.split()[0])
-    text = json.dumps({"created_at": created_at, "size_bytes": size})
-    (directory / _DESCRIPTION).write_text(text, encoding="utf-8")
+TREE = Tree(BASE, " ".join((_RECIPE_VERSION, *PACKAGES, *EXCLUDED, *INCLUDED, SUDOERS, *SHELL_FILES)))
 
 
 def _append(path: Path, line: str) -> None:
@@ -95,7 +68,12 @@ def finish(root: Path) -> None:
     for name in ("hostname", "resolv.conf", "hosts", "machine-id", "apt/apt.conf.d/99mmdebstrap"):
         (etc / name).unlink(missing_ok=True)
     (etc / "machine-id").touch()
-    for directory in ("var/cache/apt", "var/cache/debconf", "var/log"):
+    clean(root)
+
+
+def clean(root: Path) -> None:
+    """Remove what package managers leave behind."""
+    for directory in ("var/cache/apt", "var/cache/debconf", "var/log", "var/lib/apt/lists"):
         for path in (root / directory).glob("**/*"):
-            if path.is_file() and not path.is_symlink():
+            if path.is_file() and not path.is_symlink() and path.name != "lock":
                 path.unlink()

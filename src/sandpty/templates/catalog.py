@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sandpty.isolation.driver import Copy, Layer
+from sandpty.templates.names import BASE, CODE_INTERPRETER
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import Limits, Template
 
-BASE = "base"
-BASE_ALIASES = ("code-interpreter-v1",)
-HOST_USR = "host-usr"
+_BUILT = (BASE, CODE_INTERPRETER)  # ours, as opposed to the quick one
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A template that sandboxes can be made from."""
+    """A template that sandboxes can be made from.
+
+    started: a program that runs, as the guest's user, in warm sandboxes of it before they are asked for.
+    """
 
     name: str
     layers: tuple[Layer, ...]
@@ -23,49 +26,58 @@ class Ready:
     size_bytes: int = 0
     copies: tuple[Copy, ...] = ()  # of a snapshot, the newest first
     limits: Limits | None = None  # of the sandbox that a snapshot is of
+    started: tuple[str, ...] = ()
 
 
 class Catalog:
-    """Templates by name. Until `base` is ready, `host-usr` stands in for it."""
+    """Templates by name. Until one is built, another stands in for it: `base`, and for that `host-usr`."""
 
     def __init__(self, quick: Ready) -> None:
         self._quick = quick
-        self._base: Ready | None = None
-        self._base_detail = "not built yet"
-        self._base_failed = False
+        self._built: dict[str, Ready] = {}
+        self._details: dict[str, str] = {}
+        self.missed: Callable[[str], None] = lambda name: None  # told the name of who had to be stood in for
 
     @property
     def default(self) -> Ready:
         """What `base` means now."""
-        return self._base or self._quick
+        return self._built.get(BASE, self._quick)
 
-    def base_ready(self, base: Ready) -> None:
-        self._base = base
+    def add(self, template: Ready) -> None:
+        """From now on its name means this."""
+        self._built[template.name] = template
 
-    def base_progress(self, detail: str, *, failed: bool = False) -> None:
-        self._base_detail, self._base_failed = detail, failed
+    def has(self, name: str) -> bool:
+        """Whether it is built."""
+        return name in self._built
+
+    def progress(self, name: str, detail: str) -> None:
+        """How far the building of a template is, or why it failed."""
+        self._details[name] = detail
 
     def resolve(self, name: str) -> Ready:
         """Raises no_such_template."""
-        if name == BASE or name in BASE_ALIASES:
+        if name in self._built:
+            return self._built[name]
+        if name in _BUILT:
+            self.missed(name)
             return self.default
         if name == self._quick.name:
             return self._quick
         raise SandptyError("no_such_template", f"template {name[:64]!r} does not exist")
 
     def list(self) -> list[Template]:
-        """`base` is ready in any case: who stands in for it is said in `detail`."""
-        quick, base = self._quick, self._base
-        detail = "" if base is not None else f"{quick.name} stands in for it: {self._base_detail}"
-        shown = base or quick
+        """Ours are ready in any case: who stands in for one is said in `detail`."""
+        shown = [self._shown(name, self._built.get(name)) for name in _BUILT]
+        quick = self._quick
         return [
-            Template(
-                name=BASE,
-                aliases=BASE_ALIASES,
-                state="ready",
-                detail=detail,
-                created_at=shown.created_at,
-                size_bytes=shown.size_bytes,
-            ),
+            *shown,
             Template(name=quick.name, state="ready", created_at=quick.created_at, size_bytes=quick.size_bytes),
         ]
+
+    def _shown(self, name: str, built: Ready | None) -> Template:
+        template = built or self.default
+        detail = f"{template.name} stands in for it: {self._details.get(name, 'not built yet')}" if not built else ""
+        return Template(
+            name=name, state="ready", detail=detail, created_at=template.created_at, size_bytes=template.size_bytes
+        )

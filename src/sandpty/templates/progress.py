@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 # The share of the whole that each phase begins and ends at, as measured; and the word in mmdebstrap's output that opens
@@ -27,6 +28,9 @@ class Progress:
     text: str
 
 
+Show = Callable[[Progress], None]
+
+
 class Reader:
     """Feed it lines; it tells where the build is. The percentage never goes back."""
 
@@ -49,3 +53,10 @@ class Reader:
         now = start + (end - start) * min(1.0, self._steps / total)
         self._percent = max(self._percent, now)
         return Progress(self._percent, text)
+
+
+def parse(line: str) -> Progress | None:
+    """A builder's line `progress <percent> <text>`; None when it is something else."""
+    word, _, rest = line.strip().partition(" ")
+    percent, _, text = rest.partition(" ")
+    return Progress(float(percent), text) if word == "progress" and percent.isdigit() else None

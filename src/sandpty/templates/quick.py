@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from sandpty.templates.catalog import HOST_USR, Ready
+from sandpty.templates.catalog import Ready
+from sandpty.templates.names import HOST_USR
 
 
 def ready(templates: Path, *, isolated: bool) -> Ready:
