@@ -369,3 +369,39 @@ def test_the_largest_frame_passes() -> None:
 def test_numbers_at_their_limits_survive() -> None:
     """Offsets are 64 bits, all of them."""
     assert frames.decode(FrameType.GAP, struct.pack("<QQ", 0, NO_OFFSET)) == Gap(0, NO_OFFSET)
+
+
+def test_big_frames_in_big_pieces_are_cut_the_same() -> None:
+    """The way of a flood, where frames lie across pieces. Messages, frames and what is held add up, for pieces smaller and bigger than a frame."""
+    rng = random.Random(11)
+    payloads = [rng.randbytes(rng.choice((1, 9, 4000, 5000, 65000))) for _ in range(60)]
+    stream = b"".join(frames.frame(FrameType.OUTPUT, payload) for payload in payloads)
+    for size in (1000, 4096, 70_000, 262_144, len(stream)):
+        reader, found = FrameReader(), []
+        for at in range(0, len(stream), size):
+            reader.push(stream[at : at + size])
+            while (message := reader.pop_message()) is not None:
+                found.append(bytes(message))
+        assert found == [bytes([FrameType.OUTPUT]) + payload for payload in payloads]
+        assert reader.held_bytes == 0
+        assert not reader.ready
+
+
+def test_a_message_of_another_kind_is_left_where_it_is() -> None:
+    """Who asks for outputs only does not lose the exit behind them."""
+    reader = FrameReader()
+    reader.push(frames.frame(FrameType.OUTPUT, b"one") + frames.frame(FrameType.EXIT, b"two"))
+    assert reader.pop_message(FrameType.OUTPUT) == bytes([FrameType.OUTPUT]) + b"one"
+    assert reader.pop_message(FrameType.OUTPUT) is None
+    assert reader.pop() == (FrameType.EXIT, b"two")
+    assert reader.pop_message(FrameType.OUTPUT) is None
+
+
+def test_a_broken_stream_says_so_at_every_asking() -> None:
+    """`broken` warns who must not raise."""
+    reader = FrameReader()
+    reader.push(struct.pack("<IB", 0, 0))
+    assert reader.broken
+    for pop in (reader.pop, reader.pop_message):
+        with pytest.raises(FrameError):
+            pop()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from types import TracebackType
 from typing import TypeAlias
 
@@ -34,7 +35,6 @@ from sandpty.wire.frames import (
     Target,
 )
 
-_OUTPUT_TYPE = bytes([FrameType.OUTPUT])
 Event: TypeAlias = Output | Gap | Resized | Exit | InputAck | Pong | AgentError
 
 
@@ -64,23 +64,45 @@ class Attachment:
             raise SandptyError("exited", "the process has ended and everything was received")
         return self._taken(await self._connection.receive())
 
-    async def receive_message(self) -> bytes:
+    async def receive_message(self) -> bytes | memoryview:
         """As `receive`, as a WebSocket message of the native dialect.
 
         Output is checked and passed on as it is: a third of what a key costs the server was to decode and encode it.
         """
         if self.exit is not None:
             raise SandptyError("exited", "the process has ended and everything was received")
-        kind, payload = await self._connection.receive_frame()
+        message = await self._connection.receive_message()
+        if message[0] == FrameType.OUTPUT:
+            return self._checked(message)
         try:
-            if kind != FrameType.OUTPUT:
-                return frames.message(self._taken(frames.decode(kind, payload)))
-            start, end = frames.output_span(payload)
+            return frames.message(self._taken(frames.decode(message[0], bytes(message[1:]))))
+        except FrameError as error:
+            raise self._misbehaved(str(error)) from error
+
+    def take_at_once(self, take: Callable[[], None]) -> None:
+        """`take` is called when something comes in while `receive_message` waits; it may use `take_message`."""
+        self._connection.take_at_once = take
+
+    def take_message(self) -> bytes | memoryview | None:
+        """The next output, if that is what comes next and it is here, as `receive_message` would give it.
+
+        Never raises: what is wrong is told by `receive_message`.
+        """
+        message = self._connection.pop_message(FrameType.OUTPUT)
+        if message is None:
+            return None
+        with contextlib.suppress(SandptyError):
+            return self._checked(message)
+        return None
+
+    def _checked(self, message: bytes | memoryview) -> bytes | memoryview:
+        try:
+            start, end = frames.output_span(message, before=1)
         except FrameError as error:
             raise self._misbehaved(str(error)) from error
         self._expect(start)
         self._advance(end)
-        return _OUTPUT_TYPE + payload
+        return message
 
     def _taken(self, event: FromAgent) -> Event:
         match event:
@@ -111,8 +133,9 @@ class Attachment:
         self.position = offset
 
     def _misbehaved(self, what: str) -> SandptyError:
-        self._connection.close()
-        return SandptyError("agent_misbehaved", what)
+        error = SandptyError("agent_misbehaved", what)
+        self._connection.fail(error)
+        return error
 
     def ack(self, offset: int) -> None:
         """All output below `offset` is with the client: opens the window, and `continue` resumes from there."""

@@ -12,14 +12,16 @@ import contextlib
 import os
 import socket
 import struct
+from collections.abc import Callable
 from types import TracebackType
-from typing import cast
+from typing import TypeVar, cast
 
 from sandpty import config
 from sandpty.wire import frames
 from sandpty.wire.errors import SandptyError
-from sandpty.wire.frames import AgentError, AgentErrorCode, FrameError, FromAgent, Hello
+from sandpty.wire.frames import AgentError, AgentErrorCode, FrameError, FrameType, FromAgent, Hello
 
+T = TypeVar("T")
 _LENGTH = struct.Struct("<I")
 _READ_BYTES = 64 * 1024
 _REASONS: dict[int, str] = {
@@ -76,6 +78,8 @@ class AgentConnection(asyncio.Protocol):
         self._turn = 0  # frames given out since others last had their turn
         self._failure: SandptyError | None = None
         self.hello: Hello | None = None
+        # Called when something has come in for who waits in `receive_message`, who need not be woken for what it takes.
+        self.take_at_once: Callable[[], None] | None = None
 
     @classmethod
     async def open(cls, path: str, first: bytes = b"") -> AgentConnection:
@@ -108,10 +112,15 @@ class AgentConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._reader.push(data)
-        if self._reader.ready:
-            if self._reader.held_bytes > config.AGENT_BUFFER_BYTES:
-                self._pause()
-            self._wake()
+        if not self._reader.ready:
+            return
+        if self.take_at_once is not None and self._waiter is not None and not self._waiter.done():
+            self.take_at_once()
+            if not self._reader.ready:
+                return  # who waits goes on waiting
+        if self._reader.held_bytes > config.AGENT_BUFFER_BYTES:
+            self._pause()
+        self._wake()
 
     def eof_received(self) -> bool:
         return False
@@ -156,7 +165,8 @@ class AgentConnection(asyncio.Protocol):
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    def _fail(self, error: SandptyError) -> None:
+    def fail(self, error: SandptyError) -> None:
+        """Cut the agent off: who receives is told `error`."""
         if self._failure is None:
             self._failure = error
         if self._transport is not None:
@@ -188,12 +198,23 @@ class AgentConnection(asyncio.Protocol):
 
     async def receive_frame(self) -> tuple[int, bytes]:
         """The next frame's type and payload, for who passes frames on. As `receive` in all else."""
+        return await self._next(self._reader.pop)
+
+    async def receive_message(self) -> bytes | memoryview:
+        """The next frame as a message of the native dialect: type and payload in one. As `receive` in all else."""
+        return await self._next(self._reader.pop_message)
+
+    def pop_message(self, kind: FrameType) -> bytes | memoryview | None:
+        """The next frame as `receive_message`, if it is here and a `kind`. Leaves all that is wrong to the others."""
+        return None if self._reader.broken else self._reader.pop_message(kind)
+
+    async def _next(self, pop: Callable[[], T | None]) -> T:
         self._turn += 1
         if self._turn >= config.AGENT_FRAMES_PER_TURN:  # a flood of tiny frames is no reason for others to wait
             self._turn = 0
             await asyncio.sleep(0)
         try:
-            while (found := self._reader.pop()) is None:
+            while (found := pop()) is None:
                 if self._failure is not None:
                     raise self._failure
                 self._resume()
@@ -208,7 +229,7 @@ class AgentConnection(asyncio.Protocol):
 
     def _misbehaved(self, error: FrameError) -> SandptyError:
         failure = SandptyError("agent_misbehaved", str(error))
-        self._fail(failure)
+        self.fail(failure)
         return failure
 
     async def reply(self, timeout_s: float | None) -> FromAgent:

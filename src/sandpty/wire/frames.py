@@ -308,14 +308,17 @@ def _exit(kind: int, value: int, reason: int, core: int, end: int) -> Exit:
         raise FrameError(f"unknown exit reason {reason}") from None
 
 
-def output_span(payload: bytes | memoryview) -> tuple[int, int]:
-    """The offsets at which an OUTPUT's bytes begin and end, for who passes it on undecoded. Raises FrameError."""
-    size = len(payload) - _OUTPUT.size
+def output_span(payload: bytes | memoryview, before: int = 0) -> tuple[int, int]:
+    """The offsets at which an OUTPUT's bytes begin and end, for who passes it on undecoded. Raises FrameError.
+
+    `before`: bytes that come before the payload (1 in a message: its type).
+    """
+    size = len(payload) - before - _OUTPUT.size
     if size <= 0:
         raise FrameError("output without bytes")
     if size > MAX_OUTPUT_BYTES:
         raise FrameError("output is over 64 KiB")
-    stream, offset = _OUTPUT.unpack_from(payload)
+    stream, offset = _OUTPUT.unpack_from(payload, before)
     if stream > _LAST_STREAM:
         raise FrameError(f"unknown stream {stream}")
     return offset, offset + size

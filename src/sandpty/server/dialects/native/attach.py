@@ -14,6 +14,7 @@ import socket as sockets
 import struct
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
@@ -21,6 +22,7 @@ from sandpty import config
 from sandpty.server.context import Context
 from sandpty.server.dialects.native.answers import PROCESS, answering, number, principal
 from sandpty.server.dialects.native.processes import selector
+from sandpty.server.websocket_output import write_binary
 from sandpty.terminal import attachment
 from sandpty.terminal.attachment import Attachment
 from sandpty.wire import frames
@@ -177,8 +179,25 @@ class _Relay:
         """Agent to client, until EXIT or a loss."""
         send = self._socket.send_bytes
         await send(frames.message(self._attached.info))
+        self._attached.take_at_once(self._output_at_once)
         while self._attached.exit is None:
-            await send(await self._attached.receive_message())
+            await send(cast(bytes, await self._attached.receive_message()))  # a memoryview does as well
+            self._sent += 1
+            if not self._client_acks:
+                self._attached.acknowledge()
+
+    def _output_at_once(self) -> None:
+        """What has just come in while `_output` waits for it, as long as the client takes it without waiting."""
+        transport = self._transport
+        if transport is None or transport.is_closing() or self._socket.closed:
+            return
+        for _ in range(config.AGENT_FRAMES_PER_TURN):
+            if transport.get_write_buffer_size() > config.CLIENT_UNSENT_BYTES:
+                return
+            message = self._attached.take_message()
+            if message is None:
+                return
+            write_binary(transport, message)
             self._sent += 1
             if not self._client_acks:
                 self._attached.acknowledge()
