@@ -372,7 +372,7 @@ def test_numbers_at_their_limits_survive() -> None:
 
 
 def test_big_frames_in_big_pieces_are_cut_the_same() -> None:
-    """The way of a flood, where frames lie across pieces. Messages, frames and what is held add up, for pieces smaller and bigger than a frame."""
+    """The way of a flood, where frames lie across pieces smaller and bigger than they are."""
     rng = random.Random(11)
     payloads = [rng.randbytes(rng.choice((1, 9, 4000, 5000, 65000))) for _ in range(60)]
     stream = b"".join(frames.frame(FrameType.OUTPUT, payload) for payload in payloads)
