@@ -14,7 +14,8 @@ import pytest_asyncio
 
 from sandpty import config
 from sandpty.server.auth import Principal
-from sandpty.server.registry import CreateSpec, Registry, end_at
+from sandpty.server.deadline import end_at
+from sandpty.server.registry import CreateSpec, Registry
 from sandpty.wire.errors import SandptyError
 from tests.component.fake_supervisor import FakeSupervisor
 from tests.waiting import until

@@ -135,7 +135,7 @@ async def test_what_a_deleted_snapshot_took_goes_with_the_last_that_stands_on_it
     for call in (peer.call("delete_snapshot", id=snapshot["id"]), started_from(peer, snapshot)):
         with pytest.raises(SandptyError) as refused:
             await call
-        assert refused.value.reason.name == "no_such_template"
+        assert refused.value.reason.name == "no_such_snapshot"
     assert directories(host) == [snapshot["id"]]
     assert await run(second, "echo well") == "well\n"
     await peer.call("kill", id=second["id"])

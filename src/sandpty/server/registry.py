@@ -11,7 +11,6 @@ import asyncio
 import logging
 import os
 import secrets
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +20,10 @@ import msgspec
 
 from sandpty import config
 from sandpty.server.auth import Principal
+from sandpty.server.deadline import end_at
 from sandpty.server.ended import EndedSandboxes
+from sandpty.server.idempotency import Key, Once
+from sandpty.server.snapshots import Snapshots
 from sandpty.server.supervisor_client import SupervisorClient, TemplateList
 from sandpty.wire import verbs
 from sandpty.wire.errors import SandptyError
@@ -45,13 +47,6 @@ class CreateSpec:
     auto_resume: bool = False  # paused with its memory, it goes on by itself when somebody uses it
     extras: dict[str, Any] = field(default_factory=dict)
     first_shell: FirstShell | None = None
-
-
-def end_at(timeout_s: float) -> float:
-    """Seconds from now as a point in time. Raises bad_timeout unless 0 <= timeout_s <= TIMEOUT_MAX_S."""
-    if not 0 <= timeout_s <= config.TIMEOUT_MAX_S:  # false for NaN too
-        raise SandptyError("bad_timeout", f"a timeout of {timeout_s} s is not between 0 and {config.TIMEOUT_MAX_S}")
-    return time.time() + timeout_s
 
 
 def default_user(sandbox: Sandbox) -> str:
@@ -78,12 +73,15 @@ class Registry:
         self._client = SupervisorClient(supervisor_socket, self._on_list, self._on_event, on_keys)
         self._sandboxes: dict[str, Sandbox] = {}
         self._tokens: dict[str, str] = {}  # access token -> sandbox id
+        self._keys: dict[str, str] = {}  # idempotency key's id -> sandbox id
         self._waking: dict[str, asyncio.Task[None]] = {}
         self._cuts: dict[str, set[Callable[[], None]]] = {}
         self._host: verbs.Host | None = None
         self.on_new: list[Callable[[Sandbox], None]] = []  # called for each sandbox that was not known
         self.on_gone: list[Callable[[str], None]] = []  # by id, when one is no more
         self.ended = EndedSandboxes()
+        self.snapshots = Snapshots(self, self._client)
+        self._once = Once(self._by_key)
 
     async def __aenter__(self) -> Registry:
         await self._client.__aenter__()
@@ -97,6 +95,7 @@ class Registry:
     async def __aexit__(self, *_: object) -> None:
         for waking in self._waking.values():
             waking.cancel()
+        self._once.close()
         await self._client.__aexit__()
 
     # --- the view ---
@@ -106,16 +105,17 @@ class Registry:
         for gone in [self._sandboxes[id_] for id_ in self._sandboxes.keys() - known]:
             self._forget(gone)
         for sandbox in sandboxes:
-            self._remember(sandbox)
+            self.remember(sandbox)
 
     def _on_event(self, event: str, sandbox: Sandbox, reason: str) -> None:
         if event == "ended":
             log.info("sandbox %s ended: %s", sandbox.id, sandbox.ended or reason)
             self._forget(sandbox)
         else:
-            self._remember(sandbox)
+            self.remember(sandbox)
 
-    def _remember(self, sandbox: Sandbox) -> None:
+    def remember(self, sandbox: Sandbox) -> None:
+        """This is what the supervisor says of it now."""
         before = self._sandboxes.get(sandbox.id)
         self._sandboxes[sandbox.id] = sandbox
         self.ended.discard(sandbox.id)
@@ -125,6 +125,8 @@ class Registry:
             self._cut(sandbox.id)
         if token:
             self._tokens[token] = sandbox.id
+        if key := sandbox.annotations.get("idempotency"):
+            self._keys[key["id"]] = sandbox.id
         if before is None:
             for tell_new in self.on_new:
                 tell_new(sandbox)
@@ -134,6 +136,8 @@ class Registry:
     def _forget(self, sandbox: Sandbox) -> None:
         if self._sandboxes.pop(sandbox.id, None) is not None:
             self._tokens.pop(sandbox.annotations.get("token", ""), None)
+            if key := sandbox.annotations.get("idempotency"):
+                self._keys.pop(key["id"], None)
             self.ended.add(sandbox)
             for tell_gone in self.on_gone:
                 tell_gone(sandbox.id)
@@ -218,6 +222,9 @@ class Registry:
     def by_token(self, token: str) -> Sandbox | None:
         return self._sandboxes.get(self._tokens.get(token, ""))
 
+    def _by_key(self, key_id: str) -> Sandbox | None:
+        return self._sandboxes.get(self._keys.get(key_id, ""))
+
     def list(self, principal: Principal) -> list[Sandbox]:
         """All of the principal's sandboxes, oldest first."""
         mine = (sandbox for sandbox in self._sandboxes.values() if sandbox.owner == principal.id)
@@ -241,9 +248,17 @@ class Registry:
 
     # --- changes ---
 
-    async def create(self, spec: CreateSpec, principal: Principal) -> Sandbox:
-        """Raises bad_timeout, no_such_template, limit, no_space, runtime_failed, supervisor_down, too_large."""
-        ends = end_at(spec.timeout_s)
+    async def create(self, spec: CreateSpec, principal: Principal, idempotency_key: str = "") -> Sandbox:
+        """With an idempotency key: the sandbox that was made under it, if it still lives.
+
+        Raises bad_timeout, no_such_template, limit, no_space, runtime_failed, supervisor_down, too_large, conflict.
+        """
+        if not idempotency_key:
+            return await self._create(spec, principal, None)
+        key = Key.of(principal, idempotency_key, msgspec.json.encode(spec))
+        return await self._once.create(key, lambda: self._create(spec, principal, key))
+
+    async def _create(self, spec: CreateSpec, principal: Principal, key: Key | None) -> Sandbox:
         if len(self._sandboxes) >= config.SANDBOXES_MAX:
             raise SandptyError("limit", f"this host holds its {config.SANDBOXES_MAX} sandboxes already")
         annotations = {
@@ -253,13 +268,14 @@ class Registry:
             "template": spec.template,
             "auto_resume": spec.auto_resume,
             "key": principal.key,
+            **({"idempotency": msgspec.to_builtins(key)} if key is not None else {}),
             **spec.extras,
         }
         if len(msgspec.json.encode(annotations)) > config.METADATA_BYTES:
             raise SandptyError("too_large", f"metadata and environment are over {config.METADATA_BYTES} bytes")
         args = verbs.CreateArgs(
             template=spec.template,
-            end_at=ends,
+            end_at=end_at(spec.timeout_s),
             on_timeout=spec.on_timeout,
             limits=spec.limits,
             internet=spec.internet,
@@ -267,9 +283,23 @@ class Registry:
             annotations=annotations,
             first_shell=None if spec.env else spec.first_shell,  # with more in its environment it is another shell
         )
-        sandbox = await self._client.call("create", args, Sandbox)
-        self._remember(sandbox)
+        sandbox = await self._made(args, principal)
+        self.remember(sandbox)
         return sandbox
+
+    async def _made(self, args: verbs.CreateArgs, principal: Principal) -> Sandbox:
+        """From the template of that name, or else from the principal's snapshot."""
+        try:
+            return await self._client.call("create", args, Sandbox)
+        except SandptyError as error:
+            if error.reason.name != "no_such_template":
+                raise
+            try:
+                snapshot = await self.snapshots.find(args.template, principal)
+            except SandptyError:
+                raise error from None
+        args = msgspec.structs.replace(args, template=snapshot.id, snapshot=snapshot.id)
+        return await self._client.call("create", args, Sandbox)
 
     async def kill(self, sandbox_id: str, principal: Principal) -> None:
         """Returns once everything in it is gone; its streams are cut at once."""
@@ -279,7 +309,7 @@ class Registry:
             await self._client.call("kill", {"id": sandbox_id}, dict)
         except SandptyError as error:
             if error.reason.name != "no_such_sandbox":
-                self._remember(sandbox)
+                self.remember(sandbox)
                 raise
 
     async def pause(self, sandbox_id: str, principal: Principal, memory: bool = True) -> Sandbox:
@@ -288,9 +318,10 @@ class Registry:
             raise SandptyError("already_paused", f"sandbox '{sandbox_id}' is already paused")
         return await self._change("pause", {"id": sandbox_id, "memory": memory})
 
-    async def resume(self, sandbox_id: str, principal: Principal, ends: float) -> Sandbox:
+    async def resume(self, sandbox_id: str, principal: Principal, ends: float, *, memory: bool = True) -> Sandbox:
+        """Thaw, or (not `memory`, or paused without) start again from the files. Raises conflict when it runs."""
         self.get(sandbox_id, principal)
-        return await self._change("resume", {"id": sandbox_id, "end_at": ends})
+        return await self._change("resume", {"id": sandbox_id, "end_at": ends, "memory": memory})
 
     async def set_deadline(self, sandbox_id: str, principal: Principal, ends: float) -> Sandbox:
         self.get(sandbox_id, principal)
@@ -299,5 +330,5 @@ class Registry:
     async def _change(self, verb: str, args: dict[str, Any]) -> Sandbox:
         sandbox = await self._client.call(verb, args, Sandbox)
         if sandbox.ended is None and sandbox.id in self._sandboxes:
-            self._remember(sandbox)
+            self.remember(sandbox)
         return sandbox

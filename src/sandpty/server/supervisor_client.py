@@ -21,6 +21,10 @@ class SandboxList(msgspec.Struct, frozen=True):
     sandboxes: list[verbs.Sandbox]
 
 
+class SnapshotList(msgspec.Struct, frozen=True):
+    snapshots: list[verbs.Snapshot]
+
+
 class TemplateList(msgspec.Struct, frozen=True):
     templates: list[verbs.Template]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -48,6 +49,7 @@ class Pausing:
     async def freeze(self, entry: Entry) -> Sandbox:
         await self._driver.freeze(entry.plan)
         entry.meta.phase = "frozen"
+        _ended_now(entry)
         return self._sandboxes.changed(entry, "paused")
 
     async def stop(self, entry: Entry) -> Sandbox:
@@ -55,6 +57,7 @@ class Pausing:
         entry.unfollow()
         # First the truth on disk: whoever finds "stopped" with a living agent finishes this.
         meta.phase = "stopped"
+        _ended_now(entry)
         entry.keep(durable=True)
         await self._driver.stop(entry.plan, meta.started)
         with contextlib.suppress(FileNotFoundError):
@@ -62,14 +65,19 @@ class Pausing:
         meta.pid = meta.start_time = 0
         return self._sandboxes.changed(entry, "paused to disk")
 
-    async def resume(self, sandbox_id: str, end_at: float) -> Sandbox:
-        """Thaw, or start again from the kept files with a new boot id. Raises conflict when it is running."""
+    async def resume(self, sandbox_id: str, end_at: float, memory: bool = True) -> Sandbox:
+        """Thaw, or (not `memory`, or paused without) start again from the kept files with a new boot id.
+
+        Raises conflict when it is running.
+        """
 
         async def work() -> Sandbox:
             async with self._sandboxes.held(sandbox_id) as entry:
                 meta = entry.meta
                 if meta.phase == "running":
                     raise SandptyError("conflict", f"sandbox {sandbox_id} is running")
+                if meta.phase == "frozen" and not memory:
+                    await self.stop(entry)
                 if meta.phase == "frozen":
                     await self._driver.thaw(entry.plan)
                 else:
@@ -78,3 +86,8 @@ class Pausing:
                 return self._sandboxes.changed(entry, "resumed")
 
         return await self._background.finish(work(), f"resume {sandbox_id}")
+
+
+def _ended_now(entry: Entry) -> None:
+    """A paused sandbox's end is the moment of its pause, as E2B has it."""
+    entry.meta.end_at = min(entry.meta.end_at, time.time())

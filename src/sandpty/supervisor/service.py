@@ -55,6 +55,12 @@ class DeadlineArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     end_at: float
 
 
+class ResumeArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    id: str
+    end_at: float
+    memory: bool = True
+
+
 class AnnotateArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: str
     annotations: dict[str, Any]
@@ -193,8 +199,8 @@ class Service:
         return await self._sandboxes.pausing.pause(args.id, args.memory)
 
     async def _resume(self, raw: msgspec.Raw) -> verbs.Sandbox:
-        args = msgspec.json.decode(raw, type=DeadlineArgs)
-        return await self._sandboxes.pausing.resume(args.id, args.end_at)
+        args = msgspec.json.decode(raw, type=ResumeArgs)
+        return await self._sandboxes.pausing.resume(args.id, args.end_at, args.memory)
 
     async def _set_deadline(self, raw: msgspec.Raw) -> verbs.Sandbox:
         args = msgspec.json.decode(raw, type=DeadlineArgs)

@@ -100,7 +100,7 @@ class Snapshots:
         return [kept.snapshot() for kept in sorted(shown, key=lambda kept: (kept.created_at, kept.id))]
 
     def ready(self, snapshot_id: str, template: str) -> Ready:
-        """What a sandbox is made from that starts from the snapshot. Raises no_such_template."""
+        """What a sandbox is made from that starts from the snapshot. Raises no_such_snapshot."""
         kept = self._get(snapshot_id)
         layers = tuple(layer.layer() for layer in kept.layers)
         copies = tuple(copy.copy() for copy in kept.copies)
@@ -109,7 +109,7 @@ class Snapshots:
     def _get(self, snapshot_id: str) -> Kept:
         kept = self._kept.get(snapshot_id)
         if kept is None or kept.deleted:
-            raise SandptyError("no_such_template", f"snapshot {snapshot_id[:64]} does not exist")
+            raise SandptyError("no_such_snapshot", f"snapshot {snapshot_id[:64]} does not exist")
         return kept
 
     # --- make ---

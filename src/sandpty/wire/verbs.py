@@ -11,7 +11,7 @@ object. Requests carry an `id`, answers the same `id`; answers may come in any o
 | list | - | {"sandboxes": [Sandbox]} (running and paused) |
 | kill | {"id", "reason"?} | {} once it is gone |
 | pause | {"id", "memory": bool} | Sandbox |
-| resume | {"id", "end_at"} | Sandbox |
+| resume | {"id", "end_at", "memory"?} | Sandbox; without memory it starts again from its files |
 | set_deadline | {"id", "end_at"} | Sandbox |
 | snapshot | SnapshotArgs | Snapshot: the sandbox's files, kept; it stands still meanwhile |
 | snapshots | - | {"snapshots": [Snapshot]} |

@@ -12,6 +12,7 @@ from sandpty.server.dialects.e2b.guard import Row, guarded
 from sandpty.server.dialects.e2b.logs import Logs
 from sandpty.server.dialects.e2b.measures import Measures
 from sandpty.server.dialects.e2b.sandboxes import Sandboxes
+from sandpty.server.dialects.e2b.snapshots import Snapshots
 from sandpty.server.dialects.e2b.teams import teams
 
 _FAMILIES = ("v2/", "v3/", "sandboxes/", "snapshots", "templates", "teams", "volumes", "secrets")
@@ -24,6 +25,7 @@ def routes(context: Context) -> list[web.RouteDef]:
         *Logs(context).routes(),
         *Creating(context).routes(),
         *Sandboxes(context).routes(),
+        *Snapshots(context).routes(),
         ("GET", "/teams", teams),
         # What this dialect does not serve (yet) still answers in the shape that the SDKs can parse.
         *(("*", f"/{family}{{tail:.*}}", _unknown) for family in _FAMILIES),

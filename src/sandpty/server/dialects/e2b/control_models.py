@@ -32,13 +32,15 @@ class CreateBody(msgspec.Struct, frozen=True):
 
 
 class ConnectBody(msgspec.Struct, frozen=True):
-    """POST /v2/sandboxes/{id}/connect and its v1. `timeout` is seconds."""
+    """POST /v2/sandboxes/{id}/connect and its v1. `timeout` is seconds; `memory` false: start again from the files."""
 
     timeout: int | None = None
+    memory: bool | None = None
 
 
 class ResumeBody(msgspec.Struct, frozen=True):
     timeout: int | None = None
+    memory: bool | None = None
 
 
 class TimeoutBody(msgspec.Struct, frozen=True):
@@ -51,6 +53,18 @@ class RefreshBody(msgspec.Struct, frozen=True):
 
 class PauseBody(msgspec.Struct, frozen=True):
     memory: bool | None = None
+    require_healthy_guest: bool | None = msgspec.field(name="requireHealthyGuest", default=None)
+
+
+class SnapshotBody(msgspec.Struct, frozen=True):
+    """`memory` is not read: only files are kept."""
+
+    name: str | None = None
+
+
+class ForkBody(msgspec.Struct, frozen=True):
+    timeout: int | None = None
+    count: int | None = None
 
 
 # --- replies ---
@@ -87,6 +101,23 @@ class ListedSandbox(msgspec.Struct, frozen=True, kw_only=True, rename="camel", o
     metadata: dict[str, str] | None = None
 
 
+class SnapshotInfo(msgspec.Struct, frozen=True):
+    snapshot_id: str = msgspec.field(name="snapshotID")
+    names: list[str] = []
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    code: int
+    message: str
+
+
+class ForkResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One of both."""
+
+    sandbox: SandboxReply | None = None
+    error: ErrorBody | None = None
+
+
 class Lifecycle(msgspec.Struct, frozen=True, rename="camel"):
     auto_resume: bool
     on_timeout: Literal["kill", "pause"]
@@ -99,3 +130,4 @@ class SandboxDetail(ListedSandbox, frozen=True, kw_only=True, rename="camel", om
     allow_internet_access: bool | None = None
     domain: str | msgspec.UnsetType | None = msgspec.UNSET
     lifecycle: Lifecycle | None = None
+    pause_mode: Literal["full", "filesystem"] | None = None

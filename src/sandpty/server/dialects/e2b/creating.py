@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Literal
 
 from aiohttp import web
@@ -9,13 +10,17 @@ from aiohttp import web
 from sandpty import config
 from sandpty.server.auth import Principal
 from sandpty.server.context import Context
+from sandpty.server.deadline import end_at
 from sandpty.server.dialects.e2b import control_models as models
 from sandpty.server.dialects.e2b.errors import HttpError, bad_request
 from sandpty.server.dialects.e2b.guard import Row
 from sandpty.server.dialects.e2b.replies import json_reply, sandbox_reply
 from sandpty.server.dialects.e2b.requests import read_json
-from sandpty.server.registry import CreateSpec, end_at
+from sandpty.server.registry import CreateSpec
 from sandpty.wire.errors import SandptyError
+
+CONNECT_ATTEMPTS = 3
+CONNECT_AGAIN_S = 0.05  # until the word of what happened in the meantime is here
 
 
 def timeout_of(given: int | None, default: int, least: int = 0) -> int:
@@ -56,14 +61,14 @@ class Creating:
 
     async def create_v2(self, request: web.Request, principal: Principal) -> web.Response:
         body = await read_json(request, models.CreateBody)
-        return await self._create(body, principal, config.SANDBOX_TIMEOUT_S, secure=True)
+        return await self._create(request, body, principal, config.SANDBOX_TIMEOUT_S, secure=True)
 
     async def create_v1(self, request: web.Request, principal: Principal) -> web.Response:
         body = await read_json(request, models.CreateBody)
-        return await self._create(body, principal, config.SANDBOX_TIMEOUT_V1_S, secure=body.secure)
+        return await self._create(request, body, principal, config.SANDBOX_TIMEOUT_V1_S, secure=body.secure)
 
     async def _create(
-        self, body: models.CreateBody, principal: Principal, default_s: int, *, secure: bool
+        self, request: web.Request, body: models.CreateBody, principal: Principal, default_s: int, *, secure: bool
     ) -> web.Response:
         spec = CreateSpec(
             template=body.template_id,
@@ -77,7 +82,7 @@ class Creating:
             first_shell="e2b",
         )
         try:
-            sandbox = await self._registry.create(spec, principal)
+            sandbox = await self._registry.create(spec, principal, request.headers.get("Idempotency-Key", ""))
         except SandptyError as error:
             if error.reason.name == "no_such_template":
                 raise HttpError(404, f"template '{body.template_id[:64]}' not found") from error
@@ -86,23 +91,33 @@ class Creating:
 
     async def connect_v2(self, request: web.Request, principal: Principal) -> web.Response:
         body = await read_json(request, models.ConnectBody)
-        return await self._connect(request, principal, timeout_of(body.timeout, config.SANDBOX_TIMEOUT_S))
+        return await self._connect(request, principal, timeout_of(body.timeout, config.SANDBOX_TIMEOUT_S), body.memory)
 
     async def connect_v1(self, request: web.Request, principal: Principal) -> web.Response:
         body = await read_json(request, models.ConnectBody)
         if body.timeout is None:
             raise bad_request("timeout is required")
-        return await self._connect(request, principal, timeout_of(body.timeout, 0))
+        return await self._connect(request, principal, timeout_of(body.timeout, 0), body.memory)
 
-    async def _connect(self, request: web.Request, principal: Principal, timeout_s: int) -> web.Response:
-        sandbox = self._registry.get(request.match_info["id"], principal)
-        ends = end_at(timeout_s)
-        if sandbox.state == "paused":
-            resumed = await self._registry.resume(sandbox.id, principal, ends)
-            return json_reply(sandbox_reply(resumed, self._domain), 201)
-        if ends > sandbox.end_at:  # a connect never shortens a life
-            sandbox = await self._registry.set_deadline(sandbox.id, principal, ends)
-        return json_reply(sandbox_reply(sandbox, self._domain))
+    async def _connect(
+        self, request: web.Request, principal: Principal, timeout_s: int, memory: bool | None
+    ) -> web.Response:
+        """201 when it was paused. Somebody else may pause or resume it at the same time: then once more."""
+        for _ in range(CONNECT_ATTEMPTS):
+            sandbox = self._registry.get(request.match_info["id"], principal)
+            ends = end_at(timeout_s)
+            try:
+                if sandbox.state == "paused":
+                    sandbox = await self._registry.resume(sandbox.id, principal, ends, memory=memory is not False)
+                    return json_reply(sandbox_reply(sandbox, self._domain), 201)
+                if ends > sandbox.end_at:  # a connect never shortens a life
+                    sandbox = await self._registry.set_deadline(sandbox.id, principal, ends)
+                return json_reply(sandbox_reply(sandbox, self._domain))
+            except SandptyError as error:
+                if error.reason.name not in ("conflict", "sandbox_paused"):
+                    raise
+                await asyncio.sleep(CONNECT_AGAIN_S)
+        raise HttpError(409, f"Sandbox '{request.match_info['id'][:64]}' is being paused or resumed")
 
     async def resume(self, request: web.Request, principal: Principal) -> web.Response:
         body = await read_json(request, models.ResumeBody)
@@ -110,5 +125,5 @@ class Creating:
         sandbox = self._registry.get(request.match_info["id"], principal)
         if sandbox.state != "paused":
             raise HttpError(409, f"Sandbox '{sandbox.id}' is already running")
-        resumed = await self._registry.resume(sandbox.id, principal, ends)
+        resumed = await self._registry.resume(sandbox.id, principal, ends, memory=body.memory is not False)
         return json_reply(sandbox_reply(resumed, self._domain), 201)

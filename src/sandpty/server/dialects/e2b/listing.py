@@ -6,12 +6,14 @@ import math
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeVar
 from urllib.parse import unquote_plus
 
 from sandpty import config
 from sandpty.server.dialects.e2b.errors import bad_request
 from sandpty.wire.verbs import Sandbox
 
+T = TypeVar("T")
 _STATES = frozenset(("running", "paused"))
 
 
@@ -48,9 +50,9 @@ def parse_metadata(text: str) -> dict[str, str]:
     return pairs
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Page:
-    """Where the last page ended."""
+    """Where the last page ended. Ordered by time, then id."""
 
     started_us: int
     sandbox_id: str
@@ -59,8 +61,12 @@ class Page:
         return urlsafe_b64encode(f"{self.started_us}__{self.sandbox_id}".encode()).decode()
 
     @classmethod
+    def at(cls, unix_s: float, id_: str) -> Page:
+        return cls(_micros(unix_s), id_)
+
+    @classmethod
     def of(cls, sandbox: Sandbox) -> Page:
-        return cls(_micros(sandbox.started_at), sandbox.id)
+        return cls.at(sandbox.started_at, sandbox.id)
 
     @classmethod
     def parse(cls, token: str) -> Page:
@@ -70,6 +76,23 @@ class Page:
             return cls(int(started), sandbox_id)
         except ValueError as error:
             raise bad_request("nextToken is not one of ours") from error
+
+
+def parse_limit(given: str | None) -> int:
+    """Items per page. Raises HttpError 400."""
+    limit = str(config.LIST_PAGE_MAX) if given is None else given
+    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= config.LIST_PAGE_MAX):
+        raise bad_request(f"limit goes from 1 to {config.LIST_PAGE_MAX}, not {limit[:64]!r}")
+    return int(limit)
+
+
+def newest_first(items: list[tuple[Page, T]], limit: str | None, token: str | None) -> tuple[list[T], str | None]:
+    """A page of items with their places, and the token of the next one if there is more. Raises HttpError 400."""
+    most = parse_limit(limit)
+    after = Page.parse(token) if token else None
+    found = sorted((item for item in items if after is None or item[0] < after), key=lambda item: item[0], reverse=True)
+    page = found[:most]
+    return [item for _, item in page], page[-1][0].token() if len(found) > len(page) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +116,6 @@ class Query:
         order = raw.get("order", "desc")
         if order not in ("asc", "desc"):
             raise bad_request(f"order is asc or desc, not {order[:64]!r}")
-        limit = raw.get("limit", str(config.LIST_PAGE_MAX))
-        if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= config.LIST_PAGE_MAX):
-            raise bad_request(f"limit goes from 1 to {config.LIST_PAGE_MAX}, not {limit[:64]!r}")
         after = raw.get("startedAfter")
         token = raw.get("nextToken")
         return cls(
@@ -104,7 +124,7 @@ class Query:
             newest_first=order == "desc",
             started_after_s=parse_rfc3339(after) if after else None,
             template=raw.get("template") or None,
-            limit=int(limit),
+            limit=parse_limit(raw.get("limit")),
             after=Page.parse(token) if token else None,
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from aiohttp import web
@@ -63,6 +63,12 @@ def listed(sandbox: Sandbox) -> models.ListedSandbox:
     )
 
 
+def _pause_mode(sandbox: Sandbox) -> Literal["full", "filesystem"] | None:
+    if sandbox.state != "paused":
+        return None
+    return "full" if sandbox.paused_memory else "filesystem"
+
+
 def detail(sandbox: Sandbox, domain: str | None) -> models.SandboxDetail:
     """Of GET /sandboxes/{id}."""
     auto_resume = bool(sandbox.annotations.get("auto_resume"))
@@ -71,5 +77,6 @@ def detail(sandbox: Sandbox, domain: str | None) -> models.SandboxDetail:
         envd_access_token=token(sandbox),
         allow_internet_access=sandbox.internet,
         domain=domain,
+        pause_mode=_pause_mode(sandbox),
         lifecycle=models.Lifecycle(auto_resume, "kill" if sandbox.on_timeout == "kill" else "pause"),
     )

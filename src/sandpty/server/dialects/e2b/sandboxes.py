@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from aiohttp import web
 
 from sandpty.server.auth import Principal
 from sandpty.server.context import Context
+from sandpty.server.deadline import end_at
 from sandpty.server.dialects.e2b import control_models as models
 from sandpty.server.dialects.e2b import listing
 from sandpty.server.dialects.e2b.creating import timeout_of
@@ -13,10 +16,12 @@ from sandpty.server.dialects.e2b.errors import HttpError
 from sandpty.server.dialects.e2b.guard import Row
 from sandpty.server.dialects.e2b.replies import detail, json_reply, listed, no_content
 from sandpty.server.dialects.e2b.requests import read_json
-from sandpty.server.registry import end_at
+from sandpty.terminal import control
 from sandpty.wire.errors import SandptyError
+from sandpty.wire.verbs import Sandbox
 
 REFRESH_MIN_S = 15
+GUEST_ANSWER_S = 5.0
 
 
 class Sandboxes:
@@ -76,6 +81,8 @@ class Sandboxes:
     async def pause(self, request: web.Request, principal: Principal) -> web.Response:
         body = await read_json(request, models.PauseBody)
         sandbox_id = request.match_info["id"]
+        if body.require_healthy_guest:
+            await _check_guest(self._registry.running(sandbox_id, principal))
         try:
             await self._registry.pause(sandbox_id, principal, memory=body.memory is not False)
         except SandptyError as error:
@@ -84,3 +91,13 @@ class Sandboxes:
                 raise HttpError(409, text) from error
             raise
         return no_content()
+
+
+async def _check_guest(sandbox: Sandbox) -> None:
+    """Raises HttpError 409 with the word that the SDKs know, unless the sandbox's agent answers."""
+    try:
+        async with asyncio.timeout(GUEST_ANSWER_S):
+            await control.list_processes(sandbox.socket)
+    except (SandptyError, TimeoutError) as error:
+        code = "sandbox_snapshot_guest_agent_unresponsive"
+        raise HttpError(409, "the sandbox does not answer: it is not paused", error_code=code) from error

@@ -8,9 +8,10 @@ import msgspec
 from aiohttp import web
 
 from sandpty.server.context import Context
+from sandpty.server.deadline import end_at
 from sandpty.server.dialects.native.answers import SANDBOX, answering, body, principal
 from sandpty.server.dialects.native.models import CreateBody, PauseBody, TimeoutBody, sandbox_json
-from sandpty.server.registry import CreateSpec, end_at
+from sandpty.server.registry import CreateSpec
 from sandpty.wire.errors import SandptyError
 
 
