@@ -300,8 +300,9 @@ async def test_a_list_that_would_fill_our_memory_is_refused(host: FakeHost, entr
 # An agent in a process of its own, so that its flood does not share our event loop. Arguments: its socket, what to say
 # first, what to say for ever (hexadecimal; "output": contiguous outputs of 64 KiB).
 FLOODER = """
-import socket, struct, sys
-listener = socket.socket(socket.AF_UNIX); listener.bind(sys.argv[1]); listener.listen(16)
+import os, socket, struct, sys
+listener = socket.socket(socket.AF_UNIX); listener.bind(sys.argv[1] + ".new"); listener.listen(16)
+os.rename(sys.argv[1] + ".new", sys.argv[1])  # once it can be seen it can be connected to
 while True:
     peer = listener.accept()[0]
     try:
@@ -358,8 +359,8 @@ async def test_a_flood_without_regard_for_windows_costs_others_nothing(host: Fak
         try:
             before = rss_bytes()
             trips = sorted([await quiet.round_trip_s(token) for token in range(60)])
-            assert trips[30] < 0.05  # the drain above shares this test's loop, so this bounds far more than the server
-            assert trips[-1] < 1
+            assert trips[30] < 0.2  # the drain above shares this test's loop, so this bounds far more than the server
+            assert trips[-1] < 5
             assert rss_bytes() - before < 8 * 1024 * 1024
         finally:
             draining.cancel()
@@ -380,14 +381,14 @@ async def test_a_flood_into_a_client_that_never_reads_is_bounded(
         reader._transport.pause_reading()  # type: ignore[attr-defined]
         try:
             trips = sorted([await quiet.round_trip_s(token) for token in range(60)])
-            assert trips[30] < 0.05
-            assert trips[-1] < 1
+            assert trips[30] < 0.2
+            assert trips[-1] < 5
             assert rss_bytes() - before < 4 * 1024 * 1024
 
             async def cut() -> bool:
                 return len([task for task in asyncio.all_tasks() if task.get_name() == "attachment-output"]) <= 1
 
-            await until(cut, 5, "the stuck client is let go")
+            await until(cut, 30, "the stuck client is let go")
         finally:
             writer.transport.abort()
 
