@@ -70,6 +70,8 @@ struct user {
 };
 
 bool user_find(struct text name, struct user *user);
+char *accounts_read(const char *path); /* to be freed; NULL: not a readable regular file of sane size */
+bool account_next(char **text, char **fields, size_t wanted, size_t *found, uint32_t *id); /* cuts a line off */
 
 /* --- tree.c ------------------------------------------------------------------------------------------------------ */
 
@@ -99,6 +101,10 @@ struct launch { /* everything the child needs, made before the fork */
 };
 
 pid_t reaper_fork(const struct launch *launch);
+void reset_signals(void);
+void raise_oom_score(void);
+bool become(const struct user *user);
+void close_from(unsigned first);
 extern const char *const DEFAULT_PATH;
 
 /* --- process.c --------------------------------------------------------------------------------------------------- */
@@ -195,8 +201,8 @@ void parked_forget(const struct process *process);
 
 /* --- connection.c ------------------------------------------------------------------------------------------------ */
 
-enum role { ROLE_NEW, ROLE_GREETED, ROLE_ATTACHMENT, ROLE_CONTROL };
-enum busy { BUSY_NO, BUSY_START, BUSY_WAIT, BUSY_KILL, BUSY_LIST, BUSY_INPUT };
+enum role { ROLE_NEW, ROLE_GREETED, ROLE_ATTACHMENT, ROLE_CONTROL, ROLE_FILES };
+enum busy { BUSY_NO, BUSY_START, BUSY_WAIT, BUSY_KILL, BUSY_LIST, BUSY_INPUT, BUSY_FILES };
 
 struct connection {
     struct connection *next, *previous;
@@ -228,6 +234,8 @@ struct connection {
     pid_t group;
     uint64_t kill_since;
     uint8_t kill_target;
+
+    pid_t files_child; /* serves this connection instead of us; 0: none */
 };
 
 bool connections_listen(int fd);
@@ -240,6 +248,7 @@ void connection_mute(struct connection *connection);
 void connection_continue(struct connection *connection);
 void connection_update(struct connection *connection);
 void connections_started(struct process *process, struct problem problem);
+void connections_child_gone(pid_t child);
 
 /* --- attach.c ---------------------------------------------------------------------------------------------------- */
 
@@ -268,6 +277,14 @@ bool control_frame(struct connection *connection, uint8_t type, struct reader *r
 void control_woken(struct connection *connection);
 void control_list(struct connection *connection);
 bool take_selector(struct reader *reader, struct selector *selector);
+
+/* --- files.c ----------------------------------------------------------------------------------------------------- */
+
+bool files_frame(struct connection *connection, struct reader *reader);
+void files_end(struct connection *connection);
+void files_reaped(pid_t pid);
+void files_shutdown(void);
+bool files_child(pid_t pid);
 
 /* --- main.c ------------------------------------------------------------------------------------------------------ */
 

@@ -38,6 +38,7 @@ static void hang_up(struct source *source) {
 void connection_close(struct connection *connection) {
     if (connection->source.fd < 0) return;
     attach_end(connection);
+    files_end(connection);
     struct process *process = connection->process;
     if (process && process->input_owner == connection) process->input_owner = NULL;
     timer_cancel(&connection->timer);
@@ -129,6 +130,8 @@ static void frame(struct connection *connection, uint8_t type, struct reader *re
         known = attach_frame(connection, type, reader);
     } else if (connection->role == ROLE_GREETED && (type == START || type == ATTACH)) {
         known = attach_frame(connection, type, reader);
+    } else if (connection->role == ROLE_GREETED && type == FILES) {
+        known = files_frame(connection, reader);
     } else {
         known = control_frame(connection, type, reader);
     }
@@ -226,6 +229,7 @@ static bool step(struct connection *connection) {
     struct reader reader = {bytes + FRAME_HEAD_BYTES, bytes + connection->need, false};
     size_t size = connection->need;
     frame(connection, type, &reader);
+    if (connection->role == ROLE_FILES) size = buffer_length(in); /* the rest is its child's */
     if (connection->source.fd >= 0) buffer_drop(in, size);
     return true;
 }
@@ -350,6 +354,15 @@ void connections_started(struct process *process, struct problem problem) {
             attach_started(at, process);
         }
         if (at->source.fd >= 0) connection_work(at);
+    }
+}
+
+void connections_child_gone(pid_t child) {
+    for (struct connection *at = first; at; at = at->next) {
+        if (at->source.fd < 0 || at->files_child != child) continue;
+        at->files_child = 0;
+        connection_close(at);
+        return;
     }
 }
 

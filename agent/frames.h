@@ -16,6 +16,7 @@ enum frame_type {
     HELLO = 0x01,
     START = 0x10,
     ATTACH = 0x11,
+    FILES = 0x12,
     INPUT = 0x20,
     RESIZE = 0x21,
     SIGNAL = 0x22,
@@ -31,6 +32,25 @@ enum frame_type {
     CLOSE_STDIN_PROCESS = 0x36,
     PARK = 0x38,
     SHUTDOWN = 0x3F,
+    FILE_ACCOUNT = 0x40,
+    FILE_STAT = 0x41,
+    FILE_REAL_PATH = 0x42,
+    FILE_LIST = 0x43,
+    FILE_OPEN = 0x44,
+    FILE_READ = 0x45,
+    FILE_WRITE = 0x46,
+    FILE_DATA = 0x47,
+    FILE_END = 0x48,
+    FILE_MKDIR = 0x49,
+    FILE_MOVE = 0x4A,
+    FILE_COPY = 0x4B,
+    FILE_REMOVE = 0x4C,
+    FILE_CHANGE = 0x4D,
+    FILE_METADATA = 0x4E,
+    FILE_SYMLINK = 0x4F,
+    FILE_SIZE = 0x50,
+    FILE_WATCH = 0x51,
+    FILE_SYNC = 0x52,
     AGENT_HELLO = 0x81,
     STARTED = 0x90,
     ATTACHED = 0x91,
@@ -42,6 +62,18 @@ enum frame_type {
     PONG = 0xA5,
     DONE = 0xB0,
     PROCESS = 0xB1,
+    ACCOUNT = 0xC0,
+    ENTRY = 0xC1,
+    ENTRIES = 0xC2,
+    CONTENT = 0xC3,
+    CONTENT_END = 0xC4,
+    WRITTEN = 0xC5,
+    MADE = 0xC6,
+    REAL_PATH = 0xC7,
+    SIZE = 0xC8,
+    EVENTS = 0xC9,
+    SYNCED = 0xCA,
+    FILE_ERROR = 0xCF,
     ERROR = 0xFF,
 };
 
@@ -71,6 +103,18 @@ enum { START_PTY = 1, START_STDIN = 2, START_REPLY_ONLY = 4 };
 enum { ATTACH_MAY_WRITE = 1, ATTACH_KEEPS_PLACE = 2 };
 enum { FLAG_PTY = 1, FLAG_RUNNING = 2, FLAG_STDIN_OPEN = 4, FLAG_MAY_WRITE = 8 };
 enum { REASON_EXITED, REASON_SIGNALLED, REASON_DEADLINE, REASON_KILLED, REASON_OUT_OF_MEMORY, REASON_SANDBOX_ENDED };
+
+enum { FILE_FOLLOW = 1, FILE_WITH_METADATA = 2 };                        /* FILE_STAT, FILE_LIST */
+enum { WRITE_TRUNCATE = 1, WRITE_APPEND = 2, WRITE_EXCLUSIVE = 4, WRITE_PARENTS = 8, WRITE_MODE = 16 };
+enum { WRITE_METADATA = 32 };
+enum { PLACE_KEEP = 1, PLACE_RECURSIVE = 2, PLACE_PARENTS = 8 }; /* FILE_MKDIR, FILE_MOVE, FILE_COPY, FILE_REMOVE */
+enum { CHANGE_FOLLOW = 1, CHANGE_RECURSIVE = 2 };
+enum { WATCH_ENTRIES = 1, WATCH_RECURSIVE = 2, WATCH_NETWORK = 4 };
+enum { LOOK_LINK_TEXT = 1, LOOK_TARGET = 2 };                            /* of an entry */
+enum { KIND_UNKNOWN, KIND_FILE, KIND_DIRECTORY, KIND_SYMLINK, KIND_FIFO, KIND_SOCKET, KIND_CHARACTERS, KIND_BLOCKS };
+enum { EVENT_CREATE = 1, EVENT_WRITE, EVENT_REMOVE, EVENT_RENAME, EVENT_CHMOD, EVENT_OVERFLOW, EVENT_GONE };
+enum { NOT_A_FILE = 1000, BAD_PATH, NETWORK_FILE_SYSTEM, FILE_LIMIT };    /* FILE_ERROR: errno, or one of these */
+#define NO_ID UINT32_MAX /* owner or mode: leave it as it is */
 
 struct text { /* bytes inside a frame; not terminated */
     const uint8_t *bytes;

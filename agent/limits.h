@@ -64,6 +64,22 @@
 #define PATH_BYTES_MAX 4096                     /* PATH_MAX */
 #define ARGUMENTS_MAX (64 * KIB)                /* of one START; the kernel wants them all in 2 MiB */
 #define ENVIRONMENT_MAX 2048                    /* entries of one START; each is compared with each */
+#define FILES_CHILDREN_MAX 64                   /* files connections at once; each is a process of the guest's pids limit */
+#define FILES_SOCKET_BYTES (512 * KIB)          /* kernel buffer of a files connection, as far as the kernel allows */
+#define FILES_REQUEST_BYTES_MAX (64 * KIB)      /* two paths and a set of metadata */
+#define FILES_PIECE_BYTES (256 * KIB)           /* most of a file in one frame, both ways */
+#define FILES_GATHER_BYTES (32 * KIB)           /* answers are gathered up to this, then sent */
+#define FILES_NAMES_BYTES_MAX (32 * MIB)        /* names of the directories that one walk is in */
+#define FILES_BATCH_BYTES (256 * KIB)           /* names taken at a time from a directory that is being removed */
+#define FILES_DEPTH_MAX 1024                    /* levels one walk goes down; each holds a descriptor */
+#define FILES_OPEN_LEVELS 128                   /* of a removal: above them descriptors are closed, and found again */
+#define FILES_LEVELS_MAX (1024 * KIB)           /* of a removal, which must get to the end of any nest; 40 bytes each */
+#define FILES_WALK_PATH_BYTES (64 * KIB)        /* a path relative to where a walk began */
+#define FILES_REREADS_MAX 1000                  /* of a directory that somebody fills while it is being removed */
+#define FILES_METADATA_BYTES_MAX (16 * KIB)     /* of one entry: names and values; the rest is passed over */
+#define FILES_METADATA_MAX 256                  /* attributes of one entry */
+#define FILES_WATCHES_MAX 16384                 /* directories below one watched one */
+#define FILES_SEEN_MAX 4096                     /* entries remembered that a look found before their event was read */
 #define PIDS_MAX (4 * MIB)                      /* the kernel's PID_MAX_LIMIT */
 
 #endif

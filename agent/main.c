@@ -32,6 +32,7 @@ static void shutdown_due(struct timer *timer) {
 void agent_shutdown(void) {
     if (shutting_down) return;
     shutting_down = true;
+    files_shutdown();
     processes_shutdown();
     if (processes_gone()) loop_stop();
     shutdown_over.fire = shutdown_due;
@@ -41,7 +42,10 @@ void agent_shutdown(void) {
 static void reap(void) {
     int status;
     pid_t pid;
-    while ((pid = waitpid(-1, &status, WNOHANG)) > 0) process_reaped(pid, status);
+    while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+        process_reaped(pid, status);
+        files_reaped(pid);
+    }
     if (shutting_down && processes_gone()) loop_stop();
 }
 

@@ -484,17 +484,17 @@ static void reports_ready(struct source *source, uint32_t events) {
     if (source->fd >= 0 && count == 0) source_interest(source, 0);
 }
 
-static bool is_reaper(pid_t pid) {
+static bool is_ours(pid_t pid) {
     for (struct process *process = oldest; process; process = process->next)
         if (process->reaper == pid) return true;
-    return false;
+    return files_child(pid);
 }
 
 static struct timer strays;
 
 /* A reaper that did not end by itself (only the guest's root can do that) leaves its tree to the agent. */
 static void strays_due(struct timer *timer) {
-    if (tree_signal(getpid(), KIN_CHILDREN, SIGKILL, is_reaper) > 0) timer_arm(timer, loop_now() + KILL_POLL_NS);
+    if (tree_signal(getpid(), KIN_CHILDREN, SIGKILL, is_ours) > 0) timer_arm(timer, loop_now() + KILL_POLL_NS);
 }
 
 void process_reaped(pid_t pid, int status) {

@@ -29,7 +29,7 @@ extern struct rlimit first_nofile;
 
 /* --- the leader, until exec -------------------------------------------------------------------------------------- */
 
-static void reset_signals(void) {
+void reset_signals(void) {
     struct sigaction action = {.sa_handler = SIG_DFL};
     for (int number = 1; number < NSIG; number++) sigaction(number, &action, NULL);
     sigset_t none;
@@ -37,7 +37,7 @@ static void reset_signals(void) {
     sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-static void raise_oom_score(void) {
+void raise_oom_score(void) {
     int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
     if (fd < 0) return;
     ssize_t ignored = write(fd, OOM_SCORE_ADJ, strlen(OOM_SCORE_ADJ));
@@ -45,7 +45,7 @@ static void raise_oom_score(void) {
     close(fd);
 }
 
-static bool become(const struct user *user) {
+bool become(const struct user *user) {
     if (geteuid() != 0 && user->uid == geteuid()) return true; /* unprivileged agent, itself */
     return setgroups(user->groups_count, user->groups) == 0 && setresgid(user->gid, user->gid, user->gid) == 0 &&
            setresuid(user->uid, user->uid, user->uid) == 0;
@@ -114,7 +114,7 @@ failed:
 
 /* --- the reaper -------------------------------------------------------------------------------------------------- */
 
-static void close_from(unsigned first) {
+void close_from(unsigned first) {
     if (syscall(SYS_close_range, first, ~0u, 0) == 0) return;
     rlim_t most = first_nofile.rlim_max < DESCRIPTORS_MAX ? first_nofile.rlim_max : DESCRIPTORS_MAX;
     for (unsigned fd = first; fd < most; fd++) close((int)fd);

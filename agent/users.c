@@ -12,8 +12,7 @@
 
 #include "agent.h"
 
-/* The file's text, terminated, to be freed; NULL when it is not a readable regular file of sane size. */
-static char *read_accounts(const char *path) {
+char *accounts_read(const char *path) {
     int fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     if (fd < 0) return NULL;
     struct stat about;
@@ -86,7 +85,7 @@ static bool find_account(char *text, const char *wanted, struct user *user) {
 static void find_groups(struct user *user) {
     user->groups[0] = user->gid;
     user->groups_count = 1;
-    char *text = read_accounts("/etc/group"), *fields[4];
+    char *text = accounts_read("/etc/group"), *fields[4];
     size_t found;
     uint32_t gid;
     for (char *rest = text; rest && next_line(&rest, fields, 4, &found);) {
@@ -101,12 +100,19 @@ static void find_groups(struct user *user) {
     free(text);
 }
 
+/* The next account or group with a number; `id` is that number (the third field of either file). */
+bool account_next(char **text, char **fields, size_t wanted, size_t *found, uint32_t *id) {
+    while (next_line(text, fields, wanted, found))
+        if (*found >= 3 && parse_id(fields[2], id)) return true;
+    return false;
+}
+
 bool user_find(struct text name, struct user *user) {
     char wanted[256];
     if (name.length == 0 || name.length >= sizeof wanted || memchr(name.bytes, 0, name.length)) return false;
     memcpy(wanted, name.bytes, name.length);
     wanted[name.length] = 0;
-    char *text = read_accounts("/etc/passwd");
+    char *text = accounts_read("/etc/passwd");
     bool found = text && find_account(text, wanted, user);
     free(text);
     if (found) find_groups(user);

@@ -66,6 +66,16 @@ HYPERBROWSER_KEEPALIVE_S: Final = 15.0  # of a silent process's stream; Python g
 HYPERBROWSER_RESIZE_S: Final = 0.5  # how long a question about a terminal waits for a resize on its way there
 CHARACTER_S: Final = 0.02  # how long the first bytes of a character wait for its last ones
 
+# --- files -----------------------------------------------------------------------------------------------------------
+FILE_SOCKET_BYTES: Final = 512 * 1024  # kernel buffer of a files connection: the guest's disk works while we send
+FILE_SMALL_BYTES: Final = 32 * 1024  # content frames up to this are received together with what follows
+FILES_LISTED_MAX: Final = 100_000  # entries of one listing; each takes about a kilobyte while it is here
+FILE_CONNECTIONS_MAX: Final = 24  # per sandbox, for requests; the agent has places for 64. More wait for their turn
+FILE_WATCHES_MAX: Final = 32  # per sandbox; each holds a connection as long as it lasts
+FILE_CONNECTIONS_IDLE: Final = 4  # per sandbox and user, kept for the next request: a new one costs a fork, 1 ms
+FILE_CONNECTION_IDLE_S: Final = 30.0  # then an idle one goes: it is a process of the sandbox
+FILES_UMASK: Final = 0o022  # of what is made through the file API, as of processes
+
 # --- requests --------------------------------------------------------------------------------------------------------
 LISTEN_BACKLOG: Final = 1024  # connections the kernel completes before we accept them
 HTTP_KEEPALIVE_S: Final = 75.0  # idle connections; the SDKs keep theirs for 4 s (undici) to 300 s (httpx)

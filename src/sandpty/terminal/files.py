@@ -11,14 +11,36 @@ the next request; after a cancelled call, an unfinished reading or writing it is
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Self, TypedDict, TypeVar, Unpack
 
+from sandpty import config
+from sandpty.terminal.file_arguments import KEEP, check_metadata, check_path, check_range, making, number, place_flags
+from sandpty.terminal.file_content import Reading, Writing
+from sandpty.terminal.file_socket import FileSocket
+from sandpty.terminal.watching import Watch
+from sandpty.wire import file_frames
+from sandpty.wire.errors import SandptyError
+from sandpty.wire.file_frames import (
+    NO_ID,
+    NO_TIME,
+    ChangeFlags,
+    FileFrame,
+    LookFlags,
+    Making,
+    PlaceFlags,
+    WatchFlags,
+    WriteFlags,
+)
 from sandpty.wire.file_types import Account, Entry, EntryType, WatchEvent, WatchEventType
+from sandpty.wire.frames import NO_OFFSET, FrameError
 
 __all__ = [
+    "KEEP",
     "Account",
     "Entry",
     "EntryType",
@@ -32,56 +54,10 @@ __all__ = [
     "open_files",
 ]
 
-KEEP = -1  # for owner and mode arguments: leave it as it is
+_T = TypeVar("_T")
 
 
-class Reading:
-    """An open file being read. `entry` is of the open file itself: what is read is what was looked at.
-
-    async with files.open("/etc/passwd") as reading:
-        async for piece in reading: ...
-
-    Use each piece before asking for the next one. The end is where the file really ends, whatever its size says: a file
-    of /proc (size 0) is read to its end, a file that shrinks meanwhile ends earlier (`count` says how much came).
-    """
-
-    entry: Entry
-    count: int
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        raise NotImplementedError
-
-    async def piece(self) -> bytes:
-        """The next bytes (at most FILE_PIECE_BYTES), b"" at the end of what was asked for."""
-        raise NotImplementedError
-
-    async def read(self, offset: int = 0, length: int | None = None) -> None:
-        """Ask the open file for another range, once the last one was read to its end (or was of length 0)."""
-        raise NotImplementedError
-
-    async def all(self, limit_bytes: int) -> bytes:
-        """The rest of the range in one piece. Raises too_large when it is more than `limit_bytes`."""
-        raise NotImplementedError
-
-
-class Writing:
-    """A file being written, in place. Nothing is done until `finish` has returned; leaving without it aborts."""
-
-    async def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Send bytes; waits while the guest is slower. Raises early what `finish` would raise (no_space ...).
-
-        `data` may be used again once this returns.
-        """
-        raise NotImplementedError
-
-    async def finish(self) -> Entry:
-        """The entry, once every byte was taken by the guest's kernel."""
-        raise NotImplementedError
-
-    created: bool  # after finish: the file was not there before
-    count: int  # bytes sent
-
-
+@dataclass(frozen=True, slots=True)
 class MadeDirectory:
     """The answer of make_directory. `made`: how many levels were new (the last ones of the path); 0: it was there."""
 
@@ -89,60 +65,141 @@ class MadeDirectory:
     made: int
 
 
-class Watch:
-    """A watched directory: an async iterator of events, and the connection's last use."""
+class WriteOptions(TypedDict, total=False):
+    """See `Files.create`."""
 
-    def __aiter__(self) -> AsyncIterator[WatchEvent]:
-        raise NotImplementedError
-
-    async def event(self) -> WatchEvent:
-        """The next event. After GONE there is none (raises `conflict`)."""
-        raise NotImplementedError
-
-    async def pending(self) -> list[WatchEvent]:
-        """All that happened until now (drains the kernel's queue before it answers), without waiting for more."""
-        raise NotImplementedError
+    mode: int
+    truncate: bool
+    append: bool
+    exclusive: bool
+    parents: bool
+    parents_mode: int
+    uid: int
+    gid: int
+    set_mode: bool
+    offset: int | None
+    metadata: Mapping[str, str] | None
 
 
 class Files:
     """Made by `open_files`. `account` says whom it acts as."""
 
-    account: Account
+    def __init__(self, connection: FileSocket, account: Account) -> None:
+        self._socket = connection
+        self.account = account
+        self._busy = False
 
     @property
     def reusable(self) -> bool:
         """Whether the connection is at rest and unbroken: the next request may be made."""
-        raise NotImplementedError
+        return not self._busy and not self._socket.has_said_something
+
+    @contextmanager
+    def _turn(self, *paths: str) -> Iterator[None]:
+        """For one request. Left with an error that is not the guest's, the connection stays busy for ever."""
+        for path in paths:
+            check_path(path)
+        if self._busy:
+            raise SandptyError("conflict", "a files connection does one thing at a time")
+        self._busy = True
+        try:
+            yield
+        except SandptyError as error:
+            if error.reason.name not in ("agent_unreachable", "agent_misbehaved"):
+                self._busy = False
+            raise
+        self._busy = False
+
+    async def _ask(self, request: bytes, kind: FileFrame, path: str, decode: Callable[[bytes], _T]) -> _T:
+        await self._socket.send(request)
+        payload = await self._socket.answer(kind, path)
+        try:
+            return decode(payload)
+        except FrameError as error:
+            raise self._socket.misbehaved(str(error)) from error
+
+    # --- looking ---
 
     async def look_up(self, user: str) -> Account:
-        """Another user of the guest, by name or decimal uid (also one without a passwd entry). Raises no_such_user."""
-        raise NotImplementedError
+        """Another user of the guest, by name or decimal uid. Raises no_such_user."""
+        with self._turn():
+            request = file_frames.encode_name(FileFrame.ACCOUNT_OF, user[:256])
+            return await self._ask(request, FileFrame.ACCOUNT, user, file_frames.decode_account)
 
     async def stat(self, path: str, *, follow: bool = False, metadata: bool = True) -> Entry:
         """One entry; follow: of what a symlink leads to. Raises no_such_file, not_a_directory, symlink_loop."""
-        raise NotImplementedError
+        flags = (LookFlags.FOLLOW if follow else LookFlags(0)) | (LookFlags.METADATA if metadata else LookFlags(0))
+        with self._turn(path):
+            request = file_frames.encode_stat(path, flags)
+            return await self._ask(request, FileFrame.ENTRY, path, file_frames.decode_entry)
 
     async def real_path(self, path: str) -> str:
         """The path with every symlink resolved. Raises no_such_file, not_a_directory, symlink_loop."""
-        raise NotImplementedError
+        with self._turn(path):
+            request = file_frames.encode_name(FileFrame.REAL_PATH_OF, path)
+            return await self._ask(request, FileFrame.REAL_PATH, path, file_frames.decode_text)
 
-    def list(
+    async def list(
         self, path: str, *, depth: int = 1, limit: int | None = None, metadata: bool = True
     ) -> AsyncIterator[list[Entry]]:
         """Entries below a directory, in portions: a pre-order walk, names in byte order (`a`, `a/x`, `b`).
 
         A `path` that is a symlink to a directory is followed, others are not; entries that vanish meanwhile or may not
-        be read are passed over. limit: entries at most (None: FILES_LISTED_MAX); more raises `limit`.
+        be read are passed over. limit: entries at most (None: FILES_LISTED_MAX); more raises `limit`. Take every
+        portion: a listing that is left early spoils the connection.
         Raises no_such_file, not_a_directory, symlink_loop, limit.
         """
-        raise NotImplementedError
+        most = config.FILES_LISTED_MAX if limit is None else limit
+        flags = LookFlags.METADATA if metadata else LookFlags(0)
+        base = path.rstrip("/") + "/"
+        count = 0
+        with self._turn(path):
+            depth = max(1, min(depth, NO_ID))
+            await self._socket.send(file_frames.encode_list(path, flags, depth, max(0, min(most, NO_ID))))
+            while True:
+                kind, payload = await self._socket.frame()
+                if kind != FileFrame.ENTRIES:
+                    self._socket.check(kind, payload, FileFrame.DONE, path)
+                    return
+                try:
+                    entries = file_frames.decode_entries(payload, base)
+                except FrameError as error:
+                    raise self._socket.misbehaved(str(error)) from error
+                count += len(entries)
+                if count > most or not entries:
+                    raise self._socket.misbehaved("a listing that does not end")
+                yield entries
+                await asyncio.sleep(0)  # decoding is work: others get their turn
+
+    async def size_of(self, path: str) -> int:
+        """Bytes of a file, or of all files below a directory (what they say, not what they take on the disk)."""
+        with self._turn(path):
+            request = file_frames.encode_name(FileFrame.SIZE_OF, path)
+            return (await self._ask(request, FileFrame.SIZE, path, file_frames.decode_size))[0]
+
+    # --- content ---
 
     def open(self, path: str, *, offset: int = 0, length: int | None = None) -> AbstractAsyncContextManager[Reading]:
         """Open a file and ask for a range at once (length None: to its end; 0: only open).
 
         Raises no_such_file, is_a_directory, not_a_directory, not_a_file (a FIFO, socket or block device).
         """
-        raise NotImplementedError
+        return self._open(path, offset, length)
+
+    @asynccontextmanager
+    async def _open(self, path: str, offset: int, length: int | None) -> AsyncIterator[Reading]:
+        check_range(offset, length)
+        with self._turn(path):
+            request = file_frames.encode_open(path, offset, length)
+            entry = await self._ask(request, FileFrame.ENTRY, path, file_frames.decode_entry)
+        self._busy = True
+        reading = Reading(self._socket, path, entry, length)
+        try:
+            yield reading
+            if reading.wanted == 0:
+                await reading.piece()  # its end is there already
+        finally:
+            self._busy = not reading.done
 
     def create(
         self,
@@ -157,35 +214,56 @@ class Files:
         uid: int = KEEP,
         gid: int = KEEP,
         set_mode: bool = False,
+        offset: int | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> AbstractAsyncContextManager[Writing]:
         """Open a file for writing, in place; made with `mode & ~umask` when it is not there.
 
         parents: make missing directories (parents_mode, not masked; owned as the file). uid, gid: the file gets this
-        owner in any case (KEEP: who acts). set_mode: the file gets exactly `mode`, umask or not, new or not. metadata:
-        replaces the whole set of `user.e2b.*` attributes ({} clears it, None leaves it; file systems without
-        attributes ignore it). Raises no_such_file, file_exists (exclusive), is_a_directory, not_a_directory,
-        not_a_file, no_space.
+        owner in any case (KEEP: who acts). append: what is there stays (as with truncate=False). offset: where to begin
+        writing. set_mode: the file gets exactly `mode`, umask or not, new or not. metadata: replaces the whole set of
+        `user.e2b.*` attributes ({} clears it, None leaves it; file systems without attributes ignore it).
+        Raises no_such_file, file_exists (exclusive), is_a_directory, not_a_directory, not_a_file, no_space: some of
+        them only when content is written.
         """
-        raise NotImplementedError
+        flags = WriteFlags(0)
+        for wanted, flag in (
+            (truncate and not append, WriteFlags.TRUNCATE),
+            (append, WriteFlags.APPEND),
+            (exclusive, WriteFlags.EXCLUSIVE),
+            (parents, WriteFlags.PARENTS),
+            (set_mode, WriteFlags.MODE),
+            (metadata is not None, WriteFlags.METADATA),
+        ):
+            flags |= flag if wanted else WriteFlags(0)
+        check_range(offset or 0, None)
+        check_metadata(metadata or {})
+        where = NO_OFFSET if offset is None else offset
+        made = making(parents_mode, uid, gid)
+        write = file_frames.Write(path, flags, number(mode), made, where, metadata or {})
+        return self._create(path, file_frames.encode_write(write))
 
-    async def write(
-        self,
-        path: str,
-        data: bytes | AsyncIterable[bytes],
-        *,
-        mode: int = 0o666,
-        append: bool = False,
-        exclusive: bool = False,
-        parents: bool = False,
-        parents_mode: int = 0o755,
-        uid: int = KEEP,
-        gid: int = KEEP,
-        set_mode: bool = False,
-        metadata: Mapping[str, str] | None = None,
-    ) -> Entry:
-        """`create`, write all of `data` and finish."""
-        raise NotImplementedError
+    @asynccontextmanager
+    async def _create(self, path: str, request: bytes) -> AsyncIterator[Writing]:
+        def finished() -> None:
+            self._busy = False
+
+        with self._turn(path):
+            await self._socket.send(request)
+        self._busy = True
+        yield Writing(self._socket, path, finished)
+
+    async def write(self, path: str, data: bytes | AsyncIterable[bytes], **how: Unpack[WriteOptions]) -> Entry:
+        """`create` (which has the same options), write all of `data` and finish."""
+        async with self.create(path, **how) as writing:
+            if isinstance(data, bytes):
+                await writing.write(data)
+            else:
+                async for piece in data:
+                    await writing.write(piece)
+            return await writing.finish()
+
+    # --- changing ---
 
     async def make_directory(
         self, path: str, *, parents: bool = True, mode: int = 0o755, uid: int = KEEP, gid: int = KEEP
@@ -194,7 +272,16 @@ class Files:
 
         Raises no_such_file (parents=False), file_exists (something else is there), not_a_directory (in between).
         """
-        raise NotImplementedError
+        with self._turn(path):
+            flags = PlaceFlags.PARENTS if parents else PlaceFlags(0)
+            request = file_frames.encode_mkdir(path, flags, making(mode, uid, gid))
+            made, entry = await self._ask(request, FileFrame.MADE, path, file_frames.decode_made)
+            return MadeDirectory(entry, made)
+
+    async def _transfer(self, kind: FileFrame, source: str, target: str, flags: PlaceFlags, making: Making) -> Entry:
+        with self._turn(source, target):
+            request = file_frames.encode_transfer(kind, source, target, flags, making)
+            return await self._ask(request, FileFrame.ENTRY, f"{source} -> {target}", file_frames.decode_entry)
 
     async def move(
         self,
@@ -212,7 +299,8 @@ class Files:
         Raises no_such_file, file_exists (overwrite=False), not_empty, not_a_directory, is_a_directory, bad_path
         (a directory into itself).
         """
-        raise NotImplementedError
+        flags = place_flags(keep=not overwrite, parents=parents)
+        return await self._transfer(FileFrame.MOVE, source, target, flags, making(parents_mode, uid, gid))
 
     async def copy(
         self,
@@ -226,17 +314,21 @@ class Files:
         uid: int = KEEP,
         gid: int = KEEP,
     ) -> Entry:
-        """Copy a file, symlink or (recursive) a whole tree, with modes, times and metadata; holes stay holes.
+        """Copy a file, symlink or (recursive) a whole tree as `cp -a` does: modes, times, owners, metadata, holes.
 
-        Symlinks are copied as links; relative ones that lead out of the tree are rewritten to lead to the same place.
-        A directory is merged into one that is there. FIFOs, sockets and devices are passed over.
-        Raises no_such_file, file_exists, is_a_directory (without recursive), bad_path (into itself), no_space, limit.
+        Symlinks are copied as links with the same text. A directory is merged into one that is there; a symlink that is
+        in the way is replaced, not followed. uid, gid: only of missing parents that are made. Sockets and devices are
+        passed over. Raises no_such_file, file_exists, is_a_directory (without recursive), bad_path (into itself),
+        no_space, limit.
         """
-        raise NotImplementedError
+        flags = place_flags(keep=not overwrite, parents=parents, recursive=recursive)
+        return await self._transfer(FileFrame.COPY, source, target, flags, making(parents_mode, uid, gid))
 
     async def remove(self, path: str, *, recursive: bool = False) -> None:
         """A symlink is removed, not what it leads to. Raises no_such_file, not_empty (a directory, not recursive)."""
-        raise NotImplementedError
+        with self._turn(path):
+            request = file_frames.encode_remove(path, place_flags(recursive=recursive))
+            await self._ask(request, FileFrame.DONE, path, bytes)
 
     async def change(
         self,
@@ -251,19 +343,29 @@ class Files:
         follow: bool = True,
     ) -> Entry:
         """chmod, chown and utimes in one. recursive: symlinks below are not followed; modes of symlinks stay."""
-        raise NotImplementedError
+        flags = ChangeFlags.FOLLOW if follow else ChangeFlags(0)
+        flags |= ChangeFlags.RECURSIVE if recursive else ChangeFlags(0)
+        times = [NO_TIME if time is None else time for time in (accessed_ns, modified_ns)]
+        if any(abs(time) > -NO_TIME or time == -NO_TIME for time in times):
+            raise SandptyError("bad_argument", "a time out of range")
+        with self._turn(path):
+            request = file_frames.encode_change(path, flags, making(mode, uid, gid), *times)
+            return await self._ask(request, FileFrame.ENTRY, path, file_frames.decode_entry)
 
     async def set_metadata(self, path: str, metadata: Mapping[str, str]) -> Entry:
-        """Replace the whole set of `user.e2b.*` attributes."""
-        raise NotImplementedError
+        """Replace the whole set of `user.e2b.*` attributes. Raises no_such_file, not_a_file, too_large."""
+        check_metadata(metadata)
+        with self._turn(path):
+            request = file_frames.encode_metadata(path, metadata)
+            return await self._ask(request, FileFrame.ENTRY, path, file_frames.decode_entry)
 
     async def make_symlink(self, path: str, link_text: str) -> Entry:
         """Raises file_exists, no_such_file."""
-        raise NotImplementedError
+        with self._turn(path):
+            request = file_frames.encode_symlink(path, link_text)
+            return await self._ask(request, FileFrame.ENTRY, path, file_frames.decode_entry)
 
-    async def size_of(self, path: str) -> int:
-        """Bytes of a file, or of all files below a directory (what they say, not what they take on the disk)."""
-        raise NotImplementedError
+    # --- watching ---
 
     async def watch(
         self, path: str, *, recursive: bool = False, entries: bool = False, network_file_systems: bool = False
@@ -272,11 +374,17 @@ class Files:
 
         Raises no_such_file, not_a_directory, network_file_system (unless allowed), limit (watches of the guest).
         """
-        raise NotImplementedError
+        flags = WatchFlags.ENTRIES if entries else WatchFlags(0)
+        flags |= WatchFlags.RECURSIVE if recursive else WatchFlags(0)
+        flags |= WatchFlags.NETWORK if network_file_systems else WatchFlags(0)
+        with self._turn(path):
+            await self._ask(file_frames.encode_watch(path, flags), FileFrame.DONE, path, bytes)
+        self._busy = True
+        return Watch(self._socket, path)
 
     def close(self) -> None:
         """Close at once; what was under way is given up and its child in the guest is killed. Safe to repeat."""
-        raise NotImplementedError
+        self._socket.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -289,4 +397,16 @@ class Files:
 
 async def open_files(socket: str, user: str) -> Files:
     """A files connection that acts as `user` (a name or a decimal uid). Raises no_such_user, limit, ..."""
-    raise NotImplementedError
+    connection = await FileSocket.open(socket, file_frames.encode_files(user[:256], config.FILES_UMASK))
+    try:
+        async with asyncio.timeout(config.AGENT_REPLY_TIMEOUT_S):
+            payload = await connection.answer(FileFrame.ACCOUNT, user)
+        return Files(connection, file_frames.decode_account(payload))
+    except TimeoutError as error:
+        connection.close()
+        raise SandptyError("agent_unreachable", "the sandbox does not answer; is it still running?") from error
+    except FrameError as error:
+        raise connection.misbehaved(str(error)) from error
+    except BaseException:
+        connection.close()
+        raise

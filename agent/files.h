@@ -1,0 +1,117 @@
+/* What the parts of the file service share. All of it runs in a child per files connection, which has dropped to the
+ * guest's user: one thread, blocking calls, killed by the agent when the connection goes. */
+#ifndef SANDPTY_FILES_H
+#define SANDPTY_FILES_H
+
+#include <sys/stat.h>
+
+#include "agent.h"
+
+#define ATTRIBUTE_LIST_BYTES (64 * KIB) /* the kernel's own bounds: XATTR_LIST_MAX and XATTR_SIZE_MAX */
+#define ATTRIBUTE_BYTES (64 * KIB)
+
+/* --- file_serve.c: requests and answers -------------------------------------------------------------------------- */
+
+struct served {
+    int fd;                    /* the connection, blocking */
+    struct buffer out;         /* answers that were not sent yet */
+    uint8_t *in;               /* FILES_PIECE_BYTES; what was received and not taken is [in_first, in_last) */
+    size_t in_first, in_last;
+    uint8_t *piece;            /* FRAME_HEAD_BYTES + FILES_PIECE_BYTES: a CONTENT frame under construction */
+    bool grown;                /* the buffers hold memory worth giving back */
+    mode_t umask;
+    int open;                  /* the file of FILE_OPEN; -1: none */
+};
+
+_Noreturn void served_run(struct served *served);
+_Noreturn void served_end(struct served *served);
+_Noreturn void served_broken(struct served *served); /* answers ERROR bad_frame and ends */
+void served_flush(struct served *served);
+void served_send(struct served *served, const void *bytes, size_t count); /* after what waits */
+void served_receive(struct served *served); /* at least one more byte; ends when the peer has gone */
+void served_error(struct served *served, int code); /* an errno or one of ours */
+void served_done(struct served *served);
+struct writer answer_begin(struct served *served, uint8_t type);
+void answer_end(struct served *served, struct writer *writer);
+void put_text(struct writer *writer, const char *bytes, size_t count);
+bool take_path(struct reader *reader, char path[PATH_BYTES_MAX]); /* absolute and without NUL; ends with one */
+
+/* --- file_entry.c: what is said of an entry ---------------------------------------------------------------------- */
+
+/* `name` from the working directory or absolute, `path` as the client shall see it. */
+void put_entry(struct writer *writer, const char *name, const char *path, const struct stat *about, bool metadata);
+void answer_entry(struct served *served, uint8_t type, const uint8_t *before, size_t before_bytes, const char *path);
+void owners_refresh(void); /* once per request */
+uint8_t kind_of(mode_t mode);
+int metadata_replace(int fd, struct text pairs, uint32_t count);
+
+/* --- file_place.c: where something is to be made ----------------------------------------------------------------- */
+
+struct owner { /* NO_ID: leave it as it is */
+    uint32_t uid, gid;
+};
+
+struct place {
+    int directory;
+    char name[256];
+};
+
+/* The directory that `path` lies in, making missing ones when `mode` is not NO_ID. Returns 0 or an error. */
+int place_open(const char *path, uint32_t mode, struct owner owner, struct place *place, uint32_t *made);
+int make_directory(int directory, const char *name, uint32_t mode, struct owner owner); /* with exactly that mode */
+
+/* --- file_walk.c: directories ------------------------------------------------------------------------------------ */
+
+struct names { /* of one directory: kind, bytes, NUL each */
+    char *bytes;
+    size_t used, capacity;
+    uint32_t *at;
+    size_t count, room;
+};
+
+int names_read(int directory, struct names *names, size_t bytes_max, bool *more);
+void names_sort(struct names *names);
+void names_free(struct names *names);
+
+struct level {
+    int fd;
+    struct names names;
+    size_t next, path_bytes;
+};
+
+struct walk { /* pre-order, in byte order of the names */
+    struct level *levels;
+    size_t depth, names_bytes;
+    char *path;       /* relative to where it began, of the current entry */
+    const char *name; /* its last component */
+    int directory;    /* that it lies in */
+    bool left;        /* not an entry: a directory that was entered is done */
+};
+
+int walk_begin(struct walk *walk, int directory); /* takes the descriptor, also when it fails */
+bool walk_next(struct walk *walk);
+int walk_enter(struct walk *walk);                /* the current entry, never through a symlink */
+void walk_end(struct walk *walk);
+
+/* --- file_tree.c, file_copy.c ------------------------------------------------------------------------------------ */
+
+int tree_remove(int directory, const char *name, bool recursive);
+int tree_copy(const struct place *from, const struct place *to, bool recursive, bool keep, bool all);
+
+/* --- the requests ------------------------------------------------------------------------------------------------ */
+
+void file_list(struct served *served, struct reader *reader);
+void file_open(struct served *served, struct reader *reader);
+void file_read(struct served *served, struct reader *reader);
+void file_write(struct served *served, struct reader *reader);
+void file_mkdir(struct served *served, struct reader *reader);
+void file_move(struct served *served, struct reader *reader);
+void file_copy(struct served *served, struct reader *reader);
+void file_remove(struct served *served, struct reader *reader);
+void file_change(struct served *served, struct reader *reader);
+void file_metadata(struct served *served, struct reader *reader);
+void file_symlink(struct served *served, struct reader *reader);
+void file_size(struct served *served, struct reader *reader);
+void file_watch(struct served *served, struct reader *reader); /* does not return once it watches */
+
+#endif

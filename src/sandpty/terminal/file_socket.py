@@ -1,0 +1,264 @@
+"""The socket of a files connection: frames in and out with as few copies as Python allows.
+
+Not an asyncio transport: content is received straight into the `bytes` that are handed on, and sent straight from the
+buffers that were given; the kernel's flow control is the only one. The agent is not trusted: whatever it sends, this
+raises SandptyError and holds one frame at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import struct
+from collections.abc import Sequence
+
+from sandpty import config
+from sandpty.terminal.connection import agent_error
+from sandpty.wire import file_frames, frames
+from sandpty.wire.errors import SandptyError
+from sandpty.wire.file_frames import ANSWER_BYTES_MAX, PIECE_BYTES, FileErrorCode, FileFrame
+from sandpty.wire.frames import AgentError, FrameError
+
+_HEAD = struct.Struct("<IB")
+_BUFFER_BYTES = 16 * 1024
+_REASONS: dict[int, str] = {
+    errno.ENOENT: "no_such_file",
+    errno.ENOTDIR: "not_a_directory",
+    errno.EISDIR: "is_a_directory",
+    errno.EEXIST: "file_exists",
+    errno.ENOTEMPTY: "not_empty",
+    errno.EACCES: "permission_denied",
+    errno.EPERM: "permission_denied",
+    errno.EROFS: "permission_denied",
+    errno.ELOOP: "symlink_loop",
+    errno.ENAMETOOLONG: "bad_path",
+    errno.ENOSPC: "no_space",
+    errno.EDQUOT: "no_space",
+    errno.EFBIG: "no_space",
+    errno.EMFILE: "limit",
+    errno.ENFILE: "limit",
+    errno.ENOMEM: "limit",
+    errno.ENXIO: "not_a_file",
+    errno.ETXTBSY: "conflict",
+    errno.EBUSY: "conflict",
+    errno.EAGAIN: "conflict",
+    FileErrorCode.NOT_A_FILE: "not_a_file",
+    FileErrorCode.BAD_PATH: "bad_path",
+    FileErrorCode.NETWORK_FILE_SYSTEM: "network_file_system",
+    FileErrorCode.LIMIT: "limit",
+}
+
+
+def file_error(code: int, message: str, path: str) -> SandptyError:
+    """What the guest's kernel said, as an exception; its words are cut and made fit for JSON."""
+    text = f"{path[:1000]}: {message[:200]}".encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return SandptyError(_REASONS.get(code, "file_error"), text)
+
+
+class FileSocket:
+    """Open with `await FileSocket.open(path)`. One thing at a time; `close` from anywhere."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self._loop = asyncio.get_running_loop()
+        self._buffer = bytearray(_BUFFER_BYTES)
+        self._first = self._last = 0  # what was received and not taken
+        self._content_left = 0  # of the CONTENT frame that is coming in
+        self._in_use = 0  # calls that wait for the socket: it must not be closed under them
+        self.closed = False
+
+    @classmethod
+    async def open(cls, path: str, first: bytes) -> FileSocket:
+        """Connect, say HELLO and `first` in one write, and wait for the agent's HELLO.
+
+        Raises SandptyError: agent_unreachable, agent_misbehaved, limit (connections of the agent).
+        """
+        raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        connection = cls(raw)
+        try:
+            async with asyncio.timeout(config.AGENT_CONNECT_TIMEOUT_S):
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, config.FILE_SOCKET_BYTES)
+                await connection._loop.sock_connect(raw, path)
+                await connection.send(frames.encode_hello() + first)
+                kind, payload = await connection.frame()
+                if kind != frames.FrameType.AGENT_HELLO:
+                    raise connection.misbehaved(f"frame 0x{kind:02x} where HELLO was due")
+                if frames.decode(kind, payload).version != frames.PROTOCOL_VERSION:  # type: ignore[union-attr]
+                    raise connection.misbehaved("the agent does not speak this protocol version")
+        except (OSError, TimeoutError) as error:
+            connection.close()
+            raise SandptyError("agent_unreachable", "the sandbox does not answer; is it still running?") from error
+        except FrameError as error:
+            raise connection.misbehaved(str(error)) from error
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def close(self) -> None:
+        """At once; whoever waits gets agent_unreachable. Safe to repeat."""
+        if self.closed:
+            return
+        self.closed = True
+        if self._in_use:  # its call ends now, and closes the descriptor
+            try:
+                self._socket.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                self._socket.close()
+        else:
+            self._socket.close()
+
+    def misbehaved(self, what: str) -> SandptyError:
+        self.close()
+        return SandptyError("agent_misbehaved", what)
+
+    def _lost(self) -> SandptyError:
+        self.close()
+        return SandptyError("agent_unreachable", "the connection to the sandbox was lost")
+
+    def _release(self) -> None:
+        self._in_use -= 1
+        if self.closed and not self._in_use:
+            self._socket.close()
+
+    # --- sending ---
+
+    async def send(self, *parts: bytes | bytearray | memoryview) -> None:
+        """All of it; waits while the guest is slower. The parts may be changed afterwards."""
+        if self.closed:
+            raise self._lost()
+        self._in_use += 1
+        try:
+            try:
+                sent = self._socket.sendmsg(parts)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            for part in parts:
+                if sent >= len(part):
+                    sent -= len(part)
+                else:
+                    await self._loop.sock_sendall(self._socket, memoryview(part)[sent:] if sent else part)
+                    sent = 0
+        except OSError as error:
+            raise self._lost() from error
+        finally:
+            self._release()
+        if self.closed:
+            raise self._lost()
+
+    # --- receiving ---
+
+    async def _receive(self, need: int, most: int) -> None:
+        """Until `need` bytes are in the buffer; never more than `most`."""
+        if self._first:
+            held = self._last - self._first
+            self._buffer[:held] = self._buffer[self._first : self._last]
+            self._first, self._last = 0, held
+        if len(self._buffer) < need:
+            self._buffer.extend(bytes(need - len(self._buffer)))
+        most = min(most, len(self._buffer))
+        if self.closed:
+            raise self._lost()
+        self._in_use += 1
+        try:
+            with memoryview(self._buffer) as view:
+                while self._last < need:
+                    with view[self._last : most] as room:
+                        try:
+                            got = self._socket.recv_into(room)
+                        except (BlockingIOError, InterruptedError):
+                            got = await self._loop.sock_recv_into(self._socket, room)
+                    if not got or self.closed:
+                        raise self._lost()
+                    self._last += got
+        except OSError as error:
+            raise self._lost() from error
+        finally:
+            self._release()
+
+    async def head(self, *, alone: bool = False) -> tuple[int, int]:
+        """The next frame's type and the length of its payload. alone: receive no byte of what follows.
+
+        What is no content may follow at once: use `payload`. Raises agent_misbehaved when the length is out of bounds.
+        """
+        if self._last - self._first < _HEAD.size:
+            await self._receive(_HEAD.size, _HEAD.size if alone else _BUFFER_BYTES)
+        length, kind = _HEAD.unpack_from(self._buffer, self._first)
+        self._first += _HEAD.size
+        length -= 1
+        if length < 0 or length > (PIECE_BYTES if kind == FileFrame.CONTENT else ANSWER_BYTES_MAX):
+            raise self.misbehaved(f"a frame of {length} bytes")
+        return kind, length
+
+    async def payload(self, length: int) -> bytes:
+        if self._last - self._first < length:
+            await self._receive(length, max(length, _BUFFER_BYTES))
+        with memoryview(self._buffer) as view:
+            payload = bytes(view[self._first : self._first + length])
+        self._first += length
+        if self._first == self._last:
+            self._first = self._last = 0
+            if len(self._buffer) > _BUFFER_BYTES:
+                self._buffer = bytearray(_BUFFER_BYTES)
+        return payload
+
+    async def frame(self) -> tuple[int, bytes]:
+        """The next frame, which is small."""
+        kind, length = await self.head()
+        return kind, await self.payload(length)
+
+    async def content(self, left: int) -> bytes:
+        """Some of the `left` bytes of content that are still to come (at least one)."""
+        held = self._last - self._first
+        if held:
+            return await self.payload(min(held, left))
+        if self.closed:
+            raise self._lost()
+        self._in_use += 1
+        try:
+            try:
+                piece = self._socket.recv(left)
+            except (BlockingIOError, InterruptedError):
+                piece = await self._loop.sock_recv(self._socket, left)
+        except OSError as error:
+            raise self._lost() from error
+        finally:
+            self._release()
+        if not piece or self.closed:
+            raise self._lost()
+        return piece
+
+    @property
+    def has_said_something(self) -> bool:
+        """Whether a frame, or the end, is there without waiting."""
+        if self._last > self._first or self.closed:
+            return True
+        try:
+            return len(self._socket.recv(1, socket.MSG_PEEK)) >= 0
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            return True
+
+    async def answer(self, kind: FileFrame, path: str) -> bytes:
+        """The payload of the frame that is due. Raises what a FILE_ERROR or ERROR says instead."""
+        got, payload = await self.frame()
+        self.check(got, payload, kind, path)
+        return payload
+
+    def check(self, got: int, payload: bytes, kind: FileFrame, path: str) -> None:
+        """Raise unless the frame that came is the one that was due."""
+        if got == kind:
+            return
+        try:
+            if got == FileFrame.FILE_ERROR:
+                raise file_error(*file_frames.decode_file_error(payload), path)
+            if got == FileFrame.ERROR:
+                raise agent_error(AgentError(*file_frames.decode_error(payload)))
+        except FrameError as error:
+            raise self.misbehaved(str(error)) from error
+        raise self.misbehaved(f"frame 0x{got:02x} where {kind.name} was due")
+
+
+__all__: Sequence[str] = ["FileSocket", "file_error"]
