@@ -145,6 +145,16 @@ GUEST_SOCKET_TIMEOUT_S: Final = 10.0  # one answer of the supervisor's; it takes
 GUEST_CONNECT_TIMEOUT_S: Final = 5.0  # a listener in the guest whose queue is full does not answer
 GUEST_PORTS_REMEMBERED_MAX: Final = 4096  # at which of a guest's addresses a port was found
 GUEST_LISTEN_BACKLOG: Final = 128  # of sockets that listen in a guest for somebody outside
+PORT_RETRY_PAUSES_S: Final = (0.1, 0.2, 0.3, 0.4)  # between attempts while nothing listens: it may be starting (E2B's)
+PORT_CONNECTIONS_PER_SANDBOX_MAX: Final = 512  # requests and tunnels under way: each holds two descriptors
+PORT_CONNECTIONS_MAX: Final = 4096  # of all sandboxes together
+PORT_READ_BYTES: Final = 128 * 1024  # from a service or a tunnel at a time; twice that waits at most for a slow side
+PORT_PARSE_BYTES: Final = 16 * 1024  # of a body taken apart before others get a turn of the event loop
+PORT_HEAD_BYTES: Final = 64 * 1024  # of a service's answer; headers that are longer are an attack
+PORT_HEADERS_MAX: Final = 256
+PORT_HEAD_TIMEOUT_S: Final = 60.0  # from a head's first byte to its last
+PORT_CLOSE_GRACE_S: Final = 10.0  # for a service to take the last of what was sent to it
+PORT_INTERIM_ANSWERS_MAX: Final = 8  # 100, 102 and 103 before the answer
 
 
 def default_data_dir() -> Path:

@@ -26,6 +26,7 @@ from sandpty.server.file_connections import FileConnections
 from sandpty.server.first_request import FirstRequests
 from sandpty.server.guest_sockets import GuestSockets
 from sandpty.server.metrics import Metrics
+from sandpty.server.ports.proxy import Proxy
 from sandpty.server.registry import Registry
 from sandpty.server.runtime_tokens import SignedTokens
 from sandpty.server.settings import Settings
@@ -52,7 +53,7 @@ def make_app(context: Context, *middlewares: Middleware) -> web.Application:
     """The application with every dialect's routes and `/healthz`."""
     app = web.Application(
         client_max_size=config.REQUEST_BODY_BYTES,
-        middlewares=[*middlewares, context.auth.middleware(), _no_traceback_leaves],
+        middlewares=[*middlewares, context.auth.middleware(), Proxy(context).middleware(), _no_traceback_leaves],
     )
 
     async def healthz(_: web.Request) -> web.Response:

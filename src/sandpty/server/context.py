@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from sandpty.server.auth import Authenticator
@@ -12,11 +12,14 @@ from sandpty.server.metrics import Metrics
 from sandpty.server.registry import Registry
 from sandpty.server.runtime_tokens import SignedTokens
 from sandpty.server.settings import Settings
+from sandpty.wire.verbs import Sandbox
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """`stopping`: called, synchronously, when the server begins to stop; streams do not end by themselves."""
+    """`port_starters`: start a sandbox's service on that port, called when a request finds that nothing listens there.
+
+    `stopping`: called, synchronously, when the server begins to stop; streams do not end by themselves."""
 
     settings: Settings
     registry: Registry
@@ -25,4 +28,5 @@ class Context:
     guest_sockets: GuestSockets
     metrics: Metrics
     tokens: SignedTokens
+    port_starters: dict[int, Callable[[Sandbox], Awaitable[None]]] = field(default_factory=dict)
     stopping: list[Callable[[], None]] = field(default_factory=list)

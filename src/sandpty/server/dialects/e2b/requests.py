@@ -14,15 +14,14 @@ from sandpty import config
 from sandpty.server import bodies
 from sandpty.server.context import Context
 from sandpty.server.dialects.e2b.errors import HttpError, bad_request, http_error, sandbox_not_found, token_refused
+from sandpty.server.ports.routing import ID_HEADERS, OWN_PORT, PORT_HEADERS, target_by_host
 from sandpty.server.registry import default_user, wakes
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import Sandbox
 
 T = TypeVar("T")
 
-ENVD_PORT = 49983
-_ID_HEADERS = ("E2b-Sandbox-Id", "Novita-Sandbox-Id")
-_PORT_HEADERS = ("E2b-Sandbox-Port", "Novita-Sandbox-Port")
+ENVD_PORT = OWN_PORT
 
 
 async def read_body(request: web.Request, max_bytes: int) -> bytes:
@@ -47,8 +46,10 @@ def _first_header(request: web.Request, names: tuple[str, ...]) -> str | None:
 
 
 def named_sandbox_id(request: web.Request) -> str:
-    """The sandbox that the routing headers name, "" for none. A client id after a dash is E2B's old form."""
-    return (_first_header(request, _ID_HEADERS) or "").partition("-")[0]
+    """The sandbox that the Host or the routing headers name, "" for none. A client id after a dash is the old form."""
+    if (target := target_by_host(request.headers.get("Host", ""))) is not None:
+        return target.sandbox_id
+    return (_first_header(request, ID_HEADERS) or "").partition("-")[0]
 
 
 def find_sandbox(context: Context, request: web.Request) -> Sandbox:
@@ -72,7 +73,7 @@ def find_sandbox(context: Context, request: web.Request) -> Sandbox:
         raise sandbox_not_found(sandbox.id)
     if not context.auth.has_keys(sandbox.owner):
         raise token_refused()  # a token is worth what the keys of its team are worth
-    port = _first_header(request, _PORT_HEADERS)
+    port = _first_header(request, PORT_HEADERS)
     if port is not None and port != str(ENVD_PORT):
         raise HttpError(501, f"port {port[:8]} of a sandbox is not reachable through this server", sandboxId=sandbox.id)
     return sandbox
