@@ -149,11 +149,11 @@ PORT_RETRY_PAUSES_S: Final = (0.1, 0.2, 0.3, 0.4)  # between attempts while noth
 PORT_CONNECTIONS_PER_SANDBOX_MAX: Final = 512  # requests and tunnels under way: each holds two descriptors
 PORT_CONNECTIONS_MAX: Final = 4096  # of all sandboxes together
 PORT_READ_BYTES: Final = 128 * 1024  # from a service or a tunnel at a time; twice that waits at most for a slow side
-PORT_PARSE_BYTES: Final = 16 * 1024  # of a body taken apart before others get a turn of the event loop
 PORT_HEAD_BYTES: Final = 64 * 1024  # of a service's answer; headers that are longer are an attack
 PORT_HEADERS_MAX: Final = 256
 PORT_HEAD_TIMEOUT_S: Final = 60.0  # from a head's first byte to its last
 PORT_CLOSE_GRACE_S: Final = 10.0  # for a service to take the last of what was sent to it
+DECODED_BUFFER_BYTES: Final = 64 * 1024  # of a compressed request body, decoded at a time
 PORT_INTERIM_ANSWERS_MAX: Final = 8  # 100, 102 and 103 before the answer
 
 

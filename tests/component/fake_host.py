@@ -23,6 +23,7 @@ from sandpty.server.settings import Settings
 from sandpty.wire import frames
 from sandpty.wire.frames import FrameType, FromAgent
 from tests.component.fake_agent import Behaviour, FakeAgent, Peer, attached, output
+from tests.component.fake_sockets import FakeSockets
 from tests.component.fake_supervisor import FakeSupervisor
 from tests.waiting import until
 
@@ -108,10 +109,10 @@ class FakeHost:
         self._agents.append(await agent.__aenter__())
         return await self.sandbox_at(agent.path, sandbox_id)
 
-    async def sandbox_at(self, socket: Path, sandbox_id: str = "") -> str:
+    async def sandbox_at(self, socket: Path, sandbox_id: str = "", **annotations: object) -> str:
         """A sandbox whose agent listens at `socket`."""
         sandbox_id = sandbox_id or f"i{next(self._ids):020d}"
-        self.supervisor.add(sandbox_id, socket)
+        self.supervisor.add(sandbox_id, socket, **annotations)
 
         async def known() -> bool:
             return (await self.request("GET", f"/v1/sandboxes/{sandbox_id}"))[0] == 200
@@ -160,6 +161,7 @@ async def fake_host() -> AsyncIterator[FakeHost]:
     try:
         async with (
             FakeSupervisor(data_dir.supervisor_socket, owner) as supervisor,
+            FakeSockets(data_dir.guest_sockets),
             aiohttp.ClientSession(
                 headers={"X-API-Key": API_KEY}, connector=aiohttp.TCPConnector(limit=0, force_close=True)
             ) as client,

@@ -25,7 +25,7 @@ class FakeSupervisor:
         self._writers: set[asyncio.StreamWriter] = set()
         self.asked: list[str] = []  # verbs, in order
 
-    def add(self, sandbox_id: str, socket: Path) -> Sandbox:
+    def add(self, sandbox_id: str, socket: Path, **annotations: Any) -> Sandbox:
         """A running sandbox, told to the server at once."""
         sandbox = Sandbox(
             id=sandbox_id,
@@ -38,7 +38,7 @@ class FakeSupervisor:
             limits=Limits(),
             internet=False,
             owner=self._owner,
-            annotations={"token": f"token-{sandbox_id}"},
+            annotations={"token": f"token-{sandbox_id}", **annotations},
             socket=str(socket),
             boot_id="",
         )

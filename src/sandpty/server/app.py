@@ -21,6 +21,7 @@ from aiohttp.typedefs import Handler, Middleware
 from sandpty import __version__, config
 from sandpty.server.auth import Authenticator
 from sandpty.server.context import Context
+from sandpty.server.decoding import decoded_bodies
 from sandpty.server.dialects import e2b, hyperbrowser, native
 from sandpty.server.file_connections import FileConnections
 from sandpty.server.first_request import FirstRequests
@@ -53,7 +54,13 @@ def make_app(context: Context, *middlewares: Middleware) -> web.Application:
     """The application with every dialect's routes and `/healthz`."""
     app = web.Application(
         client_max_size=config.REQUEST_BODY_BYTES,
-        middlewares=[*middlewares, context.auth.middleware(), Proxy(context).middleware(), _no_traceback_leaves],
+        middlewares=[
+            *middlewares,
+            context.auth.middleware(),
+            Proxy(context).middleware(),
+            decoded_bodies(),
+            _no_traceback_leaves,
+        ],
     )
 
     async def healthz(_: web.Request) -> web.Response:
@@ -152,6 +159,7 @@ async def serve(
             make_app(context, first_requests.middleware()),
             access_log=None,
             handler_cancellation=True,
+            auto_decompress=False,  # decoding.py
             keepalive_timeout=config.HTTP_KEEPALIVE_S,
             shutdown_timeout=config.SHUTDOWN_GRACE_S,
             max_line_size=config.HTTP_LINE_BYTES,

@@ -8,6 +8,7 @@ from typing import Protocol
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
 _LINE_BYTES_MAX = 4096
 _TRAILERS_BYTES_MAX = 64 * 1024
+_STEPS_MAX = 256  # about half a millisecond: a guest may send thousands of chunks of a byte
 
 
 class BadBodyError(ValueError):
@@ -18,6 +19,7 @@ class Body(Protocol):
     """Takes what arrives, gives what belongs to the body."""
 
     done: bool
+    rest: bytes  # of what was fed: to be fed again, after others had their turn
 
     def feed(self, data: bytes) -> bytes:
         """Raises BadBodyError."""
@@ -28,6 +30,8 @@ class Body(Protocol):
 
 class LengthBody:
     """As long as Content-Length says; what comes after it is nobody's."""
+
+    rest = b""
 
     def __init__(self, length: int) -> None:
         self._left = length
@@ -47,6 +51,8 @@ class LengthBody:
 class OpenBody:
     """Up to the end of the connection."""
 
+    rest = b""
+
     def __init__(self) -> None:
         self.done = False
 
@@ -62,6 +68,7 @@ class ChunkedBody:
 
     def __init__(self) -> None:
         self.done = False
+        self.rest = b""
         self._left = 0  # of the present chunk
         self._line = bytearray()
         self._state = "size"  # size, data, gap (the line end after data), trailers
@@ -70,7 +77,8 @@ class ChunkedBody:
     def feed(self, data: bytes) -> bytes:
         pieces: list[bytes] = []
         view = memoryview(data)
-        while view and not self.done:
+        steps = _STEPS_MAX
+        while view and not self.done and (steps := steps - 1):
             if self._state == "data":
                 taken = view[: self._left]
                 pieces.append(bytes(taken))
@@ -80,6 +88,7 @@ class ChunkedBody:
                     self._state = "gap"
             else:
                 view = self._feed_line(view)
+        self.rest = b"" if self.done else bytes(view)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _feed_line(self, view: memoryview) -> memoryview:

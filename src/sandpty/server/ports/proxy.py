@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import secrets
 from collections import Counter
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from sandpty.wire.verbs import Sandbox
 
 log = logging.getLogger(__name__)
 # What a sandbox's own host serves; the rest of this server (the control plane) is not to be had there.
-_OWN_PATHS = ("/process.Process/", "/filesystem.Filesystem/", "/files", "/health", "/metrics", "/envs")
+_OWN_PATHS = re.compile(r"/(?:process\.Process/|filesystem\.Filesystem/|(?:files|health|metrics|envs)(?:/|$))")
 
 
 class Proxy:
@@ -113,4 +114,4 @@ class Proxy:
 
 
 def _is_own_path(request: web.Request, target: Target) -> bool:
-    return not target.named or request.path.startswith(_OWN_PATHS)
+    return not target.named or _OWN_PATHS.match(request.path) is not None

@@ -20,9 +20,9 @@ from sandpty.server.ports import heads
 from sandpty.server.ports.answers import bad_service, not_found
 from sandpty.server.ports.bodies import BadBodyError, Body, ChunkedBody, LengthBody, OpenBody
 from sandpty.server.ports.heads import BadHeadError, Header, ResponseHead
+from sandpty.server.ports.links import Link
 from sandpty.server.ports.routing import Target
 from sandpty.server.ports.tunnel import tunnel
-from sandpty.server.ports.upstream import Upstream
 
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 _NO_BODY = frozenset((204, 304))
@@ -51,10 +51,10 @@ class Relayed(web.StreamResponse):
 class Exchange:
     """Of one request with one service."""
 
-    def __init__(self, request: web.Request, target: Target, upstream: Upstream) -> None:
+    def __init__(self, request: web.Request, target: Target, link: Link) -> None:
         self._request = request
         self._target = target
-        self._upstream = upstream
+        self._link = link
         self._begun = False  # something of the answer has been written: no other answer can follow
         self._cut = False
         self._left = b""  # read, but not part of what was parsed
@@ -62,28 +62,29 @@ class Exchange:
     def cut(self) -> None:
         """The sandbox is gone: what streams ends as a broken connection does, not as if it were complete."""
         self._cut = True
-        self._upstream.abort()
+        self._link.cut()
         if self._begun:
             _reset(self._request)
 
     async def run(self, head: bytes) -> web.StreamResponse:
         """Raises PortError, as long as nothing of an answer was passed on."""
-        self._upstream.writer.write(head)
-        sending = asyncio.create_task(self._send_body(), name="port request body")
+        sending = None
         try:
+            if self._request.can_read_body or "Transfer-Encoding" in self._request.headers:
+                sending = asyncio.create_task(self._send(head), name="port request")
+            else:
+                await self._link.write(head)
             answer = await self._receive_head()
-            done = await (self._tunnel(answer) if answer.upgrades else self._relay(answer))
-            self._upstream.close()
-            return done
+            return await (self._tunnel(answer) if answer.upgrades else self._relay(answer))
         except (BadHeadError, BadBodyError) as error:
             raise self._failed(str(error)) from error
         except (ConnectionError, TimeoutError) as error:
             raise self._failed("closed the connection without an answer") from error
         finally:
-            sending.cancel()
-            await asyncio.gather(sending, return_exceptions=True)
-            if not self._upstream.writer.transport.is_closing():
-                self._upstream.abort()
+            if sending is not None:
+                sending.cancel()
+                await asyncio.gather(sending, return_exceptions=True)
+            self._link.close()
 
     def _failed(self, what: str) -> Exception:
         if self._begun:
@@ -95,21 +96,18 @@ class Exchange:
 
     # --- there ---
 
-    async def _send_body(self) -> None:
-        request, writer = self._request, self._upstream.writer
-        if not request.can_read_body:
-            return
-        chunked = "Transfer-Encoding" in request.headers
+    async def _send(self, head: bytes) -> None:
+        chunked = "Transfer-Encoding" in self._request.headers
         try:
-            async for data in request.content.iter_any():
-                writer.write(b"%x\r\n%s\r\n" % (len(data), data) if chunked else data)
-                await writer.drain()
+            await self._link.write(head)
+            async for data in self._request.content.iter_any():
+                await self._link.write(b"%x\r\n%s\r\n" % (len(data), data) if chunked else data)
             if chunked:
-                writer.write(b"0\r\n\r\n")
+                await self._link.write(b"0\r\n\r\n")
         except ConnectionError:
             pass  # the service wants no more; what it answers is read all the same
         except web.RequestPayloadError:
-            self._upstream.abort()  # the client broke off: the service must not take this for the whole
+            self._link.cut()  # the client broke off: the service must not take this for the whole
 
     # --- and back ---
 
@@ -135,7 +133,7 @@ class Exchange:
                 if len(buffer) > config.PORT_HEAD_BYTES:
                     raise BadHeadError("sent endless headers")
                 searched = max(0, len(buffer) - 3)
-                data = await self._upstream.reader.read(config.PORT_HEAD_BYTES)
+                data = await self._link.read()
                 if not data:
                     text = "in the middle of its headers" if buffer else "without an answer"
                     raise BadHeadError(f"closed the connection {text}")
@@ -186,11 +184,11 @@ class Exchange:
         """The head goes out with what there is of the body, so that a small answer is one write."""
         pending, data = head, self._left
         while True:
-            for start in range(0, len(data), config.PORT_PARSE_BYTES):
-                if start:
-                    await asyncio.sleep(0)  # a guest may send a thousand chunks of a byte: others have their turn
-                if payload := body.feed(data[start : start + config.PORT_PARSE_BYTES]):
+            while data:
+                if payload := body.feed(data):
                     pending += b"%x\r\n%s\r\n" % (len(payload), payload) if chunked else payload
+                if data := body.rest:
+                    await asyncio.sleep(0)
             if body.done and chunked:
                 pending += b"0\r\n\r\n"
             if pending:
@@ -199,7 +197,7 @@ class Exchange:
                 pending = b""
             if body.done:
                 return
-            data = await self._upstream.reader.read(config.PORT_READ_BYTES)
+            data = await self._link.read()
             if not data:
                 body.end()
 
@@ -207,7 +205,7 @@ class Exchange:
         upgrade = [header for header in answer.headers if header[0].lower() == b"upgrade"]
         headers = [*heads.end_to_end(answer.headers, without=_FRAMING), (b"Connection", b"Upgrade"), *upgrade]
         self._write(heads.format_response(101, answer.reason, headers) + self._left)
-        await tunnel(self._request, self._upstream)
+        await tunnel(self._request, self._link)
         return Relayed(keep_alive=False)
 
 

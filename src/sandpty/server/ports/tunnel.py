@@ -9,7 +9,7 @@ from typing import Any, cast
 from aiohttp import web
 
 from sandpty import config
-from sandpty.server.ports.upstream import Upstream
+from sandpty.server.ports.links import Link
 
 
 class _FromClient:
@@ -55,15 +55,15 @@ class _FromClient:
         return data
 
 
-async def tunnel(request: web.Request, upstream: Upstream) -> None:
+async def tunnel(request: web.Request, link: Link) -> None:
     """Until the service has closed its side, or the client has gone. The 101 has been written."""
     from_client = _FromClient(request)
     protocol = cast(Any, request.protocol)  # its parser need not be one of WebSockets: only `feed_data` is called
     protocol.set_parser(from_client)
-    going_in = asyncio.create_task(_send(from_client, upstream), name="tunnel to the guest")
+    going_in = asyncio.create_task(_send(from_client, link), name="tunnel to the guest")
     try:
         with contextlib.suppress(ConnectionError):
-            while data := await upstream.reader.read(config.PORT_READ_BYTES):
+            while data := await link.read():
                 if request.transport is None or request.transport.is_closing():
                     return
                 request.transport.write(data)
@@ -71,15 +71,12 @@ async def tunnel(request: web.Request, upstream: Upstream) -> None:
     finally:
         going_in.cancel()
         await asyncio.gather(going_in, return_exceptions=True)
-        if (rest := from_client.rest()) and not upstream.writer.is_closing():
-            upstream.writer.write(rest)  # the client said its last words and hung up
-        upstream.close()
+        if rest := from_client.rest():
+            link.write_last(rest)  # the client said its last words and hung up
 
 
-async def _send(from_client: _FromClient, upstream: Upstream) -> None:
+async def _send(from_client: _FromClient, link: Link) -> None:
     with contextlib.suppress(ConnectionError):
         while data := await from_client.take():
-            upstream.writer.write(data)
-            await upstream.writer.drain()
-        if upstream.writer.can_write_eof():
-            upstream.writer.write_eof()
+            await link.write(data)
+        link.end()

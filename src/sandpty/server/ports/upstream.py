@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 from aiohttp import web
 
@@ -14,6 +12,7 @@ from sandpty.server.guest_sockets import GuestSockets
 from sandpty.server.ports import heads
 from sandpty.server.ports.answers import TOKEN_HEADER, PortError, bad_service, not_found, port_closed
 from sandpty.server.ports.heads import Header
+from sandpty.server.ports.links import Link, PlainLink, TlsLink
 from sandpty.server.ports.policy import PortPolicy
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import Sandbox
@@ -34,30 +33,9 @@ _REPLACED = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Upstream:
-    """A connection to a service."""
-
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-
-    def abort(self) -> None:
-        self.writer.transport.abort()
-
-    def close(self) -> None:
-        """What was written still goes out, if the service takes it soon."""
-        transport = self.writer.transport
-        if transport.is_closing():
-            return
-        unsent = transport.get_write_buffer_size()
-        transport.close()
-        if unsent:
-            asyncio.get_running_loop().call_later(config.PORT_CLOSE_GRACE_S, transport.abort)
-
-
 async def connect(
     guest_sockets: GuestSockets, sandbox: Sandbox, port: int, policy: PortPolicy, starter: Starter | None
-) -> Upstream:
+) -> Link:
     """Tries again for a second while nothing listens: it may just be starting. Raises PortError."""
     for pause_s in (*config.PORT_RETRY_PAUSES_S, None):
         try:
@@ -71,29 +49,12 @@ async def connect(
             starter = None
         else:
             await asyncio.sleep(pause_s)
-    limit = config.PORT_READ_BYTES
+    if port not in policy.https_ports:
+        return PlainLink(connected)
     try:
-        if port in policy.https_ports:
-            async with asyncio.timeout(config.GUEST_CONNECT_TIMEOUT_S):
-                tls = _unchecked_tls()
-                pair = await asyncio.open_connection(sock=connected, limit=limit, ssl=tls, server_hostname="localhost")
-        else:
-            pair = await asyncio.open_connection(sock=connected, limit=limit)
-    except (OSError, TimeoutError) as error:  # ssl.SSLError is an OSError
-        connected.close()
-        raise bad_service(sandbox.id, port, "ended the connection before the request") from error
-    except BaseException:
-        connected.close()
-        raise
-    return Upstream(*pair)
-
-
-def _unchecked_tls() -> ssl.SSLContext:
-    # The certificate is the guest's own, and the way there cannot be listened to.
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
+        return await TlsLink.over(connected)
+    except (OSError, TimeoutError) as error:
+        raise bad_service(sandbox.id, port, "does not speak TLS, as its sandbox says it would") from error
 
 
 def _port_error(error: SandptyError, sandbox: Sandbox, port: int) -> PortError:
