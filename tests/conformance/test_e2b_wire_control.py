@@ -115,8 +115,6 @@ def test_refreshes_extend_a_life(server: RunningServer, key: dict[str, str], san
         ("GET", "/v2/nothing"),
         ("GET", "/templates"),
         ("POST", "/v3/templates"),
-        ("GET", "/snapshots"),
-        ("GET", "/teams"),
         ("GET", "/volumes"),
         ("GET", "/secrets"),
     ],

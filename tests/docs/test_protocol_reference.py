@@ -98,7 +98,9 @@ def test_the_page_lists_every_route_and_no_other() -> None:
     [
         (("POST", "/v1/sandboxes"), models.CreateBody),
         (("POST", "/v1/sandboxes/{id}/pause"), models.PauseBody),
-        (("POST", "/v1/sandboxes/{id}/resume"), models.TimeoutBody),
+        (("POST", "/v1/sandboxes/{id}/resume"), models.ResumeBody),
+        (("POST", "/v1/sandboxes/{id}/snapshots"), models.SnapshotBody),
+        (("POST", "/v1/sandboxes/{id}/fork"), models.ForkBody),
         (("PUT", "/v1/sandboxes/{id}/deadline"), models.TimeoutBody),
         (("POST", "/v1/sandboxes/{id}/processes"), models.StartBody),
         (("POST", "/v1/sandboxes/{id}/processes/{process}/signal"), models.SignalBody),
@@ -221,6 +223,12 @@ async def test_every_documented_route_answers_as_documented(server: RunningServe
         await call("PUT", one + "/deadline", {"timeout_s": 100})
         await call("POST", one + "/pause")
         await call("POST", one + "/resume")
+        kept = await call("POST", one + "/snapshots", {"name": "page"})
+        assert set(kept) == set(json.loads(re.search(r'`(\{"id": "4f0.*?\})`', PAGE)[1].replace("…", "...")))  # type: ignore[index]
+        assert kept["id"] in {each["id"] for each in (await call("GET", "/v1/snapshots"))["snapshots"]}
+        for fork in (await call("POST", one + "/fork", {"timeout_s": 60}))["forks"]:
+            await own.api.delete(f"/v1/sandboxes/{fork['id']}")
+        called["DELETE", "/v1/snapshots/{snapshot}"] = (await own.api.delete("/v1/snapshots/page")).status_code
         await call("POST", one + "/processes", {"argv": ["true"]})
         await call("GET", one + "/processes")
         await call("POST", of_process + "/resize", {"cols": 90, "rows": 30})

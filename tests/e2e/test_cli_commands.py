@@ -75,6 +75,33 @@ def test_create_can_print_all_there_is_to_know(cli: Cli) -> None:
         cli.out("kill", made["id"])
 
 
+def test_a_sandbox_is_paused_and_goes_on(cli: Cli) -> None:
+    """pause, resume: each prints the ID; a second pause is one readable line."""
+    with cli.sandbox() as box:
+        assert cli.out("pause", box) == box
+        assert "paused" in next(line for line in cli.out("ls").splitlines() if box in line)
+        assert_one_line(cli.run("pause", box), 1, "paused")
+        assert cli.out("resume", "--timeout", "5m", box) == box
+        assert cli.out("pause", "--disk", box) == box
+        assert cli.out("resume", "--restart", box) == box
+        assert "running" in next(line for line in cli.out("ls").splitlines() if box in line)
+
+
+def test_a_snapshot_is_made_used_and_deleted(cli: Cli) -> None:
+    """snapshot, snapshots, create --template; fork prints one ID per line."""
+    with cli.sandbox() as box:
+        made = cli.out("snapshot", box, "--name", "by-cli")
+        assert re.fullmatch(r"[a-z0-9]{20}", made)
+        assert f"{made}  by-cli  {box}" in cli.out("snapshots")
+        children = [cli.out("create", "--template", name) for name in (made, "by-cli")]
+        children += cli.out("fork", "--count", "2", "--timeout", "1m", box).split()
+        assert len(set(children)) == 4
+        assert cli.out("snapshots", "--delete", "by-cli") == "by-cli"
+        assert json.loads(cli.out("snapshots", "--json")) == []
+        assert_one_line(cli.run("snapshots", "--delete", "by-cli"), 1, "does not exist")
+        assert cli.out("kill", *children).split() == children
+
+
 def test_env_of_a_sandbox_reaches_its_processes(cli: Cli) -> None:
     """--env NAME=VALUE, byte for byte."""
     with cli.sandbox("--env", "GREETING=a=b c") as box:

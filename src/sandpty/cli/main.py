@@ -14,6 +14,7 @@ from sandpty.cli.doctor import doctor
 from sandpty.cli.down import down
 from sandpty.cli.env import env
 from sandpty.cli.keys import keys
+from sandpty.cli.pausing import fork, pause, resume, snapshot, snapshots
 from sandpty.cli.sandboxes import create, kill, ls
 from sandpty.cli.serve import serve
 from sandpty.cli.shell import shell
@@ -54,7 +55,7 @@ def cli() -> None:
     """
 
 
-for _command in (serve, env, ls, create, kill, shell, keys, doctor, down):
+for _command in (serve, env, ls, create, kill, shell, pause, resume, snapshot, snapshots, fork, keys, doctor, down):
     cli.add_command(_command)
 
 

@@ -58,13 +58,13 @@ def _print_table(sandboxes: list[Sandbox]) -> None:
     for each in sandboxes:
         metadata = " ".join(f"{name}={value}" for name, value in each.metadata.items())
         row = (each.id, each.template, each.state, each.tier, _since(each.started_at), _until(each.end_at), metadata)
-        rows.append(tuple(_printable(cell) for cell in row))  # type: ignore[arg-type]
+        rows.append(tuple(printable(cell) for cell in row))  # type: ignore[arg-type]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Metadata is anybody's: it must not steer the terminal it is printed on."""
     return "".join(character if character.isprintable() else "?" for character in text)
 

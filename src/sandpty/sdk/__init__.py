@@ -16,7 +16,7 @@ from __future__ import annotations
 from sandpty.sdk._async.attachment import Attachment, Event
 from sandpty.sdk._async.client import AsyncClient
 from sandpty.sdk._async.terminal import Terminal
-from sandpty.sdk.types import Process, Sandbox, StartedProcess, WindowSize
+from sandpty.sdk.types import Process, Sandbox, Snapshot, StartedProcess, WindowSize
 from sandpty.wire.errors import SandptyError
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Process",
     "Sandbox",
     "SandptyError",
+    "Snapshot",
     "StartedProcess",
     "Terminal",
     "WindowSize",

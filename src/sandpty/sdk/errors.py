@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from sandpty.wire.errors import REASONS, SandptyError
@@ -30,7 +31,15 @@ def unreachable(url: str, cause: BaseException) -> SandptyError:
 
 def from_response(status: int, body: bytes) -> SandptyError:
     """The error of an HTTP answer. `body` is JSON `{"error": {"reason", "message", "hint"}}`, or anything."""
-    error = _error_member(body)
+    return _from_member(_error_member(body), status)
+
+
+def from_member(error: Mapping[str, Any]) -> SandptyError:
+    """The error that stands in an answer beside successes."""
+    return _from_member(error, 500)
+
+
+def _from_member(error: Mapping[str, Any], status: int) -> SandptyError:
     reason = error.get("reason")
     message = error.get("message")
     if isinstance(reason, str) and reason in REASONS:

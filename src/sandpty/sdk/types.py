@@ -34,6 +34,20 @@ class Sandbox:
     internet: bool = True
     metadata: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[str, float] = field(default_factory=dict)
+    auto_resume: bool = False
+    memory: bool = True  # False: paused, and its processes are gone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A sandbox's files at one moment; `sandbox` is whose."""
+
+    id: str
+    name: str = ""
+    sandbox: str = ""
+    template: str = ""
+    created_at: str = ""
+    size_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import httpx
 
 from sandpty.sdk import errors
 from sandpty.sdk._async.attachment import Attachment
-from sandpty.sdk.types import Process, Sandbox, StartedProcess, WindowSize, from_json
+from sandpty.sdk.types import Process, Sandbox, Snapshot, StartedProcess, WindowSize, from_json
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.frames import From
 
@@ -114,9 +114,34 @@ class AsyncClient:
         """Stops it where it is; without `memory` only its files are kept. Raises no_such_sandbox, already_paused."""
         return from_json(Sandbox, await self._ask("POST", _sandbox(sandbox_id) + "/pause", {"memory": memory}))
 
-    async def resume_sandbox(self, sandbox_id: str, *, timeout_s: float = 300) -> Sandbox:
-        """Raises no_such_sandbox."""
-        return from_json(Sandbox, await self._ask("POST", _sandbox(sandbox_id) + "/resume", {"timeout_s": timeout_s}))
+    async def resume_sandbox(self, sandbox_id: str, *, timeout_s: float = 300, memory: bool = True) -> Sandbox:
+        """Goes on where it was; not `memory`: starts again from its files. Raises no_such_sandbox, conflict."""
+        body = {"timeout_s": timeout_s, "memory": memory}
+        return from_json(Sandbox, await self._ask("POST", _sandbox(sandbox_id) + "/resume", body))
+
+    async def snapshot_sandbox(self, sandbox_id: str, *, name: str = "") -> Snapshot:
+        """Keeps its files as they are now; `create_sandbox` takes the id or the name as a template.
+
+        Raises no_such_sandbox, bad_argument (the name), limit, no_space.
+        """
+        return from_json(Snapshot, await self._ask("POST", _sandbox(sandbox_id) + "/snapshots", {"name": name}))
+
+    async def list_snapshots(self) -> list[Snapshot]:
+        """This key's snapshots, oldest first."""
+        answer = await self._ask("GET", "/v1/snapshots")
+        return [from_json(Snapshot, each) for each in answer.get("snapshots", [])]
+
+    async def delete_snapshot(self, snapshot: str) -> None:
+        """By id or name. Sandboxes that were made from it go on. Raises no_such_snapshot."""
+        await self._ask("DELETE", "/v1/snapshots/" + quote(snapshot, safe=""))
+
+    async def fork_sandbox(
+        self, sandbox_id: str, *, count: int = 1, timeout_s: float = 300
+    ) -> list[Sandbox | SandptyError]:
+        """Sandboxes with the files that it has now; it goes on. One that fails is its error instead."""
+        answer = await self._ask("POST", _sandbox(sandbox_id) + "/fork", {"count": count, "timeout_s": timeout_s})
+        forks = answer.get("forks", [])
+        return [errors.from_member(each["error"]) if "error" in each else from_json(Sandbox, each) for each in forks]
 
     async def set_deadline(self, sandbox_id: str, *, timeout_s: float) -> Sandbox:
         """Its end of life, in seconds from now. Raises no_such_sandbox, bad_timeout."""

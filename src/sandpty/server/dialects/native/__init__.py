@@ -11,6 +11,7 @@ from sandpty.server.context import Context
 from sandpty.server.dialects.native.attach import Attaching
 from sandpty.server.dialects.native.processes import Processes
 from sandpty.server.dialects.native.sandboxes import Sandboxes
+from sandpty.server.dialects.native.snapshots import Snapshots
 
 
 def routes(context: Context) -> list[web.AbstractRouteDef]:
@@ -18,6 +19,7 @@ def routes(context: Context) -> list[web.AbstractRouteDef]:
     sandboxes = Sandboxes(context)
     return [
         *sandboxes.routes(),
+        *Snapshots(context).routes(),
         *Processes(context).routes(),
         *Attaching(context).routes(),
         web.route("*", "/v1/{rest:.*}", sandboxes.unknown),

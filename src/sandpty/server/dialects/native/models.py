@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from sandpty.wire.frames import Exit, ProcessFlags, ProcessInfo
-from sandpty.wire.verbs import Limits, Sandbox
+from sandpty.wire.verbs import Limits, Sandbox, Snapshot
 
 
 class _Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -24,11 +24,26 @@ class CreateBody(_Body, frozen=True):
     metadata: dict[str, str] = {}
     env: dict[str, str] = {}
     internet: bool = True
+    auto_resume: bool = False
     limits: Limits | None = None
 
 
 class PauseBody(_Body, frozen=True):
     memory: bool = True
+
+
+class ResumeBody(_Body, frozen=True):
+    timeout_s: float = 300
+    memory: bool = True
+
+
+class SnapshotBody(_Body, frozen=True):
+    name: str = ""
+
+
+class ForkBody(_Body, frozen=True):
+    count: int = 1
+    timeout_s: float = 300
 
 
 class TimeoutBody(_Body, frozen=True):
@@ -81,8 +96,21 @@ def sandbox_json(sandbox: Sandbox) -> dict[str, Any]:
         "on_timeout": sandbox.on_timeout,
         "limits": msgspec.to_builtins(sandbox.limits),
         "internet": sandbox.internet,
+        "auto_resume": bool(sandbox.annotations.get("auto_resume")),
+        "memory": sandbox.state == "running" or sandbox.paused_memory,
         "metadata": sandbox.annotations.get("metadata", {}),
         "boot_id": sandbox.boot_id,
+    }
+
+
+def snapshot_json(snapshot: Snapshot) -> dict[str, Any]:
+    return {
+        "id": snapshot.id,
+        "name": snapshot.name,
+        "sandbox": snapshot.sandbox_id,
+        "template": snapshot.template,
+        "created_at": when(snapshot.created_at),
+        "size_bytes": snapshot.size_bytes,
     }
 
 

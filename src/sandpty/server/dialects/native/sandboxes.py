@@ -10,7 +10,7 @@ from aiohttp import web
 from sandpty.server.context import Context
 from sandpty.server.deadline import end_at
 from sandpty.server.dialects.native.answers import SANDBOX, answering, body, principal
-from sandpty.server.dialects.native.models import CreateBody, PauseBody, TimeoutBody, sandbox_json
+from sandpty.server.dialects.native.models import CreateBody, PauseBody, ResumeBody, TimeoutBody, sandbox_json
 from sandpty.server.registry import CreateSpec
 from sandpty.wire.errors import SandptyError
 
@@ -45,6 +45,7 @@ class Sandboxes:
     async def create(self, request: web.Request) -> web.Response:
         who = principal(self._context, request)
         wanted = await body(request, CreateBody)
+        key = request.headers.get("Idempotency-Key", "")
         spec = CreateSpec(
             template=wanted.template,
             timeout_s=wanted.timeout_s,
@@ -53,9 +54,10 @@ class Sandboxes:
             env=wanted.env,
             internet=wanted.internet,
             limits=wanted.limits,
+            auto_resume=wanted.auto_resume,
             first_shell="native",
         )
-        return web.json_response(sandbox_json(await self._registry.create(spec, who)), status=201)
+        return web.json_response(sandbox_json(await self._registry.create(spec, who, key)), status=201)
 
     @answering
     async def list(self, request: web.Request) -> web.Response:
@@ -84,9 +86,10 @@ class Sandboxes:
     @answering
     async def resume(self, request: web.Request) -> web.Response:
         who = principal(self._context, request)
-        wanted = await body(request, TimeoutBody)
+        wanted = await body(request, ResumeBody)
         ends = end_at(wanted.timeout_s)
-        return web.json_response(sandbox_json(await self._registry.resume(request.match_info["sandbox"], who, ends)))
+        sandbox = await self._registry.resume(request.match_info["sandbox"], who, ends, memory=wanted.memory)
+        return web.json_response(sandbox_json(sandbox))
 
     @answering
     async def set_deadline(self, request: web.Request) -> web.Response:

@@ -1,0 +1,184 @@
+"""`sandpty pause`, `resume`, `snapshot`, `snapshots`, `fork`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sandpty.cli.connection import Duration, find_server, run_async, server_options
+from sandpty.cli.sandboxes import DEFAULT_TIMEOUT_S, printable
+from sandpty.wire.errors import SandptyError
+
+if TYPE_CHECKING:
+    from sandpty.sdk import AsyncClient, Sandbox, Snapshot
+
+_TIMEOUT = click.option(
+    "--timeout",
+    "timeout_s",
+    type=Duration(),
+    metavar="TIME",
+    default=DEFAULT_TIMEOUT_S,
+    help="How long it lives from now: seconds, or 90s, 10m, 2h, 1d. [default: 1h]",
+)
+
+
+def _each(url: str | None, data_dir: Path | None, ids: tuple[str, ...], do: Callable[..., Awaitable[object]]) -> None:
+    """Do it to each sandbox and print its ID; the first failure is raised after the others are done."""
+    server = find_server(url, data_dir)
+
+    async def work() -> SandptyError | None:
+        from sandpty.sdk import AsyncClient
+
+        failure: SandptyError | None = None
+        async with AsyncClient(server.url, server.api_key) as client:
+            for each in ids:
+                try:
+                    await do(client, each)
+                    click.echo(each)
+                except SandptyError as error:
+                    failure = failure or error
+        return failure
+
+    if failure := run_async(work()):
+        raise failure
+
+
+@click.command()
+@server_options
+@click.option("--disk", is_flag=True, help="End the processes and keep only the files: frees the memory.")
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+def pause(url: str | None, data_dir: Path | None, disk: bool, ids: tuple[str, ...]) -> None:
+    """Stop sandboxes where they are, until `sandpty resume`.
+
+    Their processes are frozen and keep their memory. A paused sandbox has no end of life.
+
+    \b
+    Examples:
+      sandpty pause i0123456789abcdefghi
+      sandpty pause --disk i0123456789abcdefghi
+    """
+
+    async def do(client: AsyncClient, sandbox_id: str) -> object:
+        return await client.pause_sandbox(sandbox_id, memory=not disk)
+
+    _each(url, data_dir, ids, do)
+
+
+@click.command()
+@server_options
+@_TIMEOUT
+@click.option("--restart", is_flag=True, help="Leave its memory behind: start again from the files.")
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+def resume(url: str | None, data_dir: Path | None, timeout_s: float, restart: bool, ids: tuple[str, ...]) -> None:
+    """Let paused sandboxes go on.
+
+    \b
+    Examples:
+      sandpty resume i0123456789abcdefghi
+      sandpty resume --timeout 8h i0123456789abcdefghi
+    """
+
+    async def do(client: AsyncClient, sandbox_id: str) -> object:
+        return await client.resume_sandbox(sandbox_id, timeout_s=timeout_s, memory=not restart)
+
+    _each(url, data_dir, ids, do)
+
+
+@click.command()
+@server_options
+@click.option("--name", "-n", metavar="NAME", default="", help="What it is called; an older one of that name goes.")
+@click.argument("sandbox_id", metavar="ID")
+def snapshot(url: str | None, data_dir: Path | None, name: str, sandbox_id: str) -> None:
+    """Keep a sandbox's files as they are now, and print the snapshot's ID.
+
+    The sandbox goes on. `sandpty create --template` takes the ID or the name. Memory is not kept.
+
+    \b
+    Examples:
+      sandpty snapshot i0123456789abcdefghi --name clean
+      sandpty create --template clean
+    """
+    server = find_server(url, data_dir)
+
+    async def made() -> Snapshot:
+        from sandpty.sdk import AsyncClient
+
+        async with AsyncClient(server.url, server.api_key) as client:
+            return await client.snapshot_sandbox(sandbox_id, name=name)
+
+    click.echo(run_async(made()).id)
+
+
+@click.command()
+@server_options
+@click.option("--delete", metavar="SNAPSHOT", multiple=True, help="Delete this one, by ID or name. Repeatable.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of a table.")
+def snapshots(url: str | None, data_dir: Path | None, delete: tuple[str, ...], as_json: bool) -> None:
+    """List snapshots, or delete some.
+
+    Sandboxes that were made from a deleted snapshot go on; its bytes are freed with the last of them.
+
+    \b
+    Examples:
+      sandpty snapshots
+      sandpty snapshots --delete clean
+    """
+    server = find_server(url, data_dir)
+
+    async def work() -> list[Snapshot]:
+        from sandpty.sdk import AsyncClient
+
+        async with AsyncClient(server.url, server.api_key) as client:
+            for each in delete:
+                await client.delete_snapshot(each)
+                click.echo(each)
+            return [] if delete else await client.list_snapshots()
+
+    found = run_async(work())
+    if delete:
+        return
+    if as_json:
+        from dataclasses import asdict
+
+        click.echo(json.dumps([asdict(each) for each in found], indent=2))
+        return
+    for each in found:
+        fields = (each.id, each.name or "-", each.sandbox, each.created_at, f"{each.size_bytes / 1e6:.1f} MB")
+        click.echo("  ".join(printable(field) for field in fields))
+
+
+@click.command()
+@server_options
+@_TIMEOUT
+@click.option("--count", "-n", type=click.IntRange(1, 100), default=1, show_default=True, help="How many.")
+@click.argument("sandbox_id", metavar="ID")
+def fork(url: str | None, data_dir: Path | None, timeout_s: float, count: int, sandbox_id: str) -> None:
+    """Make sandboxes with the files that this one has now, and print their IDs.
+
+    The sandbox goes on. Memory is not copied: the new ones begin with no processes of the old one.
+
+    \b
+    Examples:
+      sandpty fork i0123456789abcdefghi
+      sandpty fork --count 3 --timeout 10m i0123456789abcdefghi
+    """
+    server = find_server(url, data_dir)
+
+    async def made() -> list[Sandbox | SandptyError]:
+        from sandpty.sdk import AsyncClient
+
+        async with AsyncClient(server.url, server.api_key) as client:
+            return await client.fork_sandbox(sandbox_id, count=count, timeout_s=timeout_s)
+
+    failure: SandptyError | None = None
+    for each in run_async(made()):
+        if isinstance(each, SandptyError):
+            failure = failure or each
+        else:
+            click.echo(each.id)
+    if failure:
+        raise failure
