@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import hashlib
+import hmac
 import json
 import ssl
 import zlib
@@ -427,7 +429,8 @@ async def test_the_control_plane_is_not_served_under_a_sandboxs_name(host: FakeH
 
 async def test_private_ports_want_the_token(host: FakeHost) -> None:
     """`allowPublicTraffic=false`: 403 in E2B's words without it; the service does not see it."""
-    sandbox = await host.sandbox_at(NOWHERE, ports={"token": "right"})
+    sandbox = await host.sandbox_at(NOWHERE, ports={"private": True})
+    token = hmac.new(f"token-{sandbox}".encode(), b"traffic", hashlib.sha256).hexdigest()
     seen: list[Seen] = []
 
     async def note(one: Seen) -> None:
@@ -440,7 +443,7 @@ async def test_private_ports_want_the_token(host: FakeHost) -> None:
             assert answer.status == 403
             assert words in str(told(answer)["message"])
         assert not seen
-        assert (await ask(host, get(sandbox, port, "/", "e2b-traffic-access-token: right"))).body == b"hi"
+        assert (await ask(host, get(sandbox, port, "/", f"e2b-traffic-access-token: {token}"))).body == b"hi"
         assert seen[0].all("e2b-traffic-access-token") == []
     assert (await ask(host, get(sandbox, 49983, "/health"))).status == 204
 

@@ -14,6 +14,7 @@ import secrets
 import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
+from dataclasses import replace
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -101,6 +102,12 @@ def listener_url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def _local_domain(listener: socket.socket) -> str | None:
+    """Where nobody named a domain: browsers and curl find every name below `localhost` on this machine."""
+    host, port = listener.getsockname()[:2]
+    return f"localhost:{port}" if host in ("127.0.0.1", "0.0.0.0", "::1", "::") else None
+
+
 def _write_info(settings: Settings, url: str) -> None:
     """Tell `sandpty env` and friends where we are. After the drop of privileges only a prepared file is writable."""
     try:
@@ -148,6 +155,7 @@ async def serve(
     async with AsyncExitStack() as stack:
         listener = listener or open_listener(settings.host, settings.port)
         stack.callback(listener.close)
+        settings = replace(settings, domain=settings.domain or _local_domain(listener))
         auth = Authenticator(settings.api_key)
         registry = Registry(str(settings.data_dir.supervisor_socket), auth.replace)
         auth.on_revoked.append(lambda revoked: registry.cut_made_by(revoked.keys, revoked.teams))

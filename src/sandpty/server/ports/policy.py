@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import re
-import secrets
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -20,18 +21,14 @@ _HOST = re.compile(r"[A-Za-z0-9._\-]+(:[0-9]{1,5})?|\[[0-9a-fA-F:.]+\](:[0-9]{1,
 
 
 class PortPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`token`: who has none is refused ("": public). `mask_host`: the Host that services see; ${PORT} is the port.
+    """`private`: only who has the traffic token comes in. `mask_host`: the Host that services see; ${PORT} is the port.
 
     `https_ports`: services there speak TLS; their certificates are not checked.
     """
 
-    token: str = ""
+    private: bool = False
     mask_host: str = ""
     https_ports: tuple[int, ...] = ()
-
-    def admits(self, token: str) -> bool:
-        """Whether a request that carries `token` ("": none) may pass."""
-        return not self.token or hmac.compare_digest(token.encode("utf-8", "surrogateescape"), self.token.encode())
 
     def host_for(self, host: str, port: int) -> str:
         """What a service is told as its Host."""
@@ -46,15 +43,31 @@ class PortPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
 DEFAULT = PortPolicy()
 
 
-def new_policy(*, public: bool = True, mask_host: str = "", https_ports: tuple[int, ...] = ()) -> PortPolicy:
-    """For a new sandbox; not public makes a token. Raises bad_argument."""
+def new_policy(*, private: bool = False, mask_host: str = "", https_ports: Sequence[int] = ()) -> PortPolicy:
+    """For a new sandbox. Raises bad_argument."""
     if mask_host and not (len(mask_host) <= _HOST_MAX and _HOST.fullmatch(mask_host.replace(_PORT_PLACE, "1"))):
         raise SandptyError("bad_argument", "maskRequestHost is no host name, with or without a port")
     if len(https_ports) > _HTTPS_PORTS_MAX or any(not 1 <= port <= 65535 for port in https_ports):
         raise SandptyError("bad_argument", f"httpsPorts holds up to {_HTTPS_PORTS_MAX} ports from 1 to 65535")
-    return PortPolicy("" if public else secrets.token_hex(32), mask_host, https_ports)
+    return PortPolicy(private, mask_host, tuple(https_ports))
 
 
 def policy_of(sandbox: Sandbox) -> PortPolicy:
     kept = sandbox.annotations.get(KEY)
     return msgspec.convert(kept, PortPolicy) if kept else DEFAULT
+
+
+def traffic_token(sandbox: Sandbox) -> str | None:
+    """What opens a private sandbox's ports; None for a public one.
+
+    Made from the access token, so that a fork has one of its own; it does not tell the access token.
+    """
+    if not policy_of(sandbox).private:
+        return None
+    return hmac.new(sandbox.annotations["token"].encode(), b"traffic", hashlib.sha256).hexdigest()
+
+
+def admits(sandbox: Sandbox, token: str) -> bool:
+    """Whether a request that carries `token` ("": none) may reach the sandbox's ports."""
+    wanted = traffic_token(sandbox)
+    return wanted is None or hmac.compare_digest(token.encode("utf-8", "surrogateescape"), wanted.encode())

@@ -17,7 +17,7 @@ from sandpty import config
 from sandpty.server.context import Context
 from sandpty.server.ports import answers, routing, upstream
 from sandpty.server.ports.answers import TOKEN_HEADER, PortError
-from sandpty.server.ports.policy import policy_of
+from sandpty.server.ports.policy import admits, policy_of
 from sandpty.server.ports.relay import Exchange
 from sandpty.server.ports.routing import OWN_PORT, BadTargetError, Target
 from sandpty.wire.errors import SandptyError
@@ -76,7 +76,7 @@ class Proxy:
         except SandptyError as error:
             raise answers.not_found(target.sandbox_id) from error
         token = request.headers.get(TOKEN_HEADER, "")
-        if not policy_of(sandbox).admits(token):
+        if not admits(sandbox, token):
             raise answers.token_invalid(sandbox.id) if token else answers.token_missing(sandbox.id)
         try:
             return await self._context.registry.awake(sandbox.id)

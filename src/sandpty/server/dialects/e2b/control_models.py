@@ -17,6 +17,14 @@ class AutoResume(msgspec.Struct, frozen=True):
     enabled: bool = False
 
 
+class Network(msgspec.Struct, frozen=True):
+    """Of create. `mask_request_host` may hold ${PORT}."""
+
+    allow_public_traffic: bool | None = msgspec.field(name="allowPublicTraffic", default=None)
+    mask_request_host: str | None = msgspec.field(name="maskRequestHost", default=None)
+    https_ports: list[int] | None = msgspec.field(name="httpsPorts", default=None)
+
+
 class CreateBody(msgspec.Struct, frozen=True):
     """POST /v2/sandboxes and POST /sandboxes. `timeout` is seconds; `secure` exists only in v1."""
 
@@ -27,6 +35,7 @@ class CreateBody(msgspec.Struct, frozen=True):
     auto_pause_memory: bool | None = msgspec.field(name="autoPauseMemory", default=None)
     auto_resume: AutoResume | None = msgspec.field(name="autoResume", default=None)
     allow_internet_access: bool | None = None
+    network: Network | None = None
     metadata: dict[str, str] | None = None
     env_vars: dict[str, str] | None = msgspec.field(name="envVars", default=None)
 
@@ -123,6 +132,14 @@ class Lifecycle(msgspec.Struct, frozen=True, rename="camel"):
     on_timeout: Literal["kill", "pause"]
 
 
+class NetworkDetail(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """Of SandboxDetail."""
+
+    allow_public_traffic: bool
+    mask_request_host: str | None = None
+    https_ports: tuple[int, ...] | None = None
+
+
 class SandboxDetail(ListedSandbox, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """GET /sandboxes/{id}."""
 
@@ -130,4 +147,5 @@ class SandboxDetail(ListedSandbox, frozen=True, kw_only=True, rename="camel", om
     allow_internet_access: bool | None = None
     domain: str | msgspec.UnsetType | None = msgspec.UNSET
     lifecycle: Lifecycle | None = None
+    network: NetworkDetail | None = None
     pause_mode: Literal["full", "filesystem"] | None = None

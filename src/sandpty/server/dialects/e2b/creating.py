@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Literal
+from typing import Any, Literal
 
 from aiohttp import web
 
@@ -16,6 +16,7 @@ from sandpty.server.dialects.e2b.errors import HttpError, bad_request
 from sandpty.server.dialects.e2b.guard import Row
 from sandpty.server.dialects.e2b.replies import json_reply, sandbox_reply
 from sandpty.server.dialects.e2b.requests import read_json
+from sandpty.server.ports.policy import new_policy
 from sandpty.server.registry import CreateSpec
 from sandpty.wire.errors import SandptyError
 
@@ -41,6 +42,17 @@ def _on_timeout(body: models.CreateBody) -> Literal["kill", "pause", "pause_disk
             raise bad_request("autoResume needs the memory kept: it cannot go with autoPauseMemory false")
         return "pause_disk"
     return "pause" if body.auto_pause else "kill"
+
+
+def _ports(network: models.Network | None) -> dict[str, Any]:
+    """Raises SandptyError bad_argument."""
+    if network is None:
+        return {}
+    return new_policy(
+        private=network.allow_public_traffic is False,
+        mask_host=network.mask_request_host or "",
+        https_ports=network.https_ports or (),
+    ).annotations()
 
 
 class Creating:
@@ -78,7 +90,7 @@ class Creating:
             env=body.env_vars or {},
             internet=body.allow_internet_access is not False,
             auto_resume=bool(body.auto_resume and body.auto_resume.enabled),
-            extras={"e2b": {"secure": secure}},
+            extras={"e2b": {"secure": secure}, **_ports(body.network)},
             first_shell="e2b",
         )
         try:
