@@ -319,6 +319,18 @@ async def test_the_process_tier_works_and_says_that_it_is_none() -> None:
             assert refused.value.reason.name == "unsupported"
             short = await peer.create(template="base", timeout_s=0.2)
             assert await peer.ended(short["id"], 5) == "timeout"
+            pauses = await peer.create(template="base", timeout_s=0.2, on_timeout="pause")
+
+            async def is_paused() -> bool:
+                found = [each for each in (await peer.call("list"))["sandboxes"] if each["id"] == pauses["id"]]
+                return [each["state"] for each in found] == ["paused"]
+
+            await until(is_paused, 10, "a pause without memory, as there is no other here")
+            await peer.call("resume", id=pauses["id"], end_at=time.time() + 60)
+            await peer.call("kill", id=pauses["id"])
+            with pytest.raises(SandptyError) as refused:
+                await peer.call("snapshot", id=sandbox["id"])
+            assert refused.value.reason.name == "unsupported"
         await answering(host, host.kill_supervisor())
         async with host.peer() as peer:
             assert await peer.ids() == {sandbox["id"]}

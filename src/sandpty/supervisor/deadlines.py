@@ -13,7 +13,8 @@ from sandpty.supervisor.lifecycle import Sandboxes
 
 log = logging.getLogger(__name__)
 LOOK_AGAIN_S = 30.0  # the wall clock may jump; nothing is later than this for it
-RETRY_S = 5.0  # after an expiry that failed
+RETRY_MIN_S = 5.0  # after an expiry that failed ...
+RETRY_MAX_S = 300.0  # ... again and again
 
 
 class Deadlines:
@@ -23,6 +24,7 @@ class Deadlines:
         self._sandboxes = sandboxes
         self._background = background
         self._expiring: set[str] = set()
+        self._pauses_s: dict[str, float] = {}  # of sandboxes whose expiry failed
 
     async def run(self) -> None:
         changed = self._sandboxes.deadline_changed
@@ -45,9 +47,14 @@ class Deadlines:
         meta = entry.meta
         try:
             await self._sandboxes.expire(entry)
+            self._pauses_s.pop(meta.id, None)
         except Exception as error:  # whatever it was: tried at once again it would only fail again, in a circle
-            log.error("expiry of %s failed: %r", meta.id, error)
-            await asyncio.sleep(RETRY_S)
+            pause_s = self._pauses_s.get(meta.id, RETRY_MIN_S)
+            self._pauses_s[meta.id] = min(pause_s * 2, RETRY_MAX_S)
+            log.error("expiry of %s failed: %r; again in %g s", meta.id, error, pause_s)
+            await asyncio.sleep(pause_s)
         finally:
             self._expiring.discard(meta.id)
+            if entry.ended is not None:
+                self._pauses_s.pop(meta.id, None)
             self._sandboxes.deadline_changed.set()

@@ -242,7 +242,7 @@ class Sandboxes:
             if meta.on_timeout == "kill":
                 await self._end(entry, "timeout")
             elif meta.on_timeout == "pause":
-                await self.pausing.freeze(entry)
+                await self.pausing.freeze_or_stop(entry)
             else:
                 await self.pausing.stop(entry)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from contextlib import AbstractAsyncContextManager
@@ -14,6 +15,8 @@ from sandpty.supervisor.booting import Booting
 from sandpty.supervisor.entry import Entry
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import Sandbox
+
+log = logging.getLogger(__name__)
 
 
 class Holder(Protocol):
@@ -51,6 +54,16 @@ class Pausing:
         entry.meta.phase = "frozen"
         _ended_now(entry)
         return self._sandboxes.changed(entry, "paused")
+
+    async def freeze_or_stop(self, entry: Entry) -> Sandbox:
+        """At its deadline it must stand still: where nothing can freeze it (the process tier), its files are kept."""
+        try:
+            return await self.freeze(entry)
+        except SandptyError as error:
+            if error.reason.name != "unsupported":
+                raise
+            log.warning("%s is paused without its memory: %s", entry.meta.id, error)
+            return await self.stop(entry)
 
     async def stop(self, entry: Entry) -> Sandbox:
         meta = entry.meta
