@@ -173,9 +173,13 @@ static int change_one(int fd, const struct change *change) {
 
 static int change_below(int root, const struct change *change) {
     struct walk walk;
-    int fd = openat(root, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0) return errno;
-    int error = walk_begin(&walk, fd);
+    int fd = openat(root, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), error = fd < 0 ? errno : 0;
+    if (error == EACCES && !change_one(root, change)) { /* perhaps that lets us in */
+        fd = openat(root, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        error = fd < 0 ? errno : 0;
+    }
+    if (error) return error;
+    error = walk_begin(&walk, fd);
     while (!error && walk_next(&walk)) {
         if (walk.left) continue;
         fd = openat(walk.directory, walk.name, O_PATH | O_NOFOLLOW | O_CLOEXEC);

@@ -16,6 +16,7 @@
 #include "files.h"
 
 #define QUEUE_BYTES (64 * KIB) /* taken from the kernel's queue at a time */
+#define OTHER_HALF_MS 10           /* between the two events of one rename */
 #define WANTED (IN_CREATE | IN_MODIFY | IN_ATTRIB | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO | IN_ONLYDIR)
 #define NFS_MAGIC 0x6969
 #define SMB_MAGIC 0x517B
@@ -35,7 +36,9 @@ struct seen { /* an entry that a look found: its CREATE may still be in the queu
 
 struct watch {
     struct served *served;
-    int inotify, root, root_number;
+    /* By path: a descriptor of the root, or standing in it, would keep the kernel from saying that it was removed. */
+    char root[PATH_BYTES_MAX];
+    int inotify, root_number;
     bool recursive, entries, over;
     struct watched *items; /* by number, which only grow */
     size_t count, capacity;
@@ -48,6 +51,12 @@ struct watch {
     size_t count_at;
     uint32_t events; /* in the frame under construction; 0: there is none */
 };
+
+static const char *whole_path(const struct watch *watch, const char *path) {
+    static char whole[PATH_BYTES_MAX + FILES_WALK_PATH_BYTES + 1];
+    snprintf(whole, sizeof whole, "%s/%s", strcmp(watch->root, "/") == 0 ? "" : watch->root, path);
+    return whole;
+}
 
 /* --- telling ----------------------------------------------------------------------------------------------------- */
 
@@ -71,9 +80,9 @@ static void tell(struct watch *watch, uint8_t kind, const char *path) {
     put_u8(&watch->writer, kind);
     put_text(&watch->writer, path, strlen(path));
     bool described = watch->entries && (kind == EVENT_CREATE || kind == EVENT_WRITE || kind == EVENT_CHMOD);
-    if (described && fstatat(AT_FDCWD, path, &about, AT_SYMLINK_NOFOLLOW) == 0) {
+    if (described && lstat(whole_path(watch, path), &about) == 0) {
         put_u8(&watch->writer, 1);
-        put_entry(&watch->writer, path, path, &about, true); /* the working directory is the root */
+        put_entry(&watch->writer, whole_path(watch, path), path, &about, true);
     } else {
         put_u8(&watch->writer, 0);
     }
@@ -171,7 +180,6 @@ static void forget_leaving(struct watch *watch) {
 }
 
 static void leaves(struct watch *watch, const char *path, uint32_t cookie) {
-    forget_leaving(watch);
     watch->leaving = strdup(path);
     watch->cookie = cookie;
 }
@@ -227,7 +235,7 @@ static int look_into(struct watch *watch, int directory, const char *path, bool 
 }
 
 static void look_at_new(struct watch *watch, const char *path, bool tell_all) {
-    int fd = openat(watch->root, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    int fd = open(whole_path(watch, path), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0) return; /* gone already */
     /* More than can be watched: what is missed is the same as after an overflow, and is told so. */
     if (look_into(watch, fd, path, tell_all)) tell(watch, EVENT_OVERFLOW, "");
@@ -237,17 +245,18 @@ static void look_at_new(struct watch *watch, const char *path, bool tell_all) {
 
 static void overflowed(struct watch *watch) {
     tell(watch, EVENT_OVERFLOW, "");
-    int fd = openat(watch->root, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int fd = open(watch->root, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd >= 0) look_into(watch, fd, "", false); /* directories may have been made unheard */
 }
 
 static void in_directory(struct watch *watch, const char *path, uint32_t mask, uint32_t cookie) {
-    if (mask & (IN_CREATE | IN_MOVED_TO) && !was_seen(watch, path)) tell(watch, EVENT_CREATE, path);
+    bool seen = mask & (IN_CREATE | IN_MOVED_TO) && was_seen(watch, path); /* told of, and looked into */
+    if (mask & (IN_CREATE | IN_MOVED_TO) && !seen) tell(watch, EVENT_CREATE, path);
     if (mask & IN_MOVED_FROM) tell(watch, EVENT_RENAME, path);
     if (mask & IN_ATTRIB) tell(watch, EVENT_CHMOD, path);
     if (mask & IN_MODIFY) tell(watch, EVENT_WRITE, path);
     if (mask & IN_DELETE) tell(watch, EVENT_REMOVE, path);
-    if (!watch->recursive || !(mask & IN_ISDIR)) return;
+    if (!watch->recursive || !(mask & IN_ISDIR) || seen) return;
     if (mask & IN_MOVED_FROM) leaves(watch, path, cookie);
     if (mask & IN_MOVED_TO && comes_back(watch, path, cookie)) return;
     if (mask & (IN_CREATE | IN_MOVED_TO)) look_at_new(watch, path, mask & IN_CREATE);
@@ -255,6 +264,8 @@ static void in_directory(struct watch *watch, const char *path, uint32_t mask, u
 
 static void happened(struct watch *watch, const struct inotify_event *event) {
     char path[FILES_WALK_PATH_BYTES];
+    /* The kernel says where something went right after it said that it went. */
+    if (!(event->mask & IN_MOVED_TO) || event->cookie != watch->cookie) forget_leaving(watch);
     if (event->mask & IN_Q_OVERFLOW) {
         overflowed(watch);
         return;
@@ -274,9 +285,11 @@ static void happened(struct watch *watch, const struct inotify_event *event) {
 /* All that has happened until now; not what is happening meanwhile, which may have no end. */
 static void drain(struct watch *watch) {
     _Alignas(struct inotify_event) static char queue[QUEUE_BYTES];
+    struct pollfd other_half = {watch->inotify, POLLIN, 0};
     int left = 0;
     ioctl(watch->inotify, FIONREAD, &left);
-    while (!watch->over && left > 0) {
+    while (!watch->over) {
+        if (left <= 0 && (!watch->leaving || poll(&other_half, 1, OTHER_HALF_MS) <= 0)) break;
         ssize_t got = read(watch->inotify, queue, sizeof queue);
         if (got < 0 && errno == EINTR) continue;
         if (got <= 0) break;
@@ -337,16 +350,16 @@ void file_watch(struct served *served, struct reader *reader) {
     uint8_t flags = take_u8(reader);
     bool good = take_path(reader, path);
     if (!reader_done(reader)) served_broken(served);
-    watch = (struct watch){.served = served, .inotify = -1, .root = -1, .root_number = -1};
+    watch = (struct watch){.served = served, .inotify = -1, .root_number = -1};
     watch.recursive = flags & WATCH_RECURSIVE;
     watch.entries = flags & WATCH_ENTRIES;
-    int error = good ? 0 : BAD_PATH;
-    if (!error && (watch.root = open(path, O_RDONLY | O_DIRECTORY | O_NONBLOCK | O_CLOEXEC)) < 0) error = errno;
-    if (!error && !(flags & WATCH_NETWORK) && is_remote(watch.root)) error = NETWORK_FILE_SYSTEM;
-    if (!error && fchdir(watch.root) < 0) error = errno;
+    int fd = -1, error = !good ? BAD_PATH : !realpath(path, watch.root) ? errno : 0;
+    if (!error && (fd = open(watch.root, O_RDONLY | O_DIRECTORY | O_NONBLOCK | O_CLOEXEC)) < 0) error = errno;
+    if (!error && !(flags & WATCH_NETWORK) && is_remote(fd)) error = NETWORK_FILE_SYSTEM;
     if (!error && (watch.inotify = inotify_init1(IN_NONBLOCK | IN_CLOEXEC)) < 0)
         error = errno == EMFILE ? FILE_LIMIT : errno;
-    if (!error) error = look_into(&watch, dup(watch.root), "", false);
+    if (!error) error = look_into(&watch, fd, "", false);
+    else if (fd >= 0) close(fd);
     if (!error) {
         served_done(served);
         watch_on(&watch);
@@ -354,7 +367,5 @@ void file_watch(struct served *served, struct reader *reader) {
     for (; watch.count > 0; watch.count--) free(watch.items[watch.count - 1].path);
     free(watch.items);
     if (watch.inotify >= 0) close(watch.inotify);
-    if (watch.root >= 0) close(watch.root);
-    if (chdir("/") < 0) _exit(1);
     served_error(served, error);
 }

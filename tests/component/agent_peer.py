@@ -239,9 +239,14 @@ class Attachment(Peer):
 
 
 class Agent:
-    """A running agent outside any namespace. Use as a context manager."""
+    """A running agent outside any namespace. Use as a context manager.
 
-    def __init__(self, binary: Path | None = None, user: int | None = None, root: Path | None = None) -> None:
+    prepared: a shell script that becomes the agent; its first argument is the listener's descriptor.
+    """
+
+    def __init__(
+        self, binary: Path | None = None, user: int | None = None, root: Path | None = None, prepared: str = ""
+    ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="sp-", dir="/tmp"))
         self.path = self.directory / "agent.sock"
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -257,6 +262,8 @@ class Agent:
         if root is not None:
             shutil.copy(load_build().build(arches=[load_build().machine_arch()])[0], root / "agent")  # the static one
             command = ["chroot", str(root), "/agent"]
+        if prepared:
+            command = ["sh", "-c", prepared, "sh"]
         number = listener.fileno()
         self.process = subprocess.Popen(
             [*command, str(number)],
