@@ -96,6 +96,18 @@ AUTO_RESUME_TIMEOUT_S: Final = 300  # E2B: the life of a sandbox that traffic ha
 SANDBOXES_MAX: Final = 2000  # per host, before memory says no
 METADATA_BYTES: Final = 64 * 1024  # per sandbox: metadata and environment
 
+# --- files over HTTP -------------------------------------------------------------------------------------------------
+FILE_STALL_S: Final = 120.0  # a transfer that does not move for so long is given up: it holds a connection to the guest
+FILE_FIRST_BYTES: Final = 32 * 1024  # read before the answer's head: what ends by then tells its true length
+FILE_GZIP_LEVEL: Final = 1  # the link is rarely slower than the compressor at higher ones
+MULTIPART_BOUNDARY_BYTES: Final = 200  # RFC 2046 allows 70
+MULTIPART_HEAD_BYTES: Final = 16 * 1024  # headers of one part: a path of 4 KiB, escaped, fits
+UPLOAD_FILES_MAX: Final = 10_000  # of one multipart body; their paths are remembered and answered
+UPLOAD_LINGER_S: Final = 30.0  # after an early answer the rest of an upload is read so long, so that the answer arrives
+COMPOSES_IN_PARALLEL: Final = 4  # each holds two files connections, and waits for the second holding the first
+COMPOSE_SOURCES_MAX: Final = 10_000  # files joined into one by one request
+WATCHER_IDLE_S: Final = 3600.0  # a polled watcher nobody asks is removed: it is a process of the sandbox
+
 # --- supervisor ------------------------------------------------------------------------------------------------------
 SUPERVISOR_START_TIMEOUT_S: Final = 30.0  # its probe runs a canary sandbox first
 SUPERVISOR_REPLY_TIMEOUT_S: Final = 60.0  # a create under full load

@@ -98,12 +98,12 @@ def test_browsers_may_call_from_anywhere(envd: Envd) -> None:
 
 def test_what_is_not_served_yet_says_so(envd: Envd) -> None:
     """Unimplemented, in the shape of each kind of call."""
-    for method in ("filesystem.Filesystem/Stat", "process.Process/Nothing"):
+    for method in ("filesystem.Filesystem/Nothing", "process.Process/Nothing"):
         answer = envd.unary(method, {"path": "/"})
         assert (answer.status_code, answer.json()["code"]) == (501, "unimplemented")
-    answer = envd.raw("filesystem.Filesystem/WatchDir", envelope({"path": "/"}), **STREAM)
+    answer = envd.raw("filesystem.Filesystem/Nothing", envelope({"path": "/"}), **STREAM)
     assert (answer.status_code, ending(answer.content)["code"]) == (200, "unimplemented")
-    check_error(httpx.get(f"{envd.url}/files?path=/etc/hostname", headers=envd.headers), 501)
+    check_error(httpx.get(f"{envd.url}/files/nothing", headers=envd.headers), 501)
     answer = httpx.get(f"{envd.url}/health", headers={**envd.headers, "E2b-Sandbox-Port": "8080"})
     assert answer.status_code >= 500
     assert answer.json()["message"]

@@ -222,6 +222,10 @@ class Registry:
     def by_token(self, token: str) -> Sandbox | None:
         return self._sandboxes.get(self._tokens.get(token, ""))
 
+    def everyone(self) -> Iterator[Sandbox]:
+        """Every sandbox, whoever owns it: for finding one by a secret of its own."""
+        return iter(self._sandboxes.values())
+
     def _by_key(self, key_id: str) -> Sandbox | None:
         return self._sandboxes.get(self._keys.get(key_id, ""))
 

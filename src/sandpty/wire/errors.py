@@ -52,6 +52,7 @@ REASONS: dict[str, Reason] = _table(
     Reason("network_file_system", "invalid_argument", 400, 1, "changes made elsewhere cannot be watched there"),
     Reason("permission_denied", "permission_denied", 403, 77, "act as a user of the sandbox who may"),
     Reason("no_such_file", "not_found", 404, 1),
+    Reason("no_such_watcher", "not_found", 404, 1),
     Reason("file_exists", "already_exists", 409, 1),
     Reason("not_empty", "failed_precondition", 409, 1, "remove it recursively"),
     Reason("file_error", "internal", 500, 1, "the message is what the sandbox's kernel said"),
@@ -78,6 +79,7 @@ REASONS: dict[str, Reason] = _table(
     Reason("server_unreachable", "unavailable", 503, 69, "`sandpty serve` starts one; --url or SANDPTY_URL names it"),
     Reason("timeout", "deadline_exceeded", 408, 124, "raise the timeout; 0 means none"),
     Reason("output_lost", "data_loss", 410, 1, "the log no longer holds these bytes; attach from a later offset"),
+    Reason("events_lost", "data_loss", 410, 1, "list the directory again, and ask for events more often"),
     Reason("limit", "resource_exhausted", 429, 1),
     Reason("no_space", "resource_exhausted", 507, 1, "free space in the data directory"),
     Reason(

@@ -1,7 +1,7 @@
 """E2B's API: its control plane, and the process service of every sandbox (envd's) under the same origin.
 
 The unmodified SDKs (Python `e2b`, JavaScript `e2b`, both code interpreters) reach it with E2B_API_URL and
-E2B_SANDBOX_URL set to this server. docs/reference/e2b.md has the details. Files and the filesystem service follow.
+E2B_SANDBOX_URL set to this server. docs/reference/e2b.md has the details.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from sandpty.server.context import Context
-from sandpty.server.dialects.e2b import control, process
+from sandpty.server.dialects.e2b import control, files_http, process
 from sandpty.server.dialects.e2b.connect import CORS_HEADERS, STREAM_TYPE, ConnectError, end_envelope
 from sandpty.server.dialects.e2b.errors import HttpError, sandbox_not_found
-from sandpty.server.dialects.e2b.process import unary_failure
+from sandpty.server.dialects.e2b.filesystem import FilesystemService
 from sandpty.server.dialects.e2b.requests import authorized_sandbox, find_sandbox, named_sandbox_id
 from sandpty.server.dialects.e2b.streams import StreamService
+from sandpty.server.dialects.e2b.unary import unary_failure
+from sandpty.server.dialects.e2b.watch_stream import WatchService
+from sandpty.server.files.watchers import Watchers
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _PREFLIGHT_HEADERS = {
@@ -28,9 +31,14 @@ _PREFLIGHT_HEADERS = {
 
 def routes(context: Context) -> list[web.AbstractRouteDef]:
     """Every route of this dialect: the control plane's, then those of the sandboxes."""
+    watchers = Watchers(context.registry, context.files)
+    context.stopping.append(watchers.stop)
     sandbox_routes = [
         *process.routes(context),
         *StreamService(context).routes(),
+        *FilesystemService(context, watchers).routes(),
+        *WatchService(context).routes(),
+        *files_http.routes(context),
         web.get("/health", _health(context)),
         web.post("/{service:(?:process\\.Process|filesystem\\.Filesystem)}/{method}", _unimplemented(context)),
         web.route("*", "/files{tail:.*}", _unimplemented(context)),
@@ -41,7 +49,7 @@ def routes(context: Context) -> list[web.AbstractRouteDef]:
         web.options("/files{tail:.*}", _preflight),
         web.options("/health", _preflight),
     ]
-    cors = [web.route(route.method, route.path, _with_cors(route.handler)) for route in sandbox_routes]
+    cors = [web.route(route.method, route.path, _with_cors(route.handler), **route.kwargs) for route in sandbox_routes]
     return [*control.routes(context), *preflights, *cors]
 
 

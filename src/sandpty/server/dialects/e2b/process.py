@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 
 import msgspec
 from aiohttp import web
 
-from sandpty import config
 from sandpty.server.context import Context
 from sandpty.server.dialects.e2b import models
 from sandpty.server.dialects.e2b.connect import (
-    UNARY_TYPE,
-    ConnectError,
     decode_message,
-    decode_timeout_ms,
-    error_from,
 )
-from sandpty.server.dialects.e2b.errors import HttpError, sandbox_not_found, unexpected_connect
-from sandpty.server.dialects.e2b.requests import authorized_sandbox, read_body
 from sandpty.server.dialects.e2b.selecting import (
     input_of,
     process_error,
@@ -29,7 +21,7 @@ from sandpty.server.dialects.e2b.selecting import (
     window_size,
 )
 from sandpty.server.dialects.e2b.starting import listed
-from sandpty.server.ends import still_runs, wait_for_the_end
+from sandpty.server.dialects.e2b.unary import UnaryMethod, unary
 from sandpty.terminal import control
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.frames import ProcessFlags, Target
@@ -47,43 +39,14 @@ def routes(context: Context) -> list[web.RouteDef]:
         "Update": update,
         "CloseStdin": close_stdin,
     }
-    return [web.post(f"/process.Process/{name}", _unary(context, method)) for name, method in methods.items()]
+    return [
+        web.post(f"/process.Process/{name}", unary(context, _of_sandbox(method))) for name, method in methods.items()
+    ]
 
 
-def unary_failure(error: ConnectError) -> web.Response:
-    return web.Response(status=error.status, body=error.body(), content_type=UNARY_TYPE)
-
-
-def _unary(context: Context, method: Method) -> Callable[[web.Request], Awaitable[web.Response]]:
-    async def answer(request: web.Request, sandbox: Sandbox) -> web.Response:
-        try:
-            timeout_ms = decode_timeout_ms(request.headers.get("Connect-Timeout-Ms"))
-            body = await read_body(request, config.ENVELOPE_BYTES)
-            async with asyncio.timeout(timeout_ms / 1000 if timeout_ms else None):
-                reply = await method(sandbox, body)
-        except TimeoutError:
-            return unary_failure(ConnectError("deadline_exceeded", "the request reached its timeout"))
-        except ConnectError as error:
-            return unary_failure(error)
-        except SandptyError as error:
-            if error.reason.name == "agent_unreachable":
-                await wait_for_the_end(context, sandbox)
-            return unary_failure(error_from(error))
-        return web.Response(body=b"{}" if reply is None else msgspec.json.encode(reply), content_type=UNARY_TYPE)
-
-    async def handle(request: web.Request) -> web.Response:
-        try:
-            sandbox = await authorized_sandbox(context, request)
-            response = await answer(request, sandbox)
-            if response.status >= 500 and not still_runs(context, sandbox):
-                return sandbox_not_found(sandbox.id).response()  # it ended while it was being asked
-            return response
-        except HttpError as error:
-            return error.response()
-        except Exception as error:
-            return unary_failure(unexpected_connect(error))
-
-    return handle
+def _of_sandbox(method: Method) -> UnaryMethod:
+    """A method that needs nothing of the request but its message."""
+    return lambda sandbox, _, body: method(sandbox, body)
 
 
 async def list_processes(sandbox: Sandbox, _: bytes) -> models.ListReply:

@@ -52,12 +52,14 @@ def named_sandbox_id(request: web.Request) -> str:
     return (_first_header(request, ID_HEADERS) or "").partition("-")[0]
 
 
-def find_sandbox(context: Context, request: web.Request) -> Sandbox:
+def find_sandbox(context: Context, request: web.Request, signed_for: str = "") -> Sandbox:
     """The sandbox this request is for, by its headers or else by its token: one that runs, or would wake for it.
+
+    signed_for: the id of the one whose signature the request carries, where nothing else names one.
 
     Raises HttpError: 502 when there is none, 501 for a port other than envd's.
     """
-    sandbox_id = named_sandbox_id(request)
+    sandbox_id = named_sandbox_id(request) or signed_for
     if sandbox_id:
         try:
             sandbox = context.registry.get(sandbox_id)

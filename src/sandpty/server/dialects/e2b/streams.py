@@ -69,7 +69,7 @@ class StreamService:
 
     async def _start(self, sandbox: Sandbox, request: web.Request) -> Opened:
         deadline_ms = decode_timeout_ms(request.headers.get("Connect-Timeout-Ms"))
-        message = decode_message(await _only_message(request), models.StartRequest)
+        message = decode_message(await only_message(request), models.StartRequest)
         start = start_of(message, sandbox, guest_user(request, sandbox), deadline_ms)
         try:
             attachment = await attachments.start(sandbox.socket, start)
@@ -80,7 +80,7 @@ class StreamService:
 
     async def _connect(self, sandbox: Sandbox, request: web.Request) -> Opened:
         timeout_ms = decode_timeout_ms(request.headers.get("Connect-Timeout-Ms"))
-        selector = selector_of(decode_message(await _only_message(request), models.SelectedRequest).process)
+        selector = selector_of(decode_message(await only_message(request), models.SelectedRequest).process)
         try:
             info = await control.stat(sandbox.socket, selector)
             await self._handover(sandbox.id, info.process)
@@ -218,7 +218,7 @@ class StreamService:
                 await type_into(sandbox.socket, selector, stream, data)
 
 
-async def _only_message(request: web.Request) -> bytes:
+async def only_message(request: web.Request) -> bytes:
     """The one message of a request whose answer is a stream. Raises ConnectError, HttpError."""
     reader = EnvelopeReader()
     messages = reader.feed(await read_body(request, config.ENVELOPE_BYTES + config.REQUEST_BODY_BYTES))

@@ -1,0 +1,93 @@
+"""GET `/files`: a file of the sandbox, whole, in part, or not because the client has it already."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from sandpty.server.context import Context
+from sandpty.server.dialects.e2b.acting import Acting, acting_for
+from sandpty.server.dialects.e2b.connect import CORS_HEADERS
+from sandpty.server.dialects.e2b.errors import HttpError
+from sandpty.server.dialects.e2b.signatures import FileQuery
+from sandpty.server.files import ranges
+from sandpty.server.files.paths import base_name, printable
+from sandpty.server.files.sending import choose_coding, content_disposition, content_type, send_file, send_part
+from sandpty.server.registry import default_user
+from sandpty.terminal.files import Entry, EntryType, Reading
+from sandpty.wire.errors import SandptyError
+from sandpty.wire.verbs import Sandbox
+
+
+async def download(context: Context, sandbox: Sandbox, request: web.Request, query: FileQuery) -> web.StreamResponse:
+    """Raises HttpError, SandptyError before anything was sent."""
+    async with acting_for(context, sandbox, query.username or default_user(sandbox)) as guest:
+        path = guest.path(query.path)
+        exact = request.method == "HEAD" or ranges.asks_for_part(request.headers)
+        coding = "identity" if exact else choose_coding(request.headers.get("Accept-Encoding"))
+        try:
+            return await _answer(guest, request, path, exact, coding)
+        except SandptyError as error:
+            raise _failure(error, path) from error
+
+
+async def _answer(
+    guest: Acting, request: web.Request, path: str, exact: bool, coding: str | None
+) -> web.StreamResponse:
+    async with guest.files.open(path, length=0 if exact or coding is None else None) as reading:
+        if reading.entry.type is not EntryType.FILE:  # a device has no end, and no content of its own
+            raise HttpError(400, f"path '{printable(path)}' is not a regular file")
+        if coding is None:
+            raise HttpError(406, "none of the codings in Accept-Encoding can be served: use gzip or identity")
+        headers = {
+            "Content-Type": content_type(path),
+            "Content-Disposition": content_disposition(base_name(path)),
+            "Vary": "Accept-Encoding",
+            "X-Content-Type-Options": "nosniff",
+            **CORS_HEADERS,
+        }
+        if not exact:
+            if reading.entry.size and coding == "identity":
+                headers |= _validators(reading.entry)
+            return await send_file(request, reading, headers, coding=coding)
+        return await _exact(request, reading, headers | _validators(reading.entry))
+
+
+def _validators(entry: Entry) -> dict[str, str]:
+    return {
+        "Accept-Ranges": "bytes",
+        "ETag": ranges.entity_tag(entry),
+        "Last-Modified": ranges.last_modified(entry),
+    }
+
+
+async def _exact(request: web.Request, reading: Reading, headers: dict[str, str]) -> web.StreamResponse:
+    """What depends on the file's own length and age."""
+    entry = reading.entry
+    status = ranges.condition_status(request.headers, entry)
+    if status != 200:
+        return web.Response(status=status, headers=headers)
+    part = None
+    if ranges.range_holds(request.headers, entry):
+        try:
+            part = ranges.parse_range(request.headers.get("Range"), entry.size)
+        except ranges.UnsatisfiableError:
+            return web.Response(status=416, headers=headers | {"Content-Range": f"bytes */{entry.size}"})
+    if request.method == "HEAD":
+        return web.Response(headers=headers | {"Content-Length": str(entry.size)})
+    if part is None:
+        await reading.read()
+        return await send_file(request, reading, headers)
+    await reading.read(part.offset, part.length)
+    return await send_part(request, reading, headers | {"Content-Range": part.header}, part.length)
+
+
+def _failure(error: SandptyError, path: str) -> Exception:
+    shown = printable(path)
+    match error.reason.name:
+        case "no_such_file" | "not_a_directory":
+            return HttpError(404, f"path '{shown}' does not exist")
+        case "is_a_directory":
+            return HttpError(400, f"path '{shown}' is a directory")
+        case "not_a_file":
+            return HttpError(400, f"path '{shown}' is not a regular file")
+    return error

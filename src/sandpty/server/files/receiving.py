@@ -1,0 +1,34 @@
+"""What clients upload: pieces of a body as they arrive. However long it takes in all, each piece must come in time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from sandpty import config
+from sandpty.wire.errors import SandptyError
+
+CODINGS = ("", "identity", "gzip", "deflate")  # aiohttp takes the last two off, a bounded piece at a time
+
+
+async def body_pieces(request: web.Request) -> AsyncIterator[bytes]:
+    """The body without its coding. The socket is read no faster than the pieces are taken.
+
+    Raises unsupported (another coding), timeout (nothing came for FILE_STALL_S), bad_request (cut off, bad gzip).
+    """
+    coding = request.headers.get("Content-Encoding", "").strip().lower()
+    if coding not in CODINGS:
+        raise SandptyError("unsupported", f"Content-Encoding {coding[:40]!r}: send it plain or with gzip")
+    while True:
+        try:
+            async with asyncio.timeout(config.FILE_STALL_S):
+                piece = await request.content.readany()
+        except TimeoutError as error:
+            raise SandptyError("timeout", f"nothing of the body came for {config.FILE_STALL_S:g} s") from error
+        except (web.RequestPayloadError, ValueError) as error:
+            raise SandptyError("bad_request", f"the request body cannot be read: {error}") from error
+        if not piece:
+            return
+        yield piece
