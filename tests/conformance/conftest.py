@@ -21,7 +21,7 @@ VENDOR_JS = ROOT / ".cache" / "vendor-js"
 def sdk_env(server: RunningServer) -> Iterator[dict[str, str]]:
     """Points the SDKs of this process, and those it starts, at the test's server."""
     before = dict(os.environ)
-    for name in ("E2B_DEBUG", "E2B_DOMAIN", "E2B_ACCESS_TOKEN"):
+    for name in ("E2B_DEBUG", "E2B_DOMAIN", "E2B_ACCESS_TOKEN", "NOVITA_DEBUG", "NOVITA_DOMAIN", "NOVITA_ACCESS_TOKEN"):
         os.environ.pop(name, None)
     os.environ.update(server.env)
     yield server.env

@@ -1,6 +1,6 @@
-"""The vendors' documents in data/, and the JavaScript samples in them.
+"""The vendors' documents in data/, and the samples in them: JavaScript, and of 002 (Novita's) also Python.
 
-000 is Markdown: a sample is a fenced `js` block, its common indentation taken off.
+000 and 002 are Markdown: a sample is a fenced block, its common indentation taken off.
 001 is a page as text: a sample starts at an `import` line and ends before the next line of prose. A line belongs to the
     sample while brackets are open, or while it is empty or looks like code.
 003 is text whose line breaks were lost: a sample is one line that starts with `import`. The breaks are put back by a
@@ -16,7 +16,7 @@ from pathlib import Path
 
 DATA = Path(__file__).parent / "data"
 _CODE = re.compile(r"(import|export|const|let|await|for|//|console\.)\b|//|[ })\]]")
-_SECTIONS_000 = re.compile(r"^## (.+)$", re.M)
+_SECTIONS = re.compile(r"^## (.+)$", re.M)
 
 
 @dataclass(frozen=True)
@@ -26,24 +26,26 @@ class Sample:
     document: str
     title: str
     code: str
+    language: str = "js"
 
     @property
     def name(self) -> str:
         """For test ids."""
-        return f"{self.document}-{re.sub(r'[^a-z]+', '-', self.title.lower()).strip('-')}"
+        words = re.sub(r"[^a-z]+", "-", self.title.lower()).strip("-")
+        return f"{self.document}-{words}" + ("" if self.language == "js" else f"-{self.language}")
 
 
 def _text(document: str) -> str:
     return (DATA / f"{document}.txt").read_text(encoding="utf-8")
 
 
-def samples_000() -> list[Sample]:
-    """Every fenced JavaScript block under its heading."""
+def fenced(document: str, language: str) -> list[Sample]:
+    """Every fenced block of a language (as the fence names it) under its heading."""
     found = []
-    for section in re.split(r"^(?=## )", _text("000"), flags=re.M):
-        title = _SECTIONS_000.match(section)
-        for block in re.findall(r"^ *```js [^\n]*\n(.*?)^ *```", section, re.M | re.S):
-            found.append(Sample("000", title[1] if title else "", textwrap.dedent(block)))
+    for section in re.split(r"^(?=## )", _text(document), flags=re.M):
+        title = _SECTIONS.match(section)
+        for block in re.findall(rf"^ *```{language} [^\n]*\n(.*?)^ *```", section, re.M | re.S):
+            found.append(Sample(document, title[1] if title else "", textwrap.dedent(block), language))
     return found
 
 
@@ -91,5 +93,8 @@ def reflow(line: str) -> str:
 
 
 def all_samples() -> list[Sample]:
-    """The JavaScript samples of every document, in order."""
-    return samples_000() + samples_001() + samples_003()
+    """The JavaScript samples of every document, in order, and the Python samples of Novita's.
+
+    (The Python samples of 000 do not match E2B's own SDK.)
+    """
+    return fenced("000", "js") + samples_001() + fenced("002", "js") + fenced("002", "python") + samples_003()

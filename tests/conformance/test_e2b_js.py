@@ -1,4 +1,4 @@
-"""E2B's unmodified JavaScript SDK: every check of js/checks.mjs, each in a Node of its own."""
+"""E2B's and Novita's unmodified JavaScript SDKs: every check of js/*.mjs named here, each in a Node of its own."""
 
 from __future__ import annotations
 
@@ -12,22 +12,26 @@ import pytest
 
 from tests.conformance.conftest import VENDOR_JS
 
-CHECKS = Path(__file__).parent / "js" / "checks.mjs"
-NAMES = re.findall(r"^  (?:async )?'([^']+)'", CHECKS.read_text(encoding="utf-8"), re.M)
+JS = Path(__file__).parent / "js"
+CHECKS = [
+    (file, name)
+    for file in ("checks.mjs", "novita.mjs")
+    for name in re.findall(r"^  (?:async )?'([^']+)'", (JS / file).read_text(encoding="utf-8"), re.M)
+]
 
 
 @pytest.fixture(scope="module")
-def script() -> Iterator[Path]:
+def scripts() -> Iterator[Path]:
     """The checks below the SDKs, because Node looks for packages upwards from the script."""
     assert (VENDOR_JS / "node_modules" / "e2b").is_dir(), "scripts/setup --test installs the SDKs"
     with tempfile.TemporaryDirectory(prefix="checks-", dir=VENDOR_JS) as directory:
-        copy = Path(directory) / CHECKS.name
-        copy.write_bytes(CHECKS.read_bytes())
-        yield copy
+        for file in {file for file, _ in CHECKS}:
+            (Path(directory) / file).write_bytes((JS / file).read_bytes())
+        yield Path(directory)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_javascript(script: Path, name: str) -> None:
+@pytest.mark.parametrize(("file", "name"), CHECKS)
+def test_javascript(scripts: Path, file: str, name: str) -> None:
     """The check does not throw."""
-    done = subprocess.run(["node", str(script), name], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(["node", str(scripts / file), name], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -29,7 +29,7 @@ def exports(url: str, api_key: str) -> list[str]:
     }
     lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     # Left over from elsewhere, these would lead the SDKs past the addresses above.
-    return [*lines, "unset E2B_DEBUG E2B_DOMAIN NOVITA_DEBUG"]
+    return [*lines, "unset E2B_DEBUG E2B_DOMAIN NOVITA_DEBUG NOVITA_DOMAIN"]
 
 
 @click.command()

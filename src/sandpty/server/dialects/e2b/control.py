@@ -11,6 +11,7 @@ from sandpty.server.dialects.e2b.errors import HttpError
 from sandpty.server.dialects.e2b.guard import Row, guarded
 from sandpty.server.dialects.e2b.logs import Logs
 from sandpty.server.dialects.e2b.measures import Measures
+from sandpty.server.dialects.e2b.novita import Novita
 from sandpty.server.dialects.e2b.sandboxes import Sandboxes
 from sandpty.server.dialects.e2b.snapshots import Snapshots
 from sandpty.server.dialects.e2b.teams import teams
@@ -21,6 +22,7 @@ _FAMILIES = ("v2/", "v3/", "sandboxes/", "snapshots", "templates", "teams", "vol
 def routes(context: Context) -> list[web.RouteDef]:
     """The table. The first row that fits wins: fixed paths such as /sandboxes/metrics go before /sandboxes/{id}."""
     rows: list[Row] = [
+        *Novita(context).routes(),
         *Measures(context).routes(),
         *Logs(context).routes(),
         *Creating(context).routes(),

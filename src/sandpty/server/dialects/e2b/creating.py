@@ -15,7 +15,7 @@ from sandpty.server.dialects.e2b import control_models as models
 from sandpty.server.dialects.e2b.errors import HttpError, bad_request
 from sandpty.server.dialects.e2b.guard import Row
 from sandpty.server.dialects.e2b.replies import json_reply, sandbox_reply
-from sandpty.server.dialects.e2b.requests import read_json
+from sandpty.server.dialects.e2b.requests import is_novita, read_json
 from sandpty.server.ports.policy import new_policy
 from sandpty.server.registry import CreateSpec
 from sandpty.wire.errors import SandptyError
@@ -77,7 +77,9 @@ class Creating:
 
     async def create_v1(self, request: web.Request, principal: Principal) -> web.Response:
         body = await read_json(request, models.CreateBody)
-        return await self._create(request, body, principal, config.SANDBOX_TIMEOUT_V1_S, secure=body.secure)
+        # Novita's Python SDK names a sandbox by nothing but its token after connect(): it always needs one.
+        secure = body.secure or is_novita(request)
+        return await self._create(request, body, principal, config.SANDBOX_TIMEOUT_V1_S, secure=secure)
 
     async def _create(
         self, request: web.Request, body: models.CreateBody, principal: Principal, default_s: int, *, secure: bool

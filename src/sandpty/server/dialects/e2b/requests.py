@@ -45,6 +45,11 @@ def _first_header(request: web.Request, names: tuple[str, ...]) -> str | None:
     return next((value for name in names if (value := request.headers.get(name))), None)
 
 
+def is_novita(request: web.Request) -> bool:
+    """Whether one of Novita's SDKs asks."""
+    return "X-Novita-SDK-Name" in request.headers
+
+
 def named_sandbox_id(request: web.Request) -> str:
     """The sandbox that the Host or the routing headers name, "" for none. A client id after a dash is the old form."""
     if (target := target_by_host(request.headers.get("Host", ""))) is not None:

@@ -1,17 +1,15 @@
-"""Every JavaScript sample of the vendors' documents runs as printed, with the unmodified SDKs from npm.
+"""Every JavaScript sample of E2B's and Novita's documents, and every Python sample of Novita's, runs as printed.
 
-Those that last until the terminal's default deadline of 60 s run side by side.
+With the unmodified SDKs. Those that last until the terminal's default deadline of 60 s run side by side.
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
 import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -19,63 +17,12 @@ import pytest_asyncio
 from e2b import AsyncSandbox
 
 from tests.conformance.conftest import VENDOR_JS
-from tests.conformance.seeds import Sample, all_samples
+from tests.conformance.sample_runs import LATEST_S, Run, start_all
+from tests.conformance.seeds import all_samples
 from tests.waiting import until
 
 DEADLINE_S = 60.0  # of a terminal that asks for none
-LATEST_S = 95.0  # with twenty Node processes starting at once on a small machine
 SAMPLES = all_samples()
-
-
-@dataclass
-class Run:
-    """One sample in a Node of its own."""
-
-    sample: Sample
-    process: asyncio.subprocess.Process
-    started: float
-    output: bytearray
-    reader: asyncio.Task[None]
-    ended: float = 0.0
-
-    @property
-    def text(self) -> str:
-        """What it printed so far, without escape sequences."""
-        return re.sub(r"\x1b\[[?0-9;]*[a-zA-Z]|\x1b\][^\x07]*\x07", "", self.output.decode(errors="replace"))
-
-    async def exit_code(self) -> int:
-        """Wait for its end."""
-        async with asyncio.timeout(LATEST_S):
-            await self.reader
-            return await self.process.wait()
-
-    @property
-    def lasted_s(self) -> float:
-        """From its start to its end."""
-        return self.ended - self.started
-
-
-async def _run(sample: Sample, directory: Path) -> Run:
-    script = directory / f"{sample.name}.mjs"
-    script.write_text(sample.code, encoding="utf-8")
-    process = await asyncio.create_subprocess_exec(
-        "node",
-        str(script),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    output = bytearray()
-    run: Run
-
-    async def read() -> None:
-        assert process.stdout is not None
-        while data := await process.stdout.read(4096):
-            output.extend(data)
-        run.ended = time.monotonic()
-
-    run = Run(sample, process, time.monotonic(), output, asyncio.create_task(read()))
-    return run
 
 
 async def _ids() -> set[str]:
@@ -95,28 +42,26 @@ async def runs(sdk_env: dict[str, str]) -> AsyncIterator[dict[str, Run]]:
     directory = Path(tempfile.mkdtemp(prefix="samples-", dir=VENDOR_JS))
     started: dict[str, Run] = {}
     try:
-        for sample in SAMPLES:
-            started[sample.name] = await _run(sample, directory)
+        await start_all(SAMPLES, directory, started)
         yield started
     finally:
         for run in started.values():
-            if run.process.returncode is None:
-                run.process.kill()
-            await run.reader
-            await run.process.wait()
+            await run.end()
         shutil.rmtree(directory)
         for sandbox_id in await _ids() - before:
             await AsyncSandbox.kill(sandbox_id)
 
 
 def _named(*words: str) -> list[str]:
-    return [sample.name for sample in SAMPLES if any(word in sample.name for word in words)]
+    names = [sample.name for sample in SAMPLES if sample.language == "js"]
+    return [name for name in names if any(word in name for word in words)]
 
 
 def test_the_documents_hold_the_samples_that_are_known() -> None:
-    """Seven, seven and five; a changed document or extraction is noticed."""
-    assert [sum(sample.document == document for sample in SAMPLES) for document in ("000", "001", "003")] == [7, 7, 5]
-    assert len({sample.name for sample in SAMPLES}) == 19
+    """Seven of each, five of 003, both languages of 002; a changed document or extraction is noticed."""
+    counted = [sum(sample.document == document for sample in SAMPLES) for document in ("000", "001", "002", "003")]
+    assert counted == [7, 7, 14, 5]
+    assert len({sample.name for sample in SAMPLES}) == 33
 
 
 @pytest.mark.parametrize("name", _named("kill-the-pty"))
@@ -201,3 +146,33 @@ async def test_a_terminal_without_a_timeout(runs: dict[str, Run], name: str) -> 
     await until(lambda: "$ " in run.text, LATEST_S)
     await until(lambda: time.monotonic() - run.started > DEADLINE_S + 3, LATEST_S)
     assert run.process.returncode is None, run.text
+
+
+# --- Python, as Novita's documents have it: a thread reads, and the program ends without waiting for it ---------------
+
+PYTHON = [sample.name for sample in SAMPLES if sample.language == "python"]
+
+
+@pytest.mark.parametrize("name", PYTHON)
+async def test_a_python_sample_ends_well_and_soon(runs: dict[str, Run], name: str) -> None:
+    """Without an exception, also in its threads."""
+    run = runs[name]
+    assert await run.exit_code() == 0, run.text
+    assert "Traceback" not in run.text
+    assert run.lasted_s < DEADLINE_S
+
+
+@pytest.mark.parametrize(
+    ("name", "printed"),
+    [
+        ("002-create-a-pty-session-python", r"Terminal PID: \d+"),
+        ("002-disconnect-and-reconnect-python", r"Handler 2: [\s\S]*world"),
+        ("002-kill-the-pty-python", r"Killed: True"),
+        ("002-wait-for-pty-to-exit-python", r"exit[\s\S]*Exit code: 0"),
+    ],
+)
+async def test_a_python_sample_prints_what_its_document_says(runs: dict[str, Run], name: str, printed: str) -> None:
+    """Of those whose output does not depend on how soon the program ends."""
+    run = runs[name]
+    await run.exit_code()
+    assert re.search(printed, run.text), run.text
