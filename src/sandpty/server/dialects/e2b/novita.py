@@ -17,13 +17,13 @@ from aiohttp import web
 from sandpty import config
 from sandpty.server.auth import Principal
 from sandpty.server.context import Context
+from sandpty.server.deadline import end_at
 from sandpty.server.dialects.e2b.creating import timeout_of
 from sandpty.server.dialects.e2b.errors import HttpError, bad_request
 from sandpty.server.dialects.e2b.guard import Row
 from sandpty.server.dialects.e2b.measures import unix_seconds
 from sandpty.server.dialects.e2b.replies import json_reply, sandbox_reply
 from sandpty.server.dialects.e2b.requests import read_json
-from sandpty.server.deadline import end_at
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import HistoryArgs, HistoryEntry, Limits, Sandbox
 
@@ -40,7 +40,7 @@ class ResetBody(msgspec.Struct, frozen=True):
 
 
 class CloneBody(msgspec.Struct, frozen=True):
-    """POST /sandboxes/{id}/clone. `strict`: all or none. Without `timeout` (seconds) a clone ends when its source does."""
+    """POST /sandboxes/{id}/clone. `strict`: all or none. No `timeout` (seconds): a clone ends when its source does."""
 
     count: int = 1
     strict: bool = False
