@@ -50,6 +50,9 @@
 #define REST_NS (4 * MS)                        /* between reads of output nobody waits for, while somebody types */
 #define LAST_READS 256                          /* at the end of a process; a pipe holds 1 MiB at most */
 #define INPUT_RETRY_NS (100 * MS)               /* a PTY does not always say that it has room again */
+#define LOOKS_PER_WAIT 16                       /* at the clock: deadlines do not count frozen time */
+#define LOOK_NS (1000 * MS)                     /* but not more often than this */
+#define FROZEN_NS (1500 * MS)                   /* so late only a frozen sandbox looks at the clock, or a starved one */
 #define CELLS_MAX 10000                         /* columns or rows of a window */
 #define KILL_EAGER_ROUNDS 200                   /* a reaper kills without rest this often, then every KILL_REST_NS */
 #define KILL_REST_NS (50 * MS)

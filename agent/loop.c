@@ -13,7 +13,9 @@
 
 static int epoll_fd = -1;
 static bool stopped;
-static uint64_t now;
+static uint64_t now;    /* the agent's own time: it stands still while the sandbox is frozen */
+static uint64_t looked; /* what the clock said when it was last asked */
+static uint64_t frozen; /* what the clock is ahead of our time */
 static struct timer **heap; /* heap[1] is the earliest */
 static size_t heap_count, heap_capacity;
 static void **dead;
@@ -30,7 +32,7 @@ uint64_t unix_ms(void) { return clock_ns(CLOCK_REALTIME) / MS; }
 void loop_stop(void) { stopped = true; }
 
 bool loop_init(void) {
-    now = clock_ns(CLOCK_MONOTONIC);
+    now = looked = clock_ns(CLOCK_MONOTONIC);
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     return epoll_fd >= 0;
 }
@@ -138,10 +140,24 @@ void free_later(void *memory) {
     dead[dead_count++] = memory;
 }
 
-static int wait_for_events(struct epoll_event *events) {
+/* Nobody tells a frozen sandbox that it was: more time has passed than we wanted to wait. */
+static void look_at_clock(uint64_t wanted) {
+    uint64_t clock = clock_ns(CLOCK_MONOTONIC);
+    if (clock - looked > wanted && clock - looked - wanted > FROZEN_NS) frozen += clock - looked - wanted;
+    looked = clock;
+    now = clock - frozen;
+}
+
+/* Until the next timer is due; but now and then before, so that a freeze is told from waiting. */
+static uint64_t time_to_wait(void) {
+    if (heap_count == 0) return UINT64_MAX;
+    uint64_t left = heap[1]->due > now ? heap[1]->due - now : 0;
+    uint64_t part = left / LOOKS_PER_WAIT > LOOK_NS ? left / LOOKS_PER_WAIT : LOOK_NS;
+    return left < part ? left : part;
+}
+
+static int wait_for_events(struct epoll_event *events, uint64_t left) {
     static bool coarse; /* an old kernel or a strict seccomp profile has no epoll_pwait2 */
-    uint64_t due = heap_count > 0 ? heap[1]->due : 0;
-    uint64_t left = due > now ? due - now : 0;
     struct timespec time = {(time_t)(left / 1000000000ull), (long)(left % 1000000000ull)};
     if (!coarse) {
         long count = syscall(SYS_epoll_pwait2, epoll_fd, events, EVENTS_PER_TURN, heap_count ? &time : NULL, NULL, 8);
@@ -157,9 +173,10 @@ static int wait_for_events(struct epoll_event *events) {
 void loop_run(void) {
     struct epoll_event events[EVENTS_PER_TURN];
     while (!stopped) {
-        now = clock_ns(CLOCK_MONOTONIC);
-        int count = wait_for_events(events);
-        now = clock_ns(CLOCK_MONOTONIC);
+        look_at_clock(0);
+        uint64_t wait = time_to_wait();
+        int count = wait_for_events(events, wait);
+        look_at_clock(wait);
         for (int i = 0; i < count; i++) {
             struct source *source = events[i].data.ptr;
             if (source->fd >= 0 && source->added) source->ready(source, events[i].events);

@@ -5,6 +5,8 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -290,6 +292,19 @@ def test_a_deadline_kills_the_whole_tree() -> None:
         exit = attachment.read_exit(5)
         assert (exit.signalled, exit.value, exit.reason) == (True, 9, ExitReason.DEADLINE)
         until_sync(lambda: agent.children() == [])
+
+
+def test_a_deadline_does_not_count_the_time_that_the_sandbox_was_frozen() -> None:
+    """Stopped for longer than the deadline, the process lives for what was left of it, and is killed then."""
+    with running_agent() as agent, agent.start("sleep", "1000", deadline_ms=2000) as attachment:
+        os.kill(agent.pid, signal.SIGSTOP)
+        stopped = time.monotonic()
+        until_sync(lambda: time.monotonic() - stopped > 3.5, 30)
+        os.kill(agent.pid, signal.SIGCONT)
+        thawed = time.monotonic()
+        exit = attachment.read_exit(30)
+        assert time.monotonic() - thawed > 0.5
+        assert exit.reason == ExitReason.DEADLINE
 
 
 def test_a_process_that_ends_before_its_deadline_ends_by_itself(agent: Agent) -> None:
