@@ -55,6 +55,8 @@ class RunningServer:
             "NOVITA_API_KEY": self.api_key,
             "NOVITA_API_URL": self.url,
             "NOVITA_SANDBOX_URL": self.url,
+            "HYPERBROWSER_API_KEY": self.api_key,
+            "HYPERBROWSER_BASE_URL": self.url.replace("127.0.0.1", "localhost"),
             "SANDPTY_URL": self.url,
             "SANDPTY_API_KEY": self.api_key,
             "SANDPTY_DATA_DIR": str(self.data_dir),

@@ -63,6 +63,7 @@ HYPERBROWSER_EXEC_STDERR_BYTES: Final = 8 * 1024 * 1024  # held while Node's exe
 HYPERBROWSER_EVENTS_NUMBERED: Final = 65_536  # per process: 1 MiB of offsets
 HYPERBROWSER_LEDGERS_KEPT: Final = 1024  # processes whose numbers are remembered
 HYPERBROWSER_KEEPALIVE_S: Final = 15.0  # of a silent process's stream; Python gives up after 60 s
+HYPERBROWSER_LISTENING_S: Final = 10.0  # for a new client to answer a ping; one that answers none is believed to listen
 HYPERBROWSER_RESIZE_S: Final = 0.5  # how long a question about a terminal waits for a resize on its way there
 CHARACTER_S: Final = 0.02  # how long the first bytes of a character wait for its last ones
 

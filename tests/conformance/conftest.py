@@ -10,6 +10,8 @@ import httpx
 import pytest
 import pytest_asyncio
 from e2b import AsyncSandbox, Sandbox
+from hyperbrowser import AsyncHyperbrowser, Hyperbrowser
+from hyperbrowser.models import CreateSandboxParams
 
 from tests.server_fixture import RunningServer
 
@@ -81,3 +83,27 @@ def envd(server: RunningServer, sandbox: Sandbox) -> Envd:
 def key(server: RunningServer) -> dict[str, str]:
     """The header of the control plane."""
     return {"X-API-Key": server.api_key}
+
+
+@pytest.fixture(scope="module")
+def hyperbrowser(sdk_env: dict[str, str]) -> Iterator[Hyperbrowser]:
+    """Hyperbrowser's synchronous client, configured by its environment alone."""
+    client = Hyperbrowser()
+    yield client
+    client.close()
+
+
+@pytest_asyncio.fixture
+async def ahyperbrowser(sdk_env: dict[str, str]) -> AsyncIterator[AsyncHyperbrowser]:
+    """The asynchronous one."""
+    client = AsyncHyperbrowser()
+    yield client
+    await client.close()
+
+
+@pytest.fixture(scope="module")
+def hyperbrowser_sandbox_id(hyperbrowser: Hyperbrowser) -> Iterator[str]:
+    """One sandbox for the tests of a module."""
+    sandbox = hyperbrowser.sandboxes.create(CreateSandboxParams(image_name="base", timeout_minutes=20))
+    yield sandbox.id
+    hyperbrowser.sandboxes.stop(sandbox.id)

@@ -5,6 +5,10 @@ for nothing at all. So the exit frame is the last thing that is said, everything
 connection is closed only after the client has said goodbye: a socket closed with unread input in it would be reset, and
 take with it what the client has not read yet.
 
+Nor is anything said before the client has answered a ping: Node's SDK begins to listen a moment after its WebSocket is
+open, and what came in one piece with the answer to the upgrade would be lost (its samples then show no prompt). Its
+WebSocket answers pings by itself, and what comes after the answer is heard.
+
 A client that goes away leaves its place in the log: for a while the program rather waits than runs past what that
 client has not seen.
 """
@@ -101,6 +105,7 @@ class TerminalSocket:
         self._taking = False
         self._pings = 0  # asked of the agent
         self._answered = asyncio.Event()
+        self._listening = asyncio.Event()
         self._output_task: asyncio.Task[None] | None = None
         self._going_away = False
         self.resized = asyncio.Event()  # clear while a resize is on its way
@@ -135,6 +140,10 @@ class TerminalSocket:
     async def _output(self) -> None:
         """Agent to client, until the exit frame is on its way."""
         attached = self._attached
+        await self._socket.ping()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(config.HYPERBROWSER_LISTENING_S):
+                await self._listening.wait()
         while True:
             event = await self._next()
             match event:
@@ -181,6 +190,7 @@ class TerminalSocket:
         """Client to agent, until the client says goodbye or goes away."""
         while (message := await self._socket.receive()).type not in _ENDS:
             self._heard += 1
+            self._listening.set()
             if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
                 self._taking = True
                 await self._take(message.data)

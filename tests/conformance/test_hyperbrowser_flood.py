@@ -1,0 +1,74 @@
+"""Hyperbrowser's terminals under load: floods cut and resumed, many at once, clients that stop reading."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+from hyperbrowser import Hyperbrowser
+from hyperbrowser.models import SandboxTerminalCreateParams
+
+FLOOD_LINES = 50 * 1024 * 1024 // 64
+FLOOD = f"stty raw; seq -f '%063.0f' {FLOOD_LINES}"
+DEADLINE_S = 120.0
+
+
+def flood_digest() -> str:
+    """Of the 50 MiB that the flood says."""
+    digest = hashlib.sha256()
+    for first in range(1, FLOOD_LINES + 1, 8192):
+        last = min(first + 8192, FLOOD_LINES + 1)
+        digest.update(b"".join(b"%063d\n" % number for number in range(first, last)))
+    return digest.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def expected() -> str:
+    """The flood's digest, made once."""
+    return flood_digest()
+
+
+@pytest.fixture(scope="module")
+def busy_machine() -> Iterator[None]:
+    """A program beside us that only burns time: orders of events that a quiet machine never shows."""
+    burner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    yield
+    burner.kill()
+    burner.wait()
+
+
+@pytest.mark.usefixtures("busy_machine")
+@pytest.mark.parametrize("how", ["closed", "cut"])
+def test_a_flood_of_50_mib_is_cut_and_resumed_by_cursor_byte_for_byte(
+    hyperbrowser: Hyperbrowser, hyperbrowser_sandbox_id: str, expected: str, how: str
+) -> None:
+    """Five times in the middle the client leaves, or its connection is torn; it goes on at the last seq it has seen."""
+    sandbox = hyperbrowser.sandboxes.get(hyperbrowser_sandbox_id)
+    terminal = sandbox.terminal.create(SandboxTerminalCreateParams(command="bash", args=["-c", FLOOD]))
+    digest, cursor, exit_codes, connections = hashlib.sha256(), 0, [], 0
+    ends_at = time.monotonic() + DEADLINE_S
+    while not exit_codes:
+        assert time.monotonic() < ends_at
+        connection = terminal.attach(cursor)
+        connections += 1
+        leave_at = cursor + 8 * 1024 * 1024 if connections <= 5 else 1 << 60
+        for event in connection.events():
+            if event.type == "exit":
+                exit_codes.append(event.status.exit_code)
+                continue
+            digest.update(event.raw)
+            assert event.seq == cursor + len(event.raw)
+            cursor = event.seq
+            if cursor >= leave_at:
+                break
+        if how == "cut" and not exit_codes:
+            connection._websocket.socket.close()
+        connection.close()
+    assert exit_codes == [0]
+    assert connections == 6
+    assert cursor == FLOOD_LINES * 64
+    assert digest.hexdigest() == expected
