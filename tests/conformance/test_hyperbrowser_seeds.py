@@ -181,8 +181,9 @@ def test_the_interactive_terminal(programs: Programs, hyperbrowser: Hyperbrowser
         said(person, "echo $((6*7))-typed", "42-typed")
         said(person, "stty size", "24 90")
         if language == "node":
+            person.type("until [ \"$(stty size)\" = '30 101' ]; do sleep 0.1; done; echo resized-$((1+1))")
             person.resize(101, 30)
-            until_sync(lambda: "30 101" in said(person, "stty size", ""), DEADLINE_S)
+            person.wait_for("resized-2", DEADLINE_S)
         said(person, "tput cols; echo é€", "é€")
         person.type("sleep 1000")
         person.wait_for("sleep 1000", DEADLINE_S)
