@@ -1,9 +1,8 @@
 """The vendors' documents in data/, and the samples in them: JavaScript, and of 002 (Novita's) also Python.
 
-000 and 002 are Markdown: a sample is a fenced block, its common indentation taken off.
+000, 002 and 004 are Markdown: a sample is a fenced block, its common indentation taken off.
 001 is a page as text: a sample starts at an `import` line and ends before the next line of prose. A line belongs to the
     sample while brackets are open, or while it is empty or looks like code.
-004 is Markdown: a sample is a fenced block, for Node or for Python.
 003 is text whose line breaks were lost: a sample is one line that starts with `import`. The breaks are put back by a
     mechanical rule (`reflow`) that looks at no particular sample.
 """
@@ -99,18 +98,3 @@ def all_samples() -> list[Sample]:
     (The Python samples of 000 do not match E2B's own SDK.)
     """
     return fenced("000", "js") + samples_001() + fenced("002", "js") + fenced("002", "python") + samples_003()
-
-
-_SECTIONS_004 = re.compile(r"^## (.+)$", re.M)
-_LANGUAGES_004 = {"typescript Node.js": "node", "python Python": "python"}
-
-
-def samples_004(language: str) -> list[Sample]:
-    """Hyperbrowser's: every fenced block of one language (node, python) under its heading."""
-    found = []
-    for section in re.split(r"^(?=## )", _text("004"), flags=re.M):
-        title = _SECTIONS_004.match(section)
-        for words, block in re.findall(r"^ *```(\w+ [\w.]+) [^\n]*\n(.*?)^ *```", section, re.M | re.S):
-            if _LANGUAGES_004[words] == language:
-                found.append(Sample("004", title[1] if title else "", textwrap.dedent(block)))
-    return found

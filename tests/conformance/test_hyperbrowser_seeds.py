@@ -22,7 +22,7 @@ from hyperbrowser import Hyperbrowser
 from hyperbrowser.client.managers.sync_manager.sandboxes.sandbox_terminal import SandboxTerminalHandle
 
 from tests.conformance.conftest import VENDOR_JS
-from tests.conformance.seeds import Sample, samples_004
+from tests.conformance.seeds import Sample, fenced
 from tests.e2e.tmux import Tmux, tmux
 from tests.waiting import until_sync
 
@@ -36,7 +36,8 @@ PRELUDES = {
         'from hyperbrowser import Hyperbrowser\nsandbox = Hyperbrowser().sandboxes.create({"image_name": "node"})\n'
     ),
 }
-SAMPLES = {language: {sample.title: sample for sample in samples_004(language)} for language in PRELUDES}
+FENCES = {"node": "typescript", "python": "python"}
+SAMPLES = {name: {sample.title: sample for sample in fenced("004", fence)} for name, fence in FENCES.items()}
 LANGUAGES = tuple(PRELUDES)
 # Node's own way to run TypeScript: what is only a type becomes spaces.
 STRIP = "const f=require('fs');process.stdout.write(require('amaro').transformSync(f.readFileSync(0,'utf8')).code)"
