@@ -15,6 +15,7 @@ from sandpty.server.dialects.e2b.novita import Novita
 from sandpty.server.dialects.e2b.sandboxes import Sandboxes
 from sandpty.server.dialects.e2b.snapshots import Snapshots
 from sandpty.server.dialects.e2b.teams import teams
+from sandpty.server.dialects.e2b.templates import Templates
 
 _FAMILIES = ("v2/", "v3/", "sandboxes/", "snapshots", "templates", "teams", "volumes", "secrets")
 
@@ -28,6 +29,7 @@ def routes(context: Context) -> list[web.RouteDef]:
         *Creating(context).routes(),
         *Sandboxes(context).routes(),
         *Snapshots(context).routes(),
+        *Templates(context).routes(),
         ("GET", "/teams", teams),
         # What this dialect does not serve (yet) still answers in the shape that the SDKs can parse.
         *(("*", f"/{family}{{tail:.*}}", _unknown) for family in _FAMILIES),
