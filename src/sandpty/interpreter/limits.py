@@ -1,0 +1,29 @@
+"""Bounds of the program that serves `run_code`. Bytes are bytes, times seconds.
+
+What runs in kernels is hostile to its sandbox only: the sandbox's own limits hold it. These keep the program itself
+small and answering.
+"""
+
+from __future__ import annotations
+
+HOST = "127.0.0.1"
+PORT = 49999  # where E2B's SDKs look for it
+HEAD_BYTES_MAX = 64 * 1024
+BODY_BYTES_MAX = 32 * 1024 * 1024  # code comes in one piece
+CONNECTIONS_MAX = 256
+IDLE_TIMEOUT_S = 600.0  # a connection that asks nothing
+CONTEXTS_MAX = 64  # each is a process of 70 MB
+KERNEL_START_TIMEOUT_S = 60.0
+KERNEL_END_TIMEOUT_S = 5.0
+INTERRUPT_TIMEOUT_S = 5.0  # a kernel that has not stopped by then goes on in the background
+PROBE_INTERVAL_S = 0.25  # between questions to a kernel that has not answered yet
+KEEPALIVE_S = 30.0  # JavaScript clients give up after 300 s of silence
+# A client that reads slower than the kernel writes: above the first the kernel is stopped, below the second it goes on.
+PENDING_BYTES_HIGH = 4 * 1024 * 1024
+PENDING_BYTES_LOW = 1024 * 1024
+# A write of ours to a client; bigger lines go in pieces.
+WRITE_BYTES = 256 * 1024
+# In the kernel: of one representation of one result. More would be cut by nobody's wish.
+RESULT_CHARACTERS_MAX = 32 * 1024 * 1024
+DATA_CELLS_MAX = 200_000  # of a table whose cells go along as data
+FLUSH_INTERVAL_S = 0.02  # how long output is gathered before it is sent
