@@ -152,6 +152,12 @@ KEYS_REVOKED_KEPT: Final = 100  # records of revoked keys, for `sandpty keys lis
 KEY_NAME_CHARACTERS: Final = 64
 
 
+# --- code interpreter ------------------------------------------------------------------------------------------------
+POOL_STARTED_SIZE: Final = 2  # at most so many warm sandboxes of a template whose program runs already: 55 MB each
+INTERPRETER_START_TIMEOUT_S: Final = 20.0  # until it listens; its kernel starts after that
+INTERPRETER_POLL_S: Final = 0.01  # between looks whether it listens
+INTERPRETER_TELL_TIMEOUT_S: Final = 2.0  # for it to take the sandbox's environment
+
 # --- ports -----------------------------------------------------------------------------------------------------------
 GUEST_SOCKET_REQUESTS_MAX: Final = 64  # unanswered at the supervisor; the others wait their turn in the server
 GUEST_SOCKET_TIMEOUT_S: Final = 10.0  # one answer of the supervisor's; it takes a tenth of a millisecond

@@ -72,7 +72,7 @@ class Context:
             outbox.put({"type": "error", "name": "KernelError", "value": str(error), "traceback": str(error)})
 
     async def _execute(self, kernel: Kernel, code: str, outbox: Outbox | None) -> None:
-        run = Run(outbox)
+        run = Run(outbox, self.language)
         content = {
             "code": code,
             "silent": outbox is None,
@@ -114,7 +114,7 @@ class Contexts:
         self._zmq = zmq.asyncio.Context()
         self._home = home
         self._all: dict[str, Context] = {}
-        self._defaults: dict[str, str] = {}
+        self._defaults: dict[tuple[str, ...], str] = {}
         self.environment: dict[str, str] = {}
 
     def list(self) -> list[dict[str, str]]:
@@ -137,10 +137,11 @@ class Contexts:
     def default(self, language: str | None) -> Context:
         """Raises ProblemError when no kernel runs the language."""
         name = specs.normalized(language)
-        context = self._all.get(self._defaults.get(name, ""))
+        spec = specs.find(name)  # JavaScript and TypeScript share one
+        context = self._all.get(self._defaults.get(spec.argv, ""))
         if context is None:
             context = self.create(name, None)
-            self._defaults[name] = context.id
+            self._defaults[spec.argv] = context.id
         return context
 
     def get(self, context_id: str) -> Context:

@@ -22,8 +22,11 @@ _FIELDS = {
 }
 
 
-def result(bundle: dict[str, Any], *, main: bool) -> dict[str, Any]:
-    """`main`: the value of the code's last expression, as opposed to something displayed on the way."""
+def result(bundle: dict[str, Any], *, main: bool, quotes: str = "'") -> dict[str, Any]:
+    """`main`: the value of the code's last expression, as opposed to something displayed on the way.
+
+    quotes: what a string is shown in; it is taken away, as E2B does.
+    """
     fields: dict[str, Any] = {"type": "result", "is_main_result": main}
     extra = {}
     for kind, value in bundle.items():
@@ -33,7 +36,7 @@ def result(bundle: dict[str, Any], *, main: bool) -> dict[str, Any]:
         else:
             fields[name] = "".join(map(str, value)) if isinstance(value, list) and name != "json" else value
     text = fields.get("text")
-    if isinstance(text, str) and len(text) > 1 and text[0] == text[-1] == "'":
+    if isinstance(text, str) and len(text) > 1 and text[0] == text[-1] and text[0] in quotes:
         fields["text"] = text[1:-1]  # a string is shown as what is in it
     if extra:
         fields["extra"] = extra

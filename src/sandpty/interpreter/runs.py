@@ -64,8 +64,9 @@ class Outbox:
 class Run:
     """Follows one execute request. `done` is set when the kernel is through with it."""
 
-    def __init__(self, outbox: Outbox | None) -> None:
+    def __init__(self, outbox: Outbox | None, language: str = "python") -> None:
         self._outbox = outbox
+        self._quotes = "'" if language == "python" else "'\""
         self._failed = False
         self._last_ns = 0
         self._replied = False
@@ -91,7 +92,7 @@ class Run:
             self._last_ns = max(time.time_ns(), self._last_ns + 1)
             self._outbox.put({"type": content["name"], "text": content.get("text", ""), "timestamp": self._last_ns})
         elif kind in ("display_data", "execute_result") and isinstance(content.get("data"), dict):
-            self._outbox.put(result(content["data"], main=kind == "execute_result"))
+            self._outbox.put(result(content["data"], main=kind == "execute_result", quotes=self._quotes))
         elif kind == "error":
             self._error(content)
         elif kind == "execute_input":
@@ -113,4 +114,6 @@ class Run:
         trace = content.get("traceback") or []
         name, value = str(content.get("ename", "")), str(content.get("evalue", ""))
         text = "\n".join(map(str, trace)) if isinstance(trace, list) else str(trace)
-        self._outbox.put({"type": "error", "name": name, "value": value, "traceback": text or f"{name}: {value}"})
+        self._outbox.put(
+            {"type": "error", "name": name, "value": value, "traceback": text or ": ".join(filter(None, (name, value)))}
+        )

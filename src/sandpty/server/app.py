@@ -28,10 +28,12 @@ from sandpty.server.file_connections import FileConnections
 from sandpty.server.first_request import FirstRequests
 from sandpty.server.guest_sockets import GuestSockets
 from sandpty.server.metrics import Metrics
+from sandpty.server.ports.interpreter import Interpreters
 from sandpty.server.ports.proxy import Proxy
 from sandpty.server.registry import Registry
 from sandpty.server.runtime_tokens import SignedTokens
 from sandpty.server.settings import Settings
+from sandpty.wire import interpreter
 from sandpty.wire.errors import SandptyError
 
 log = logging.getLogger(__name__)
@@ -130,6 +132,7 @@ def make_context(settings: Settings, registry: Registry, auth: Authenticator, st
     guest_sockets = GuestSockets(str(settings.data_dir.guest_sockets))
     stack.callback(guest_sockets.close)
     tokens = SignedTokens(settings.runtime_secret)
+    interpreters = Interpreters(guest_sockets)
     return Context(
         settings,
         registry,
@@ -138,6 +141,8 @@ def make_context(settings: Settings, registry: Registry, auth: Authenticator, st
         guest_sockets=guest_sockets,
         metrics=Metrics(registry),
         tokens=tokens,
+        port_starters={interpreter.PORT: interpreters.start},
+        port_preparers={interpreter.PORT: interpreters.prepare},
     )
 
 

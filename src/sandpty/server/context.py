@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from aiohttp import web
+
 from sandpty.server.auth import Authenticator
 from sandpty.server.file_connections import FileConnections
 from sandpty.server.guest_sockets import GuestSockets
@@ -19,6 +21,8 @@ from sandpty.wire.verbs import Sandbox
 class Context:
     """`port_starters`: start a sandbox's service on that port, called when a request finds that nothing listens there.
 
+    `port_preparers`: called before each request to that port is sent; may refuse it (PortError).
+
     `stopping`: called, synchronously, when the server begins to stop; streams do not end by themselves."""
 
     settings: Settings
@@ -29,4 +33,5 @@ class Context:
     metrics: Metrics
     tokens: SignedTokens
     port_starters: dict[int, Callable[[Sandbox], Awaitable[None]]] = field(default_factory=dict)
+    port_preparers: dict[int, Callable[[web.Request, Sandbox], Awaitable[None]]] = field(default_factory=dict)
     stopping: list[Callable[[], None]] = field(default_factory=list)

@@ -11,7 +11,14 @@ from collections.abc import Sequence
 
 from sandpty.supervisor.state import Meta
 from sandpty.wire import frames
-from sandpty.wire.first_shell import FirstShell, first_shell
+from sandpty.wire.first_shell import FirstShell, e2b_variables, first_shell
+from sandpty.wire.interpreter import interpreter_start
+
+
+def start_ahead(meta: Meta, argv: tuple[str, ...]) -> None:
+    """Have the agent start a program that serves, in a warm sandbox. Raises OSError; nobody waits for it to start."""
+    start = frames.encode_start(interpreter_start(argv, e2b_variables(meta.id, meta.template)))
+    _leave(meta, start)
 
 
 def park(meta: Meta, shells: Sequence[FirstShell]) -> None:
@@ -22,6 +29,10 @@ def park(meta: Meta, shells: Sequence[FirstShell]) -> None:
     if not shells:
         return
     wishes = b"".join(frames.encode_park(first_shell(kind, meta.id, meta.template)) for kind in shells)
+    _leave(meta, wishes)
+
+
+def _leave(meta: Meta, message: bytes) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as connection:
         connection.connect(meta.socket)
-        connection.sendall(frames.encode_hello() + wishes)
+        connection.sendall(frames.encode_hello() + message)

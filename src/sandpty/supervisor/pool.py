@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from sandpty import config
 from sandpty.isolation.background import Background
 from sandpty.supervisor.entry import Entry
 from sandpty.supervisor.lifecycle import Sandboxes
+from sandpty.supervisor.parking import start_ahead
 from sandpty.templates.catalog import Catalog
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import Limits
@@ -71,13 +73,15 @@ class Pool:
                 await self._sandboxes.discard(entry)
         for name, ready in wanted.items():
             waiting = self._warm.setdefault(name, [])
-            while len(waiting) < self._size:
+            while len(waiting) < (min(self._size, config.POOL_STARTED_SIZE) if ready.started else self._size):
                 await self._sandboxes.idle.wait()
                 early_s = self._claimed_at + REFILL_DELAY_S - asyncio.get_running_loop().time()
                 if waiting and early_s > 0:
                     await asyncio.sleep(early_s)
                     continue
                 entry = await self._sandboxes.boot_new(ready, Limits(), True)
+                if ready.started:
+                    start_ahead(entry.meta, ready.started)
                 entry.meta.phase = "warm"
                 waiting.append(entry)
                 entry.keep()

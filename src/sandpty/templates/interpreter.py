@@ -12,9 +12,9 @@ from sandpty.templates.guest import USER_ID
 from sandpty.templates.progress import Progress, Show
 from sandpty.templates.root import Root
 from sandpty.templates.tree import Tree
+from sandpty.wire.interpreter import PROGRAM
 
 PACKAGE = "sandpty_interpreter"  # its name inside: people may install `sandpty` itself there
-PROGRAM = ("/usr/local/bin/sandpty-interpreter",)
 _SOURCES = Path(sandpty.interpreter.__file__).parent
 _KERNELS = "usr/local/share/jupyter/kernels"
 _VERSION = "1"  # of what this module makes

@@ -12,6 +12,7 @@ from sandpty.templates.names import BASE, CODE_INTERPRETER
 from sandpty.templates.progress import Show
 from sandpty.templates.root import Root
 from sandpty.templates.tree import Tree
+from sandpty.wire.interpreter import PROGRAM
 
 Fill = Callable[[Root, Path, Show], None]
 
@@ -23,7 +24,7 @@ STACKS: dict[str, tuple[Tree, ...]] = {
 # By the tree's name; `base` has nothing below it and is made by `bootstrap`.
 FILLERS: dict[str, Fill] = {packages.TREE.name: packages.install, interpreter.TREE.name: interpreter.install}
 # What is started in a sandbox of the template before somebody asks for it, as the guest's user.
-_STARTED = {CODE_INTERPRETER: interpreter.PROGRAM}
+_STARTED = {CODE_INTERPRETER: PROGRAM}
 
 
 def ready(templates: Path, name: str) -> Ready | None:

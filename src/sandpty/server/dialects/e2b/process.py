@@ -23,6 +23,7 @@ from sandpty.server.dialects.e2b.selecting import (
 from sandpty.server.dialects.e2b.starting import listed
 from sandpty.server.dialects.e2b.unary import UnaryMethod, unary
 from sandpty.terminal import control
+from sandpty.wire import interpreter
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.frames import ProcessFlags, Target
 from sandpty.wire.verbs import Sandbox
@@ -51,7 +52,13 @@ def _of_sandbox(method: Method) -> UnaryMethod:
 
 async def list_processes(sandbox: Sandbox, _: bytes) -> models.ListReply:
     processes = await control.list_processes(sandbox.socket)
-    return models.ListReply([listed(info, sandbox) for info in processes if info.flags & ProcessFlags.RUNNING])
+    return models.ListReply(
+        [
+            listed(info, sandbox)
+            for info in processes
+            if info.flags & ProcessFlags.RUNNING and info.tag != interpreter.TAG
+        ]
+    )
 
 
 async def send_input(sandbox: Sandbox, body: bytes) -> None:
