@@ -17,26 +17,39 @@
 
 #define CONNECTION_FD 3 /* in the child */
 
-static pid_t children[FILES_CHILDREN_MAX]; /* until they are reaped; 0 = free */
+static struct child { /* until it is reaped */
+    pid_t pid; /* 0: free */
+    bool dying;
+} children[FILES_CHILDREN_MAX + FILES_DYING_MAX];
+static size_t living;
 
-static pid_t *place_of(pid_t pid) {
-    for (size_t i = 0; i < FILES_CHILDREN_MAX; i++)
-        if (children[i] == pid) return &children[i];
+#define PLACES (sizeof children / sizeof *children)
+
+static struct child *place_of(pid_t pid) {
+    for (size_t i = 0; i < PLACES; i++)
+        if (children[i].pid == pid) return &children[i];
     return NULL;
+}
+
+static void end_child(struct child *child) {
+    if (!child || child->pid == 0 || child->dying) return;
+    kill(child->pid, SIGKILL);
+    child->dying = true;
+    living--;
 }
 
 bool files_child(pid_t pid) { return pid > 0 && place_of(pid); }
 
 void files_reaped(pid_t pid) {
-    pid_t *place = pid > 0 ? place_of(pid) : NULL;
-    if (!place) return;
-    *place = 0;
+    struct child *child = pid > 0 ? place_of(pid) : NULL;
+    if (!child) return;
+    if (!child->dying) living--;
+    *child = (struct child){0};
     connections_child_gone(pid);
 }
 
 void files_shutdown(void) {
-    for (size_t i = 0; i < FILES_CHILDREN_MAX; i++)
-        if (children[i] > 0) kill(children[i], SIGKILL);
+    for (size_t i = 0; i < PLACES; i++) end_child(&children[i]);
 }
 
 /* --- in the child ------------------------------------------------------------------------------------------------ */
@@ -91,12 +104,13 @@ _Noreturn static void serve(struct connection *connection, const struct user *us
 
 static struct problem fork_child(struct connection *connection, const struct user *user, mode_t mask,
                                  struct text received) {
-    pid_t *place = place_of(0);
+    struct child *place = living < FILES_CHILDREN_MAX ? place_of(0) : NULL;
     if (!place) return (struct problem){LIMIT, "files_connections"};
     pid_t agent = getpid(), pid = fork();
     if (pid == 0) serve(connection, user, mask, received, agent);
     if (pid < 0) return (struct problem){LIMIT, "processes of the sandbox"};
-    *place = pid;
+    *place = (struct child){pid, false};
+    living++;
     connection->files_child = pid;
     return NO_PROBLEM;
 }
@@ -126,6 +140,6 @@ bool files_frame(struct connection *connection, struct reader *reader) {
 }
 
 void files_end(struct connection *connection) {
-    if (connection->files_child) kill(connection->files_child, SIGKILL);
+    if (connection->files_child) end_child(place_of(connection->files_child));
     connection->files_child = 0;
 }

@@ -68,6 +68,7 @@
 #define ARGUMENTS_MAX (64 * KIB)                /* of one START; the kernel wants them all in 2 MiB */
 #define ENVIRONMENT_MAX 2048                    /* entries of one START; each is compared with each */
 #define FILES_CHILDREN_MAX 64                   /* files connections at once; each is a process of the guest's pids limit */
+#define FILES_DYING_MAX 256                     /* children that were killed and are not reaped yet, besides */
 #define FILES_SOCKET_BYTES (512 * KIB)          /* kernel buffer of a files connection, as far as the kernel allows */
 #define FILES_REQUEST_BYTES_MAX (64 * KIB)      /* two paths and a set of metadata */
 #define FILES_PIECE_BYTES (256 * KIB)           /* most of a file in one frame, both ways */
