@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 
+import httpx
 import pytest
 import pytest_asyncio
 from novita_sandbox.code_interpreter import AsyncSandbox, PtySize, Sandbox
@@ -19,8 +21,8 @@ from novita_sandbox.core import (
 )
 from novita_sandbox.core.connection_config import ApiParams
 
-from tests.server_fixture import RunningServer
-from tests.waiting import until
+from tests.server_fixture import RunningServer, sandpty
+from tests.waiting import until, until_sync
 
 UNKNOWN = "i00000000000000000000"
 SIZE = PtySize(rows=24, cols=80)
@@ -188,7 +190,7 @@ def test_reset_keeps_the_files_and_ends_everything_else(sdk_env: dict[str, str])
 
 def test_clones_have_the_files_and_go_their_own_ways(sdk_env: dict[str, str]) -> None:
     """The source goes on; each clone has a token of its own, which is all that this client names it by."""
-    source = Sandbox.create(timeout=120)
+    source = Sandbox.create(timeout=600)
     source.commands.run("echo kept > /home/user/kept")
     result = Sandbox.clone(source.sandbox_id, count=2, strict=True)
     assert result.count == 2
@@ -197,8 +199,8 @@ def test_clones_have_the_files_and_go_their_own_ways(sdk_env: dict[str, str]) ->
         clone.commands.run(f"echo {number} >> /home/user/kept")
     assert [clone.commands.run("cat /home/user/kept").stdout for clone in clones] == ["kept\n0\n", "kept\n1\n"]
     assert source.commands.run("cat /home/user/kept").stdout == "kept\n"
-    left_s = (clones[0].get_info().end_at - source.get_info().end_at).total_seconds()
-    assert abs(left_s) < 5, "without a timeout it ends when its source does"
+    later_s = (clones[0].get_info().end_at - source.get_info().end_at).total_seconds()
+    assert abs(later_s) < 30, "without a timeout it ends when its source does"
     with pytest.raises(SandboxException, match="count"):
         Sandbox.clone(source.sandbox_id, count=0)
     for each in (source, *clones):
@@ -207,17 +209,70 @@ def test_clones_have_the_files_and_go_their_own_ways(sdk_env: dict[str, str]) ->
 
 def test_snapshots(sdk_env: dict[str, str]) -> None:
     """Made, listed, started from, deleted."""
-    source = Sandbox.create(timeout=120)
+    source = Sandbox.create(timeout=600)
     source.commands.run("echo kept > /home/user/kept")
     snapshot = source.create_snapshot()
     pages = Sandbox.list_snapshots(sandbox_id=source.sandbox_id)
     assert [item.snapshot_id for item in pages.next_items()] == [snapshot.snapshot_id]
-    made = Sandbox.create(snapshot.snapshot_id, timeout=120)
+    made = Sandbox.create(snapshot.snapshot_id, timeout=600)
     assert made.commands.run("cat /home/user/kept").stdout == "kept\n"
     assert Sandbox.delete_snapshot(snapshot.snapshot_id) is True
     assert Sandbox.delete_snapshot(snapshot.snapshot_id) is False
     for each in (source, made):
         assert each.kill()
+
+
+def test_files(sandbox: Sandbox) -> None:
+    """Written, read, listed, moved, removed; also by a client that connected, which has nothing but the token."""
+    other = Sandbox.connect(sandbox.sandbox_id)
+    for number, client in enumerate((sandbox, other)):
+        home = f"/home/user/files-{number}"
+        assert client.files.make_dir(home) is True
+        info = client.files.write(f"{home}/one.txt", "eins\n")
+        assert (info.name, info.path) == ("one.txt", f"{home}/one.txt")
+        written = client.files.write_files(
+            [{"path": f"{home}/two.bin", "data": bytes(range(256))}, {"path": f"{home}/deep/three", "data": "drei"}]
+        )
+        assert [each.path for each in written] == [f"{home}/two.bin", f"{home}/deep/three"]
+        assert client.files.read(f"{home}/one.txt") == "eins\n"
+        assert bytes(client.files.read(f"{home}/two.bin", format="bytes")) == bytes(range(256))
+        client.commands.run(f"ln -s one.txt {home}/link && ln -s deep {home}/way")
+        listed = {entry.name: entry.type.value if entry.type else None for entry in client.files.list(home)}
+        assert listed == {"one.txt": "file", "two.bin": "file", "deep": "dir", "link": "file", "way": "dir"}
+        assert client.files.rename(f"{home}/one.txt", f"{home}/moved").path == f"{home}/moved"
+        assert not client.files.exists(f"{home}/one.txt")
+        assert client.files.get_info(f"{home}/moved").size == 5
+        client.files.remove(home)
+        assert not client.files.exists(home)
+    with pytest.raises(NotFoundException):
+        sandbox.files.read("/home/user/nothing")
+
+
+def test_signed_addresses(sandbox: Sandbox) -> None:
+    """Nothing but the signature says whose file it is; a wrong one is refused."""
+    content = b"signed\n" * 1000
+    sandbox.files.write("/home/user/signed", content)
+    address = sandbox.download_url("/home/user/signed")
+    assert httpx.get(address, timeout=WAIT_S).content == content
+    answer = httpx.post(sandbox.upload_url("/home/user/up"), files={"file": ("up", b"uploaded")}, timeout=WAIT_S)
+    assert answer.status_code == 200
+    assert sandbox.files.read("/home/user/up") == "uploaded"
+    assert httpx.get(address.replace("signature=v1_", "signature=v1_x"), timeout=WAIT_S).status_code in (401, 502)
+
+
+def test_a_watched_directory(sandbox: Sandbox) -> None:
+    """What happens in it is told, by the kind that Novita's client knows."""
+    sandbox.files.make_dir("/home/user/watched")
+    handle = sandbox.files.watch_dir("/home/user/watched")
+    sandbox.files.write("/home/user/watched/new", "x")
+    seen: list[str] = []
+
+    def told() -> bool:
+        seen.extend(f"{event.type.value} {event.name}" for event in handle.get_new_events())
+        return any("new" in each for each in seen)
+
+    until_sync(told, WAIT_S, "an event")
+    handle.stop()
 
 
 def test_quota_tells_what_the_team_uses(sandbox: Sandbox) -> None:
@@ -277,10 +332,6 @@ async def test_many_handles_at_once(sandbox: Sandbox) -> None:
 
 def test_the_environment_that_is_printed_reaches_this_server(server: RunningServer) -> None:
     """`sandpty env` names what Novita's SDKs look for."""
-    import subprocess
-
-    from tests.server_fixture import sandpty
-
     command = sandpty("env", "--data-dir", str(server.data_dir))
     printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     for name in ("NOVITA_API_KEY", "NOVITA_API_URL", "NOVITA_SANDBOX_URL"):
