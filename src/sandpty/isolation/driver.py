@@ -122,6 +122,9 @@ class Driver(Protocol):
     async def copy(self, plan: Plan, started: Started, directory: Path) -> Copy:
         """Copy what the sandbox has written into `directory` (empty). Its processes must not run meanwhile."""
 
+    async def sync_copy(self, directory: Path) -> None:
+        """Returns once the copy in `directory` would survive a power cut."""
+
     def forget_copy(self, directory: Path) -> None:
         """The copy in `directory` is about to be removed: nobody stands on it."""
 

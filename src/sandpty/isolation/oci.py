@@ -346,6 +346,12 @@ class OciDriver:
             disk.wait_released(plan.directory)
         disk.copy(plan.directory, directory)
 
+    async def sync_copy(self, directory: Path) -> None:
+        try:
+            await asyncio.to_thread(disk.sync, directory)
+        except OSError as error:
+            raise SandptyError("no_space", f"the copy cannot be written out: {error.strerror}") from error
+
     def forget_copy(self, directory: Path) -> None:
         self._disk.forget_copy(directory)
 

@@ -71,6 +71,9 @@ class ProcessDriver:
     async def copy(self, plan: Plan, started: Started, directory: Path) -> Copy:
         raise SandptyError("unsupported", "the process tier cannot copy: its sandboxes write to the host's own files")
 
+    async def sync_copy(self, directory: Path) -> None:
+        pass  # there are none
+
     def forget_copy(self, directory: Path) -> None:
         pass  # there are none
 

@@ -127,6 +127,8 @@ class Snapshots:
             try:
                 directory.mkdir(mode=0o700)
                 copy = await self._copy(entry, directory)
+                if not args.temporary:
+                    await self._driver.sync_copy(directory)
                 kept = Kept(
                     id=snapshot_id,
                     name=args.name,
