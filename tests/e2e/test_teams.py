@@ -172,6 +172,36 @@ async def _answers(http: httpx.AsyncClient, made: dict[str, Any]) -> bool:
     return await _list_status(http, made) == 200
 
 
+async def test_streams_of_sandboxes_that_were_made_with_a_revoked_key_are_cut(
+    teams_server: RunningServer, http: httpx.AsyncClient
+) -> None:
+    """Whoever opened them; the sandbox lives on, and whoever has its token may come back while the team has a key."""
+    maker, other = add_key(teams_server, "acme", "maker"), add_key(teams_server, "acme", "other")
+    made, untouched = await create(http, maker), await create(http, other)
+    path, headers, body = _start(made)
+    kept_path, kept_headers, kept_body = _start(untouched)
+    async with (
+        http.stream("POST", path, content=body, headers=headers) as cut,
+        http.stream("POST", kept_path, content=kept_body, headers=kept_headers) as kept,
+    ):
+        pieces = kept.aiter_raw()
+        assert b'"start"' in await anext(pieces)
+        await change(teams_server, "revoke", "maker")
+        with pytest.raises(httpx.HTTPError):
+            await asyncio.wait_for(cut.aread(), WAIT_S)
+        killing = asyncio.create_task(http.delete(f"/sandboxes/{untouched['sandboxID']}", headers=using(other)))
+        with pytest.raises(httpx.HTTPError):  # only now
+            await asyncio.wait_for(_read_all(pieces), WAIT_S)
+        assert (await killing).status_code == 204
+    assert await _list_status(http, made) == 200
+    assert (await http.delete(f"/sandboxes/{made['sandboxID']}", headers=using(other))).status_code == 204
+
+
+async def _read_all(pieces: AsyncIterator[bytes]) -> None:
+    async for _ in pieces:
+        pass
+
+
 async def test_after_a_leak_every_sandbox_of_the_team_gets_a_new_token(
     teams_server: RunningServer, http: httpx.AsyncClient
 ) -> None:

@@ -12,7 +12,7 @@ from sandpty.isolation.driver import Driver
 from sandpty.supervisor.lifecycle import Sandboxes
 from sandpty.wire import verbs
 
-_PER_TURN = 20  # sandboxes read before others get a turn of the event loop: about a millisecond
+_PER_TURN = 5  # sandboxes read before others get a turn of the event loop: about a millisecond
 
 
 class UsageArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
