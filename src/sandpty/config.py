@@ -64,6 +64,12 @@ HYPERBROWSER_EVENTS_NUMBERED: Final = 65_536  # per process: 1 MiB of offsets
 HYPERBROWSER_LEDGERS_KEPT: Final = 1024  # processes whose numbers are remembered
 HYPERBROWSER_KEEPALIVE_S: Final = 15.0  # of a silent process's stream; Python gives up after 60 s
 HYPERBROWSER_LISTENING_S: Final = 10.0  # for a new client to answer a ping; one that answers none is believed to listen
+HYPERBROWSER_WRITE_BYTES: Final = 64 * 1024 * 1024  # one JSON body with the content of files; uploads have no limit
+HYPERBROWSER_PRESIGNED_S: Final = 3600  # a presigned URL's life when none is asked for ...
+HYPERBROWSER_PRESIGNED_MAX_S: Final = 7 * 24 * 3600  # ... and the longest
+HYPERBROWSER_USED_URLS_KEPT: Final = 10_000  # used one-time URLs remembered before expired ones are forgotten
+HYPERBROWSER_WATCH_EVENTS: Final = 1000  # kept per watch for who asks or comes back
+HYPERBROWSER_WATCH_KEPT_S: Final = 300.0  # a watch that has ended by itself can be asked about
 HYPERBROWSER_RESIZE_S: Final = 0.5  # how long a question about a terminal waits for a resize on its way there
 CHARACTER_S: Final = 0.02  # how long the first bytes of a character wait for its last ones
 

@@ -14,7 +14,7 @@ from sandpty import config
 from sandpty.server.context import Context
 from sandpty.server.dialects.hyperbrowser import models
 from sandpty.server.dialects.hyperbrowser.errors import bad_request, not_running, replay_window_expired
-from sandpty.server.dialects.hyperbrowser.requests import look
+from sandpty.server.dialects.hyperbrowser.requests import look, number
 from sandpty.server.dialects.hyperbrowser.starting import TERMINAL, exit_code, selector
 from sandpty.server.dialects.hyperbrowser.terminal_socket import Resizes, TerminalSocket
 from sandpty.server.dialects.hyperbrowser.terminals import terminal_status
@@ -25,16 +25,6 @@ from sandpty.wire import frames
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.frames import Attach, Exit, From, ProcessInfo, Selector
 from sandpty.wire.verbs import Sandbox
-
-
-def cursor_of(request: web.Request) -> int | None:
-    """The offset from which an attachment goes on; None: from the oldest that is kept. Raises HyperbrowserError 400."""
-    text = request.query.get("cursor")
-    if text is None or text == "":
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise bad_request(f"cursor is the seq of a chunk, not {text[:32]!r}")
-    return int(text)
 
 
 class Attaching:
@@ -48,7 +38,7 @@ class Attaching:
     async def attach(self, request: web.Request) -> web.StreamResponse:
         sandbox = authorized_sandbox(self._context, request)
         which = selector(TERMINAL, request.match_info["terminal"])
-        cursor = cursor_of(request)
+        cursor = number(request, "cursor")
         socket = web.WebSocketResponse(
             timeout=config.HYPERBROWSER_CLOSE_S,
             autoping=False,

@@ -21,6 +21,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 # Where their clients expect another status than the table's, and codes of their own that they look for.
 _STATUSES = {"no_such_user": 400, "sandbox_ended": 409, "start_failed": 400}
+_KERNEL_TEXTS = ("No such file or directory", "Not a directory", "Operation not permitted", "Permission denied")
 _CODES = {
     "output_lost": "replay_window_expired",
     "sandbox_paused": "sandbox_not_running",
@@ -76,6 +77,8 @@ def of(error: SandptyError) -> HyperbrowserError:
     message = error.message
     if name == "timeout" and "timed out" not in message:
         message = f"timed out: {message}"
+    for text in _KERNEL_TEXTS:  # their clients and tests look for these words as Go writes them
+        message = message.replace(text, text.lower())
     if name == "sandbox_paused":
         message = f"Sandbox is not running: {message}"
     return HyperbrowserError(_STATUSES.get(name, error.reason.http), message, _CODES.get(name, name))

@@ -24,7 +24,7 @@ from sandpty.server.dialects.hyperbrowser.process_stream import (
     as_base64,
     as_text,
 )
-from sandpty.server.dialects.hyperbrowser.requests import look, read_json, wait_for_end
+from sandpty.server.dialects.hyperbrowser.requests import look, number, read_json, wait_for_end
 from sandpty.server.dialects.hyperbrowser.starting import PROCESS, process_start, selector
 from sandpty.server.dialects.hyperbrowser.tokens import authorized_sandbox
 from sandpty.server.ends import still_runs, wait_for_the_end
@@ -119,7 +119,7 @@ class Processes:
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """Output from event `from_seq` on, else from the oldest that is kept, to the process's end."""
         sandbox, which = self._named(request)
-        first = _number(request, "from_seq") or 0
+        first = number(request, "from_seq") or 0
         info = await look(sandbox, which)
         async with await self._attach(sandbox, info, first) as attached:
             ledger = self._ledgers.of(sandbox.id, which.tag)
@@ -207,9 +207,9 @@ class Processes:
         body = await read_json(request, models.SignalBody)
         if body.signal in (None, ""):
             raise bad_request("signal is required")
-        number = signal_number(body.signal or "")
+        signal = signal_number(body.signal or "")
         await look(sandbox, which)
-        await control.signal(sandbox.socket, which, number, Target.TREE if number == _SIGKILL else Target.GROUP)
+        await control.signal(sandbox.socket, which, signal, Target.TREE if signal == _SIGKILL else Target.GROUP)
         return _answer(await look(sandbox, which))
 
     async def kill(self, request: web.Request) -> web.StreamResponse:
@@ -238,9 +238,9 @@ class Processes:
         statuses = set(filter(None, request.query.get("status", "").split(",")))
         if not statuses <= set(get_args(models.ProcessStatus)):
             raise bad_request(f"status is one of {', '.join(get_args(models.ProcessStatus))}")
-        limit = min(_number(request, "limit") or config.LIST_PAGE_MAX, config.LIST_PAGE_MAX)
-        before, after = _number(request, "created_before"), _number(request, "created_after")
-        cursor = _number(request, "cursor")
+        limit = min(number(request, "limit") or config.LIST_PAGE_MAX, config.LIST_PAGE_MAX)
+        before, after = number(request, "created_before"), number(request, "created_after")
+        cursor = number(request, "cursor")
         found = [
             info
             for info in reversed(await control.list_processes(sandbox.socket))
@@ -265,13 +265,3 @@ def _stdin_bytes(body: models.StdinBody) -> bytes:
         return base64.b64decode(data, validate=True) if body.encoding == "base64" else data.encode()
     except (binascii.Error, UnicodeError) as error:
         raise bad_request(f"data cannot be read: {error}") from error
-
-
-def _number(request: web.Request, name: str) -> int | None:
-    """A number of the query, None for absent or empty. Raises HyperbrowserError 400."""
-    text = request.query.get(name)
-    if text is None or text == "":
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise bad_request(f"{name} is a number, not {text[:32]!r}")
-    return int(text)

@@ -9,7 +9,7 @@ from aiohttp import web
 from sandpty import config
 from sandpty.server.bodies import decode_json, read_body
 from sandpty.server.dialects.hyperbrowser import models
-from sandpty.server.dialects.hyperbrowser.errors import HyperbrowserError
+from sandpty.server.dialects.hyperbrowser.errors import HyperbrowserError, bad_request
 from sandpty.server.dialects.hyperbrowser.starting import missing, timeout_ms
 from sandpty.terminal import control
 from sandpty.wire.errors import SandptyError
@@ -43,3 +43,18 @@ async def wait_for_end(sandbox: Sandbox, which: Selector, body: models.WaitBody)
         if error.reason.name == "timeout":
             raise HyperbrowserError(408, f"timed out after {timeout_s:g} s of waiting", "timeout") from error
         raise
+
+
+def number(request: web.Request, name: str) -> int | None:
+    """A number of the query, None for absent or empty. Raises HyperbrowserError 400."""
+    text = request.query.get(name)
+    if text is None or text == "":
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise bad_request(f"{name} is a number, not {text[:32]!r}")
+    return int(text)
+
+
+def flag(request: web.Request, name: str) -> bool:
+    """`true` from Node, `True` from Python."""
+    return request.query.get(name, "").lower() in ("true", "1")

@@ -7,10 +7,13 @@ from aiohttp import web
 from sandpty.server.context import Context
 from sandpty.server.dialects.hyperbrowser.attaching import Attaching
 from sandpty.server.dialects.hyperbrowser.errors import Handler, HyperbrowserError, answering, not_running
+from sandpty.server.dialects.hyperbrowser.files import FileHandlers
 from sandpty.server.dialects.hyperbrowser.processes import Processes
 from sandpty.server.dialects.hyperbrowser.terminal_socket import Resizes
 from sandpty.server.dialects.hyperbrowser.terminals import Terminals
 from sandpty.server.dialects.hyperbrowser.tokens import authorized_sandbox
+from sandpty.server.dialects.hyperbrowser.transfers import Transfers
+from sandpty.server.dialects.hyperbrowser.watch_socket import WatchHandlers
 from sandpty.server.ends import still_runs, wait_for_the_end
 from sandpty.wire.errors import SandptyError
 
@@ -18,7 +21,8 @@ from sandpty.wire.errors import SandptyError
 def routes(context: Context) -> list[web.RouteDef]:
     resizes = Resizes()
     terminals, attaching = Terminals(context, resizes), Attaching(context, resizes)
-    processes = Processes(context)
+    processes, files, transfers = Processes(context), FileHandlers(context), Transfers(context)
+    watches = WatchHandlers(context)
     table: list[tuple[str, str, Handler]] = [
         ("POST", "/pty", terminals.create),
         ("GET", "/pty/{terminal}", terminals.get),
@@ -35,6 +39,26 @@ def routes(context: Context) -> list[web.RouteDef]:
         ("POST", "/processes/{process}/signal", processes.signal),
         ("POST", "/processes/{process}/stdin", processes.stdin),
         ("GET", "/processes/{process}/stream", processes.stream),
+        ("GET", "/files", files.list),
+        ("GET", "/files/stat", files.stat),
+        ("POST", "/files/read", files.read),
+        ("POST", "/files/write", files.write),
+        ("POST", "/files/mkdir", files.make_directory),
+        ("POST", "/files/move", files.move),
+        ("POST", "/files/copy", files.copy),
+        ("POST", "/files/delete", files.delete),
+        ("POST", "/files/chmod", files.chmod),
+        ("POST", "/files/chown", files.chown),
+        ("PUT", "/files/upload", transfers.upload),
+        ("GET", "/files/download", transfers.download),
+        ("POST", "/files/presign-upload", transfers.presign_upload),
+        ("POST", "/files/presign-download", transfers.presign_download),
+        ("GET", "/files/presigned", transfers.presigned),
+        ("PUT", "/files/presigned", transfers.presigned),
+        ("POST", "/files/watch", watches.create),
+        ("GET", "/files/watch/{watch}", watches.get),
+        ("DELETE", "/files/watch/{watch}", watches.stop),
+        ("GET", "/files/watch/{watch}/{route:ws|stream}", watches.stream),
         ("*", "/{tail:.*}", _unknown(context)),
     ]
     return [

@@ -19,7 +19,7 @@ from sandpty.server.context import Context
 from sandpty.server.dialects.hyperbrowser import models
 from sandpty.server.dialects.hyperbrowser.chunks import Cutter, chunk
 from sandpty.server.dialects.hyperbrowser.errors import json_response
-from sandpty.server.dialects.hyperbrowser.requests import look, read_json, wait_for_end
+from sandpty.server.dialects.hyperbrowser.requests import flag, look, read_json, wait_for_end
 from sandpty.server.dialects.hyperbrowser.starting import (
     TERMINAL,
     directory,
@@ -78,7 +78,7 @@ class Terminals:
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         sandbox, which = self._named(request)
-        if request.query.get("includeOutput", "").lower() in ("true", "1"):
+        if flag(request, "includeOutput"):
             await self._first_output(sandbox, await look(sandbox, which))
             return await self._with_output(request, sandbox, which)
         await self._resizes.settled(sandbox.id, which.tag)
