@@ -70,6 +70,8 @@ HYPERBROWSER_PRESIGNED_MAX_S: Final = 7 * 24 * 3600  # ... and the longest
 HYPERBROWSER_USED_URLS_KEPT: Final = 10_000  # used one-time URLs remembered before expired ones are forgotten
 HYPERBROWSER_WATCH_EVENTS: Final = 1000  # kept per watch for who asks or comes back
 HYPERBROWSER_WATCH_KEPT_S: Final = 300.0  # a watch that has ended by itself can be asked about
+PORT_GRANT_S: Final = 600  # a browser's way into an exposed port, once it was told
+PORT_COOKIE_S: Final = 24 * 3600  # how long the browser stays in
 HYPERBROWSER_RESIZE_S: Final = 0.5  # how long a question about a terminal waits for a resize on its way there
 CHARACTER_S: Final = 0.02  # how long the first bytes of a character wait for its last ones
 

@@ -80,6 +80,7 @@ class Registry:
         self.on_new: list[Callable[[Sandbox], None]] = []  # called for each sandbox that was not known
         self.on_gone: list[Callable[[str], None]] = []  # by id, when one is no more
         self.ended = EndedSandboxes()
+        self._annotating: dict[str, asyncio.Lock] = {}
         self.snapshots = Snapshots(self, self._client)
         self._once = Once(self._by_key)
 
@@ -330,6 +331,21 @@ class Registry:
     async def set_deadline(self, sandbox_id: str, principal: Principal, ends: float) -> Sandbox:
         self.get(sandbox_id, principal)
         return await self._change("set_deadline", {"id": sandbox_id, "end_at": ends})
+
+    async def annotate(
+        self, sandbox_id: str, principal: Principal, change: Callable[[dict[str, Any]], dict[str, Any]]
+    ) -> Sandbox:
+        """Replace the annotations by what `change` makes of them; one change after the other. Raises too_large."""
+        lock = self._annotating.setdefault(sandbox_id, asyncio.Lock())
+        try:
+            async with lock:
+                annotations = change(dict(self.get(sandbox_id, principal).annotations))
+                if len(msgspec.json.encode(annotations)) > config.METADATA_BYTES:
+                    raise SandptyError("too_large", f"metadata and environment are over {config.METADATA_BYTES} bytes")
+                return await self._change("annotate", {"id": sandbox_id, "annotations": annotations})
+        finally:
+            if not lock.locked():
+                self._annotating.pop(sandbox_id, None)
 
     async def _change(self, verb: str, args: dict[str, Any]) -> Sandbox:
         sandbox = await self._client.call(verb, args, Sandbox)

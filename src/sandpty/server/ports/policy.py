@@ -23,12 +23,14 @@ _HOST = re.compile(r"[A-Za-z0-9._\-]+(:[0-9]{1,5})?|\[[0-9a-fA-F:.]+\](:[0-9]{1,
 class PortPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
     """`private`: only who has the traffic token comes in. `mask_host`: the Host that services see; ${PORT} is the port.
 
-    `https_ports`: services there speak TLS; their certificates are not checked.
+    `https_ports`: services there speak TLS; their certificates are not checked. `exposed`: only these ports can be
+    reached (None: all), those that are true only with a token of the sandbox (exposure.py).
     """
 
     private: bool = False
     mask_host: str = ""
     https_ports: tuple[int, ...] = ()
+    exposed: dict[int, bool] | None = None
 
     def host_for(self, host: str, port: int) -> str:
         """What a service is told as its Host."""
@@ -36,8 +38,13 @@ class PortPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def annotations(self) -> dict[str, Any]:
         """For `CreateSpec.extras`; empty for the default."""
-        fields = msgspec.to_builtins(self)
+        fields = msgspec.to_builtins(self, str_keys=True)
         return {KEY: fields} if fields else {}
+
+    @property
+    def wants_tokens(self) -> frozenset[int]:
+        """Ports whose requests carry a token of this server's, which is not the service's business."""
+        return frozenset(port for port, wanted in (self.exposed or {}).items() if wanted)
 
 
 DEFAULT = PortPolicy()
@@ -54,7 +61,7 @@ def new_policy(*, private: bool = False, mask_host: str = "", https_ports: Seque
 
 def policy_of(sandbox: Sandbox) -> PortPolicy:
     kept = sandbox.annotations.get(KEY)
-    return msgspec.convert(kept, PortPolicy) if kept else DEFAULT
+    return msgspec.convert(kept, PortPolicy, str_keys=True) if kept else DEFAULT
 
 
 def traffic_token(sandbox: Sandbox) -> str | None:

@@ -17,6 +17,7 @@ from sandpty import config
 from sandpty.server.context import Context
 from sandpty.server.ports import answers, routing, upstream
 from sandpty.server.ports.answers import TOKEN_HEADER, PortError
+from sandpty.server.ports.exposure import Exposure
 from sandpty.server.ports.policy import admits, policy_of
 from sandpty.server.ports.relay import Exchange
 from sandpty.server.ports.routing import OWN_PORT, BadTargetError, Target
@@ -34,6 +35,7 @@ class Proxy:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._domain = context.settings.domain
+        self._exposure = Exposure(context.tokens, context.auth)
         self._open: Counter[str] = Counter()  # requests and tunnels under way, by sandbox
         self._all_open = 0
 
@@ -57,6 +59,8 @@ class Proxy:
         if target.port == OWN_PORT:
             raise answers.reserved(request.path)
         sandbox = await self._sandbox(request, target)
+        if (answer := self._exposure.admit(request, target, sandbox)) is not None:
+            return answer
         with self._counted(sandbox.id):
             try:
                 return await self._exchange(request, target, sandbox)

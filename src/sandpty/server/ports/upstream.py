@@ -99,7 +99,8 @@ def request_head(request: web.Request, policy: PortPolicy, port: int) -> bytes:
     if len(request.headers.getall("Host", ())) != 1:
         raise PortError(400, "A request names one Host")
     host = policy.host_for(request.headers["Host"], port).encode("utf-8", "surrogateescape")
-    headers: list[Header] = [(b"Host", host), *heads.end_to_end(request.raw_headers, without=_REPLACED)]
+    replaced = _REPLACED | {b"authorization"} if port in policy.wants_tokens else _REPLACED
+    headers: list[Header] = [(b"Host", host), *heads.end_to_end(request.raw_headers, without=replaced)]
     headers += _forwarded(request, policy, host)
     if "Transfer-Encoding" in request.headers:
         headers.append((b"Transfer-Encoding", b"chunked"))

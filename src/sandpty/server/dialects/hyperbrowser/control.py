@@ -17,7 +17,9 @@ from sandpty.server.dialects.hyperbrowser.errors import (
     unsupported,
 )
 from sandpty.server.dialects.hyperbrowser.images import Images
+from sandpty.server.dialects.hyperbrowser.ports import Ports
 from sandpty.server.dialects.hyperbrowser.sandboxes import Sandboxes
+from sandpty.server.dialects.hyperbrowser.snapshots import Snapshots
 
 ControlHandler: TypeAlias = Callable[[web.Request, Principal], Awaitable[web.StreamResponse]]
 # The SDKs put `/api` behind the base URL as it is: one that ends in `/` or in `/api` is meant well.
@@ -25,13 +27,19 @@ _PREFIXES = ("/api", "//api", "/api/api")
 
 
 def routes(context: Context) -> list[web.RouteDef]:
-    sandboxes, images = Sandboxes(context), Images(context)
+    sandboxes, images, snapshots, ports = Sandboxes(context), Images(context), Snapshots(context), Ports(context)
     table: list[tuple[str, str, ControlHandler]] = [
         ("POST", "/sandbox", sandboxes.create),
         ("GET", "/sandboxes", sandboxes.list),
         ("GET", "/sandbox/{id}", sandboxes.get),
         ("PUT", "/sandbox/{id}/stop", sandboxes.stop),
         ("PUT", "/sandbox/{id}/network", sandboxes.network),
+        ("POST", "/sandbox/{id}/expose", ports.expose),
+        ("POST", "/sandbox/{id}/unexpose", ports.unexpose),
+        ("POST", "/sandbox/{id}/snapshot", snapshots.create),
+        ("GET", "/snapshots", snapshots.list),
+        ("GET", "/snapshots/{snapshot:.+}", snapshots.get),
+        ("DELETE", "/snapshots/{snapshot:.+}", snapshots.delete),
         ("POST", "/sandbox/{id}/processes", sandboxes.secret_process),
         ("GET", "/images", images.list),
         ("*", "/images/builds{tail:.*}", _builds),

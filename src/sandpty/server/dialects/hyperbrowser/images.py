@@ -14,7 +14,7 @@ from sandpty.server.context import Context
 from sandpty.server.dialects.hyperbrowser import models
 from sandpty.server.dialects.hyperbrowser.errors import HyperbrowserError, bad_request, json_response, not_found
 from sandpty.server.dialects.hyperbrowser.tokens import iso
-from sandpty.wire.verbs import Template
+from sandpty.wire.verbs import Sandbox, Template
 
 PUBLIC = "public"
 # The vendor's public images that every program of its documents names. Until a template is called so, `base` stands in
@@ -35,6 +35,12 @@ def template_names(templates: Sequence[Template]) -> dict[str, Template]:
         if stand_in in found:
             found.setdefault(name, found[stand_in])
     return found
+
+
+def image_name(sandbox: Sandbox) -> str:
+    """What the sandbox was launched from, by the name that was given."""
+    extras = sandbox.annotations.get("hyperbrowser", {})
+    return str(extras.get("image") or sandbox.annotations.get("template", sandbox.template))
 
 
 async def launch_template(context: Context, name: str, id_: str | None) -> str:

@@ -15,6 +15,7 @@ Region: TypeAlias = Literal["us-central", "asia-south", "us-dev", "europe-west",
 Status: TypeAlias = Literal["active", "closed", "error", "close-error"]
 Port: TypeAlias = Annotated[int, Meta(ge=1, le=65535)]
 ProcessStatus: TypeAlias = Literal["queued", "running", "exited", "failed", "killed", "timed_out"]
+SnapshotStatus: TypeAlias = Literal["creating", "created", "failed"]
 DEFAULT_REGION: Region = "us-central"
 
 
@@ -158,9 +159,12 @@ class Snapshot(_Reply, frozen=True, kw_only=True):
     image_namespace: str
     image_name: str
     image_id: str
-    status: Literal["creating", "created", "failed"]
+    status: SnapshotStatus
     metadata: dict[str, Any]
     uploaded: bool
+    vcpus: int
+    mem_mib: int = msgspec.field(name="memMiB")
+    disk_size_mib: int = msgspec.field(name="diskSizeMiB")
     created_at: str
     updated_at: str
 

@@ -12,10 +12,13 @@ from sandpty.server.auth import Principal
 from sandpty.server.context import Context
 from sandpty.server.dialects.hyperbrowser import models
 from sandpty.server.dialects.hyperbrowser.errors import bad_request, json_response, not_found, unsupported
-from sandpty.server.dialects.hyperbrowser.images import launch_template, page_of
+from sandpty.server.dialects.hyperbrowser.images import image_name, launch_template, page_of
+from sandpty.server.dialects.hyperbrowser.ports import checked, exposed_ports
 from sandpty.server.dialects.hyperbrowser.requests import read_json
+from sandpty.server.dialects.hyperbrowser.snapshots import find
 from sandpty.server.dialects.hyperbrowser.tokens import iso, origin, running, runtime_url, session
 from sandpty.server.ended import EndedSandbox
+from sandpty.server.ports.policy import PortPolicy
 from sandpty.server.registry import CreateSpec
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import Limits, Sandbox
@@ -60,20 +63,24 @@ class Sandboxes:
         extras: dict[str, Any] = {"minutes": minutes, "image": body.image_name}
         if body.region is not None:
             extras["region"] = body.region
+        ports = PortPolicy(exposed=checked(body.exposed_ports or [])).annotations()
+        template, limits = await self._launched(body, principal)
         spec = CreateSpec(
-            template=await self._template(body),
+            template=template,
             timeout_s=minutes * 60,
             internet=body.allow_internet_access is not False,
-            limits=_limits(body),
-            extras={"hyperbrowser": extras},
+            limits=limits,
+            extras={"hyperbrowser": extras, **ports},
         )
         sandbox = await self._registry.create(spec, principal)
         return json_response(self._detail(request, sandbox, principal))
 
-    async def _template(self, body: models.CreateBody) -> str:
+    async def _launched(self, body: models.CreateBody, principal: Principal) -> tuple[str, Limits | None]:
+        """What to create from, and how big. Raises HyperbrowserError 404."""
         if body.image_name is not None:
-            return await launch_template(self._context, body.image_name, body.image_id)
-        raise not_found(f"Snapshot {(body.snapshot_name or '')[:64]!r}")
+            return await launch_template(self._context, body.image_name, body.image_id), _limits(body)
+        snapshot = await find(self._context, principal, body.snapshot_name or "", body.snapshot_id)
+        return snapshot.id, snapshot.limits
 
     async def get(self, request: web.Request, principal: Principal) -> web.StreamResponse:
         """Also a new runtime token, each time. A sandbox that does not run has none."""
@@ -170,15 +177,9 @@ class Sandboxes:
             mem_mib=limits.memory_mb,
             disk_size_mib=limits.disk_mb,
             timeout_minutes=extras.get("minutes", max(1, round((sandbox.end_at - sandbox.started_at) / 60))),
-            exposed_ports=[],
+            exposed_ports=exposed_ports(request, sandbox),
             network=models.Network(allow_internet_access=sandbox.internet),
         )
-
-
-def image_name(sandbox: Sandbox) -> str:
-    """What the sandbox was launched from, by the name that was given."""
-    extras = sandbox.annotations.get("hyperbrowser", {})
-    return str(extras.get("image") or sandbox.annotations.get("template", sandbox.template))
 
 
 def _with_token(listed: models.SandboxListed, token: str | None, expires: str | None) -> models.SandboxDetail:
