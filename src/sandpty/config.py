@@ -12,6 +12,7 @@ from typing import Final
 
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 3980
+DEFAULT_TLS_PORT: Final = 443  # what clients take who are told a name without a port
 
 # --- terminals -------------------------------------------------------------------------------------------------------
 ATTACH_WINDOW_BYTES: Final = 128 * 1024  # unacknowledged output per attachment; bounds stale output after Ctrl-C
@@ -181,6 +182,8 @@ PORT_HEADERS_MAX: Final = 256
 PORT_HEAD_TIMEOUT_S: Final = 60.0  # from a head's first byte to its last
 PORT_CLOSE_GRACE_S: Final = 10.0  # for a service to take the last of what was sent to it
 DECODED_BUFFER_BYTES: Final = 64 * 1024  # of a compressed request body, decoded at a time
+CERTIFICATE_TIMEOUT_S: Final = 60.0  # to make or renew one; it takes half a second
+CERTIFICATE_CHECK_S: Final = 3600.0  # how often the server asks whether there is a new one
 PORT_INTERIM_ANSWERS_MAX: Final = 8  # 100, 102 and 103 before the answer
 
 
@@ -220,6 +223,11 @@ class DataDir:
     def guest_sockets(self) -> Path:
         """Where the server asks for sockets inside sandboxes."""
         return self.run / "sockets.sock"
+
+    @property
+    def tls(self) -> Path:
+        """Which certificate the server uses; absent without TLS."""
+        return self.root / "tls.json"
 
     @property
     def agents(self) -> Path:

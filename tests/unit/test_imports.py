@@ -21,15 +21,18 @@ ALLOWED: dict[str, set[str]] = {
     "agent": set(),
     "terminal": {"wire", "config"},
     "sdk": {"wire"},
+    "certificates": {"wire", "config"},
     "isolation": {"wire", "config", "agent"},
     "interpreter": set(),
     "templates": {"wire", "config", "agent", "isolation", "interpreter"},
-    "supervisor": {"wire", "config", "agent", "isolation", "templates"},
+    "supervisor": {"wire", "config", "agent", "isolation", "templates", "certificates"},
     "server": {"wire", "config", "terminal"},
     "cli": {"wire", "config", "sdk"},
 }
 # Modules of the CLI that start or look at the other programs, and what they need for it.
 ALLOWED_BESIDES: dict[str, set[str]] = {
+    "sandpty.cli.ca": {"certificates"},
+    "sandpty.cli.serving_tls": {"certificates"},
     "sandpty.cli.starting": {"server", "supervisor"},
     "sandpty.cli.examination": {"agent", "supervisor"},
     "sandpty.cli.keys": {"supervisor"},

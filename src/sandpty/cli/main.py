@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from sandpty import __version__
+from sandpty.cli.ca import ca
 from sandpty.cli.doctor import doctor
 from sandpty.cli.down import down
 from sandpty.cli.env import env
@@ -55,7 +56,7 @@ def cli() -> None:
     """
 
 
-for _command in (serve, env, ls, create, kill, shell, pause, resume, snapshot, snapshots, fork, keys, doctor, down):
+for _command in (serve, env, ls, create, kill, shell, pause, resume, snapshot, snapshots, fork, keys, ca, doctor, down):
     cli.add_command(_command)
 
 

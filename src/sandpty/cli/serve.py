@@ -75,7 +75,20 @@ def is_loopback(host: str) -> bool:
     type=click.Path(path_type=Path, file_okay=False, readable=False),
     help="Where templates are kept. [default: as root /var/lib/sandpty/templates]",
 )
-@click.option("--domain", metavar="HOST[:PORT]", help="What E2B clients are told as the sandboxes' domain.")
+@click.option("--domain", metavar="HOST[:PORT]", help="Sandboxes' ports are at PORT-ID.HOST; clients are told so.")
+@click.option(
+    "--tls-port",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="Serve TLS there too, for --domain and names below it. Without --tls-cert by a local authority.",
+)
+@click.option(
+    "--tls-cert",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A certificate for *.HOST, with what leads to its root, in PEM. Read again when it is renewed.",
+)
+@click.option("--tls-key", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Its key, in PEM.")
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
@@ -92,6 +105,9 @@ def serve(
     pool: int,
     templates_dir: Path | None,
     domain: str | None,
+    tls_port: int | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
     log_level: str,
 ) -> None:
     """Run the server. As root it starts the supervisor, then gives up root before it listens.
@@ -103,10 +119,13 @@ def serve(
     Examples:
       sandpty serve                             http://127.0.0.1:3980, isolation by crun
       sandpty serve --port 0 --data-dir /tmp/x  a second, separate server on a free port
+      sandpty serve --domain sandpty.localhost --tls-port 8443
+                                                https://PORT-ID.sandpty.localhost:8443; `sandpty ca` makes it trusted
       sandpty serve --isolation process         without root: NO isolation, loopback only
     """
     _check_tier(isolation, host)
     from sandpty.cli import starting
+    from sandpty.cli.serving_tls import TlsOptions
 
     plan: Plan = starting.Plan(
         data=DataDir((data_dir or config.default_data_dir()).absolute()),
@@ -117,6 +136,7 @@ def serve(
         pool=pool,
         templates_dir=(templates_dir or default_templates_dir()).absolute(),
         domain=domain,
+        tls=TlsOptions.of(tls_port, tls_cert, tls_key, domain),
         log_level=log_level,
     )
     starting.run(plan)

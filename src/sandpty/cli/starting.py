@@ -11,6 +11,7 @@ import os
 import secrets
 import shlex
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from pathlib import Path
 import click
 
 from sandpty import __version__
+from sandpty.cli import serving_tls
 from sandpty.cli.serve import is_loopback
+from sandpty.cli.serving_tls import TlsOptions
 from sandpty.cli.supervisor_link import SupervisorLink
 from sandpty.config import DataDir
 from sandpty.server import privileges
@@ -47,6 +50,7 @@ class Plan:
     pool: int
     templates_dir: Path
     domain: str | None
+    tls: TlsOptions | None
     log_level: str
 
 
@@ -59,6 +63,8 @@ def run(plan: Plan) -> None:
         runtime_secret = read_or_create_runtime_secret(plan.data)
         KeyFile(plan.data).ensure_first(key)
         check_port(plan.host, plan.port)
+        serving_tls.choose(plan.data, plan.tls, plan.domain)
+        tls_listener = open_tls(plan)
         account = privileges.server_account()
         host = start_supervisor(plan, account)
         prepare_info(plan.data, account)
@@ -74,10 +80,10 @@ def run(plan: Plan) -> None:
             api_key=key,
             host=plan.host,
             port=plan.port,
-            domain=plan.domain,
+            domain=serving_tls.public_domain(plan.domain, tls_listener),
             runtime_secret=runtime_secret,
         )
-        _serve(plan, settings, host, account)
+        _serve(plan, settings, host, account, tls_listener)
 
 
 # --- the data directory ----------------------------------------------------------------------------------------------
@@ -172,6 +178,16 @@ def check_port(host: str, port: int) -> None:
         raise _cannot_listen(host, port, error) from error
 
 
+def open_tls(plan: Plan) -> socket.socket | None:
+    """Its listener, opened while we are root: the usual port is below 1024. Raises SandptyError."""
+    if plan.tls is None:
+        return None
+    try:
+        return open_listener(plan.host, plan.tls.port)
+    except OSError as error:
+        raise _cannot_listen(plan.host, plan.tls.port, error) from error
+
+
 def _cannot_listen(host: str, port: int, error: OSError) -> SandptyError:
     if error.errno == errno.EADDRINUSE:
         return SandptyError(
@@ -212,22 +228,27 @@ def start_supervisor(plan: Plan, account: Account) -> verbs.Host:
 # --- serving ---------------------------------------------------------------------------------------------------------
 
 
-def _serve(plan: Plan, settings: Settings, host: verbs.Host, account: Account) -> None:
+def _serve(
+    plan: Plan, settings: Settings, host: verbs.Host, account: Account, tls_listener: socket.socket | None
+) -> None:
     def listening(url: str) -> None:
         _say_started(plan, url, host, account)
+        if tls_listener is not None:
+            _say_tls(plan, settings)
 
     try:
-        _run_until_signal(settings, listening)
+        _run_until_signal(settings, tls_listener, listening)
     except OSError as error:
         raise _cannot_listen(plan.host, plan.port, error) from error
     _say_stopped(plan)
 
 
-def _run_until_signal(settings: Settings, listening: object) -> None:
+def _run_until_signal(settings: Settings, tls_listener: socket.socket | None, listening: object) -> None:
     import uvloop
 
     async def main() -> None:
-        serving = asyncio.ensure_future(serve_requests(settings, listening=listening))  # type: ignore[arg-type]
+        work = serve_requests(settings, tls_listener=tls_listener, listening=listening)  # type: ignore[arg-type]
+        serving = asyncio.ensure_future(work)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, serving.cancel)
@@ -257,6 +278,12 @@ def _say_started(plan: Plan, url: str, host: verbs.Host, account: Account) -> No
         )
     if not host.isolated:
         click.echo("sandpty: warning: NO ISOLATION: guests are processes of this machine's user", err=True)
+
+
+def _say_tls(plan: Plan, settings: Settings) -> None:
+    click.echo(f"  TLS        https://{settings.domain}, sandboxes' ports at https://PORT-ID.{settings.domain}")
+    if plan.tls is not None and plan.tls.cert is None:
+        click.echo(f"             by an authority of this machine: sandpty ca{_data_dir_option(plan)} makes it trusted")
 
 
 def _tier(host: verbs.Host) -> str:

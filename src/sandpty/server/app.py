@@ -33,6 +33,7 @@ from sandpty.server.ports.proxy import Proxy
 from sandpty.server.registry import Registry
 from sandpty.server.runtime_tokens import SignedTokens
 from sandpty.server.settings import Settings
+from sandpty.server.tls import Tls
 from sandpty.wire import interpreter
 from sandpty.wire.errors import SandptyError
 
@@ -104,6 +105,20 @@ def listener_url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+async def _serve_tls(
+    listener: socket.socket, registry: Registry, protocols: Callable[[], asyncio.Protocol], stack: AsyncExitStack
+) -> None:
+    """The second listener, and what keeps its certificate fresh. Raises SandptyError."""
+    tls = Tls(registry)
+    await tls.load()
+    server = await asyncio.get_running_loop().create_server(
+        protocols, sock=listener, backlog=config.LISTEN_BACKLOG, ssl=tls.context
+    )
+    stack.callback(server.close)
+    refreshing = asyncio.create_task(tls.run(), name="certificate")
+    stack.callback(refreshing.cancel)
+
+
 def _local_domain(listener: socket.socket) -> str | None:
     """Where nobody named a domain: browsers and curl find every name below `localhost` on this machine."""
     host, port = listener.getsockname()[:2]
@@ -113,7 +128,8 @@ def _local_domain(listener: socket.socket) -> str | None:
 def _write_info(settings: Settings, url: str) -> None:
     """Tell `sandpty env` and friends where we are. After the drop of privileges only a prepared file is writable."""
     try:
-        settings.data_dir.server_info.write_text(json.dumps({"url": url}) + "\n")
+        info = {"url": url, "domain": settings.domain}
+        settings.data_dir.server_info.write_text(json.dumps(info) + "\n")
     except OSError as error:
         log.warning("cannot write %s: %s", settings.data_dir.server_info.name, error.strerror)
 
@@ -150,6 +166,7 @@ async def serve(
     settings: Settings,
     *,
     listener: socket.socket | None = None,
+    tls_listener: socket.socket | None = None,
     listening: Callable[[str], None] | None = None,
 ) -> None:
     """Serve until cancelled. `listening` is called with the URL once requests are answered.
@@ -186,6 +203,8 @@ async def serve(
             first_requests.protocol_factory(runner.server), sock=listener, backlog=config.LISTEN_BACKLOG
         )
         stack.callback(server.close)
+        if tls_listener is not None:
+            await _serve_tls(tls_listener, registry, first_requests.protocol_factory(runner.server), stack)
         url = listener_url(listener)
         _write_info(settings, url)
         log.info("listening on %s, isolation tier %s", url, registry.host.tier)

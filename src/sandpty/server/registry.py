@@ -243,6 +243,10 @@ class Registry:
         """What these use now; those that do not run are left out."""
         return (await self._client.call("usage", {"ids": ids}, verbs.Usages)).usage
 
+    async def certificate(self) -> verbs.Certificate:
+        """For TLS. Raises conflict when the server was started without."""
+        return await self._client.call("certificate", {}, verbs.Certificate)
+
     async def history(self, args: verbs.HistoryArgs) -> Sequence[verbs.HistoryEntry]:
         """What became of sandboxes, oldest first."""
         return (await self._client.call("history", args, verbs.History)).entries

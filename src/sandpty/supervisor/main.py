@@ -19,6 +19,7 @@ from sandpty.config import DataDir
 from sandpty.isolation.background import Background
 from sandpty.isolation.choice import choose
 from sandpty.isolation.driver import Driver, TierRefusedError
+from sandpty.supervisor import certificates
 from sandpty.supervisor import log as supervisor_log
 from sandpty.supervisor.adopt import adopt_all
 from sandpty.supervisor.deadlines import Deadlines
@@ -135,7 +136,7 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
         host=host,
         server_uid=options.server_uid,
         keys=KeyFile(data),
-        more={"usage": Usages(sandboxes, driver).verb, "history": journal.verb},
+        more={"usage": Usages(sandboxes, driver).verb, "history": journal.verb, "certificate": certificates.verb(data)},
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, service.ending.set)

@@ -65,6 +65,7 @@ REASONS: dict[str, Reason] = _table(
     Reason("no_such_process", "not_found", 404, 1),
     Reason("no_such_template", "not_found", 404, 1, "`base` always exists"),
     Reason("no_such_snapshot", "not_found", 404, 1),
+    Reason("no_such_authority", "not_found", 404, 1, "`sandpty ca --domain NAME` makes one"),
     # there, but not in that state
     Reason("conflict", "aborted", 409, 1),
     Reason("already_paused", "aborted", 409, 1),

@@ -23,6 +23,7 @@ object. Requests carry an `id`, answers the same `id`; answers may come in any o
 | usage | {"ids"} | Usages, of those that run |
 | history | HistoryArgs | History |
 | reload_keys | - | Keys, read again from keys.json |
+| certificate | - | Certificate, as `sandpty serve` was asked to use |
 | shutdown | {"kill": bool} | {}; with kill every sandbox is ended first |
 
 msgspec is used here, and nowhere else in `wire`: the SDK never imports this module.
@@ -196,6 +197,13 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     runtime: str
     facts: dict[str, str]
     pid: int
+
+
+class Certificate(msgspec.Struct, frozen=True):
+    """In PEM: the certificate with those that lead to its root, and its key."""
+
+    chain: str
+    key: str
 
 
 class Request(msgspec.Struct, frozen=True):

@@ -21,6 +21,7 @@ from sandpty.server.ports.exposure import Exposure
 from sandpty.server.ports.policy import admits, policy_of
 from sandpty.server.ports.relay import Exchange
 from sandpty.server.ports.routing import OWN_PORT, BadTargetError, Target
+from sandpty.server.tls import asked_name
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import Sandbox
 
@@ -44,6 +45,8 @@ class Proxy:
         async def route(request: web.Request, handler: Handler) -> web.StreamResponse:
             try:
                 target = routing.target_of(request, self._domain)
+                if target is not None and target.named and _misdirected(request):
+                    raise PortError(421, "This connection was made for another name")
                 if target is None or (target.port == OWN_PORT and _is_own_path(request, target)):
                     return await handler(request)
                 return await self._serve(request, target)
@@ -117,6 +120,12 @@ class Proxy:
             self._open[sandbox_id] -= 1
             if not self._open[sandbox_id]:
                 del self._open[sandbox_id]
+
+
+def _misdirected(request: web.Request) -> bool:
+    """Whether the request names another host than the connection was made for."""
+    name = asked_name(request)
+    return name is not None and routing.hostname(request.headers.get("Host", "")) != name.lower()
 
 
 def _is_own_path(request: web.Request, target: Target) -> bool:

@@ -45,10 +45,11 @@ def target_by_host(host: str, domain: str | None = None) -> Target | None:
 
 def _is_below(host: str, domain: str | None) -> bool:
     _, dot, parent = host.partition(".")
-    return bool(domain and dot) and _hostname(parent) == _hostname(domain or "")
+    return bool(domain and dot) and hostname(parent) == hostname(domain or "")
 
 
-def _hostname(host: str) -> str:
+def hostname(host: str) -> str:
+    """Without port and final dot, in lower case."""
     return host.partition(":")[0].rstrip(".").lower()
 
 

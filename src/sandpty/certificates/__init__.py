@@ -1,0 +1,1 @@
+"""TLS for sandboxes' host names: certificates that were given, or a local certificate authority's. As root, on disk."""
