@@ -105,8 +105,6 @@ def pair(data: DataDir, choice: Choice) -> tuple[bytes, bytes]:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=lambda: b"")
         return Path(cert).read_bytes(), Path(key).read_bytes()
     except ssl.SSLError as error:
-        raise SandptyError(
-            "bad_argument", f"{cert} and {key} are no certificate and its key: {error.reason}"
-        ) from error
+        raise SandptyError("bad_argument", f"{cert} and {key} are no certificate and its key") from error
     except OSError as error:
         raise SandptyError("bad_argument", f"{error.filename or cert} cannot be read: {error.strerror}") from error

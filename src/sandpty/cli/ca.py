@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 
 from sandpty import config
-from sandpty.certificates import store
 from sandpty.config import DataDir
 from sandpty.wire.errors import SandptyError
 
@@ -34,6 +33,8 @@ def ca(*, domain: str | None, data_dir: Path | None) -> None:
       sandpty ca                               the authorities that there are
       sandpty ca --domain sandpty.localhost    make one before the server does
     """
+    from sandpty.certificates import store
+
     data = DataDir((data_dir or config.default_data_dir()).absolute())
     if domain is not None:
         data.root.mkdir(mode=0o711, parents=True, exist_ok=True)
@@ -47,6 +48,8 @@ def ca(*, domain: str | None, data_dir: Path | None) -> None:
 
 
 def _tell(data: DataDir, domain: str) -> None:
+    from sandpty.certificates import store
+
     certificate = store.authority_dir(data, domain) / "ca.pem"
     bundle = _bundle(certificate)
     target = f"/usr/local/share/ca-certificates/sandpty-{domain}.crt"
@@ -62,6 +65,8 @@ def _tell(data: DataDir, domain: str) -> None:
 
 def _bundle(certificate: Path) -> Path | None:
     """The system's authorities and ours in one file, for variables that name the only file to look at."""
+    from sandpty.certificates import store
+
     bundle = certificate.with_name("bundle.pem")
     for system in map(Path, _SYSTEM_BUNDLES):
         try:
