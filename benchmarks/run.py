@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import command, create, density, echo, host, interrupt, pausing, stuck_viewer, throughput
+from benchmarks import command, create, density, echo, host, interrupt, pausing, ports, stuck_viewer, throughput
 from benchmarks.programs import compile_all
 from benchmarks.report import table
 from benchmarks.results import Report
@@ -31,6 +31,7 @@ BENCHMARKS: dict[str, tuple[str, Callable[[Bench], Report]]] = {
     "stuck_viewer": (stuck_viewer.TITLE, stuck_viewer.run),
     "interrupt": (interrupt.TITLE, interrupt.run),
     "pausing": (pausing.TITLE, pausing.run),
+    "ports": (ports.TITLE, ports.run),
 }
 BENCHMARK_TIMEOUT_S = 120
 
