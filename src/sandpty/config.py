@@ -186,6 +186,32 @@ CERTIFICATE_TIMEOUT_S: Final = 60.0  # to make or renew one; it takes half a sec
 CERTIFICATE_CHECK_S: Final = 3600.0  # how often the server asks whether there is a new one
 PORT_INTERIM_ANSWERS_MAX: Final = 8  # 100, 102 and 103 before the answer
 
+# --- network policy: names and egress --------------------------------------------------------------------------------
+EGRESS_UID: Final = 61_981  # of the process that resolves names and looks at connections; nobody else's
+EGRESS_NEW_PER_S: Final = 500  # connections and questions of one sandbox to it; a browser makes some dozens
+EGRESS_START_TIMEOUT_S: Final = 20.0  # it imports for half a second; more is a machine under full load
+EGRESS_ANSWER_TIMEOUT_S: Final = 10.0  # for its word that it knows new rules
+EGRESS_RETRY_MIN_S: Final = 0.1  # before it is started again after it died ...
+EGRESS_RETRY_MAX_S: Final = 5.0  # ... and at most
+EGRESS_CONNECTIONS_PER_GUEST: Final = 512  # through the process at once; its memory is bounded by this
+EGRESS_CONNECTIONS_MAX: Final = 8192  # of all sandboxes: twice as many descriptors
+EGRESS_OPENING_S: Final = 10.0  # for a client to say its ClientHello or request, and for a server to accept
+EGRESS_SILENCE_S: Final = 0.3  # a client that says nothing this long may wait for its server to speak first
+EGRESS_OPENING_BYTES: Final = 64 * 1024  # of a ClientHello or request head; the largest seen have 2 KiB and 16 KiB
+EGRESS_CHUNK_BYTES: Final = 64 * 1024  # read at once, and kept at most, per direction of a connection
+EGRESS_ADDRESSES_PER_GUEST: Final = 4096  # remembered of what its names stand for; the oldest go first
+EGRESS_ADDRESS_GRACE_S: Final = 120.0  # that an address is good after its TTL: programs connect a little later
+EGRESS_ORIGINAL_TIMEOUT_S: Final = 2.0  # for the supervisor to say where a connection was meant to go
+NAMES_PENDING_PER_GUEST: Final = 64  # questions of one sandbox that wait for a resolver
+NAMES_PENDING_MAX: Final = 512  # of all sandboxes
+NAMES_CACHED_MAX: Final = 4096  # answers; one holds some hundred bytes
+NAMES_TTL_MAX_S: Final = 300  # an answer is asked for again after that, whatever its TTL
+NAMES_NEGATIVE_TTL_S: Final = 5  # of "there is none": short, somebody may be creating it
+NAMES_SERVER_TIMEOUT_S: Final = 2.5  # one resolver's answer; then the next one is asked
+NAMES_RECORDS_MAX: Final = 64  # taken from one answer
+NAMES_ALIASES_MAX: Final = 16  # CNAMEs followed
+NAMES_TCP_IDLE_S: Final = 10.0  # between questions on one TCP connection
+
 
 def default_data_dir() -> Path:
     """SANDPTY_DATA_DIR, else /var/lib/sandpty for root and ~/.local/share/sandpty for others."""

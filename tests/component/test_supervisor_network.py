@@ -5,68 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import socket
-import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from sandpty.isolation import syscalls
 from sandpty.isolation.network import resolvers
-from tests.component.supervisor_peer import SERVER_UID, TEMPLATES, Peer, Supervised, attempt, program, run
-from tests.waiting import until_sync
+from tests.component.fake_internet import HOST_ADDRESS, UPLINK, inside, network_namespace, serve, wire
+from tests.component.supervisor_peer import SERVER_UID, TEMPLATES, Peer, Supervised, attempt, run
 
-UPLINK, HOST_ADDRESS, ROUTER_ADDRESS = "up0", "198.51.100.2", "198.51.100.1"
 INTERNET, METADATA, PRIVATE = "203.0.113.5", "169.254.169.254", "10.9.9.9"
 RESOLVER = str((resolvers() or ["10.255.255.53"])[0])
-
-
-@contextlib.contextmanager
-def network_namespace() -> Iterator[int]:
-    """The pid of a process in a network namespace of its own."""
-    holder = subprocess.Popen(["unshare", "-n", "sleep", "600"])
-    try:
-        ours = os.readlink("/proc/self/ns/net")
-        until_sync(lambda: os.readlink(f"/proc/{holder.pid}/ns/net") != ours, 5)
-        yield holder.pid
-    finally:
-        holder.send_signal(signal.SIGKILL)
-        holder.wait()
-
-
-def inside(pid: int, *argv: str) -> str:
-    """Run a program in the namespace."""
-    done = program("nsenter", f"--net=/proc/{pid}/ns/net", *argv)
-    assert done.returncode == 0, f"{argv}: {done.stderr}"
-    return done.stdout
-
-
-@contextlib.contextmanager
-def in_namespace(pid: int) -> Iterator[None]:
-    """This thread is there; no await inside."""
-    fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
-    try:
-        with syscalls.inside_network(fd):
-            yield
-    finally:
-        os.close(fd)
-
-
-async def serve(pid: int, address: str, port: int) -> asyncio.Server:
-    """A server in the namespace that says `ok`."""
-    with in_namespace(pid):
-        listener = socket.create_server((address, port))
-
-    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"ok\n")
-        writer.close()
-
-    return await asyncio.start_server(answer, sock=listener)
 
 
 @dataclass
@@ -78,24 +31,12 @@ class World:
     host: Supervised
 
 
-def wire(host: int, internet: int) -> None:
-    """The host's uplink, and everything that lies behind it."""
-    program("ip", "link", "add", UPLINK, "netns", str(host), "type", "veth", "peer", "net0", "netns", str(internet))
-    for line in (f"addr add {HOST_ADDRESS}/24 dev {UPLINK}", f"link set {UPLINK} up", "link set lo up"):
-        inside(host, "ip", *line.split())
-    inside(host, "ip", *f"route add default via {ROUTER_ADDRESS}".split())
-    for line in (f"addr add {ROUTER_ADDRESS}/24 dev net0", "link set net0 up", "link set lo up"):
-        inside(internet, "ip", *line.split())
-    for address in (INTERNET, METADATA, PRIVATE, RESOLVER):
-        inside(internet, "ip", "addr", "add", f"{address}/32", "dev", "lo")
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def world() -> AsyncIterator[World]:
     """A supervisor in a namespace that has a default route, and servers on both sides of it."""
     with contextlib.ExitStack() as stack:
         host, internet = (stack.enter_context(network_namespace()) for _ in range(2))
-        wire(host, internet)
+        wire(host, internet, (INTERNET, METADATA, PRIVATE, RESOLVER))
         servers = [await serve(internet, address, 80) for address in (INTERNET, METADATA, PRIVATE, RESOLVER)]
         servers += [await serve(internet, RESOLVER, 53), await serve(host, "0.0.0.0", 8080)]
         under_test = Supervised()

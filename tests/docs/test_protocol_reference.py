@@ -102,6 +102,7 @@ def test_the_page_lists_every_route_and_no_other() -> None:
         (("POST", "/v1/sandboxes/{id}/snapshots"), models.SnapshotBody),
         (("POST", "/v1/sandboxes/{id}/fork"), models.ForkBody),
         (("PUT", "/v1/sandboxes/{id}/deadline"), models.TimeoutBody),
+        (("PUT", "/v1/sandboxes/{id}/network"), models.NetworkBody),
         (("POST", "/v1/sandboxes/{id}/processes"), models.StartBody),
         (("POST", "/v1/sandboxes/{id}/processes/{process}/signal"), models.SignalBody),
         (("POST", "/v1/sandboxes/{id}/processes/{process}/resize"), models.WindowSize),
@@ -221,6 +222,7 @@ async def test_every_documented_route_answers_as_documented(server: RunningServe
         assert made["id"] in {item["id"] for item in (await call("GET", "/v1/sandboxes"))["sandboxes"]}
         assert (await own.api.delete(f"/v1/sandboxes/{made['id']}")).status_code == 204
         await call("PUT", one + "/deadline", {"timeout_s": 100})
+        await call("PUT", one + "/network", {"network": {"deny_out": ["192.0.2.1"]}})
         await call("POST", one + "/pause")
         await call("POST", one + "/resume")
         kept = await call("POST", one + "/snapshots", {"name": "page"})

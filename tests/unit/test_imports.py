@@ -27,6 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "templates": {"wire", "config", "agent", "isolation", "interpreter"},
     "supervisor": {"wire", "config", "agent", "isolation", "templates", "certificates"},
     "server": {"wire", "config", "terminal"},
+    "egress": {"wire", "config"},
     "cli": {"wire", "config", "sdk"},
 }
 # Modules of the CLI that start or look at the other programs, and what they need for it.
@@ -36,6 +37,7 @@ ALLOWED_BESIDES: dict[str, set[str]] = {
     "sandpty.cli.starting": {"server", "supervisor"},
     "sandpty.cli.examination": {"agent", "supervisor"},
     "sandpty.cli.keys": {"supervisor"},
+    "sandpty.egress.main": {"server"},  # gives up root as the server does
 }
 
 

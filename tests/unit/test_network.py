@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from sandpty.isolation import netlink
-from sandpty.isolation.network import Network, choose_subnet, host_routes, resolvers, ruleset, uplinks
+from sandpty.isolation.firewall import ruleset
+from sandpty.isolation.network import Network, choose_subnet, host_routes, resolvers, uplinks
 
 ROUTES = """Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
 eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0
@@ -17,6 +18,7 @@ eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0
 br0\t0000800A\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0
 """
 SUBNET = IPv4Network("10.200.16.0/20")
+EGRESS = ("spab12x", IPv4Address("10.200.31.161"))
 
 
 def test_the_hosts_routes_and_uplinks_are_read() -> None:
@@ -52,7 +54,7 @@ def test_every_slot_has_its_own_interface_address_and_mac() -> None:
 
 def test_the_rules_deny_the_host_and_private_networks() -> None:
     """Input is dropped, name servers are an exception for port 53, other sandboxes are dropped."""
-    rules = ruleset("ab12", SUBNET, [IPv4Address("10.0.0.53")], [])
+    rules = ruleset("ab12", SUBNET, [IPv4Address("10.0.0.53")], [], EGRESS)
     assert 'iifname "spab12*" drop' in rules
     assert "ip daddr { 10.0.0.53 } meta l4proto { tcp, udp } th dport 53 accept" in rules
     for network in ("169.254.0.0/16", "10.0.0.0/8", "192.168.0.0/16", "172.16.0.0/12", "100.64.0.0/10", "224.0.0.0/4"):
@@ -64,7 +66,7 @@ def test_the_rules_deny_the_host_and_private_networks() -> None:
 
 def test_where_we_switch_forwarding_on_the_host_is_nobodys_router() -> None:
     """New connections from the uplink to elsewhere are dropped, unless the host itself forwards that port."""
-    rules = ruleset("ab12", SUBNET, [], ["eth0"])
+    rules = ruleset("ab12", SUBNET, [], ["eth0"], EGRESS)
     assert 'iifname { "eth0" } oifname != "spab12*" ct direction original ct status & dnat == 0 drop' in rules
     assert "dport 53" not in rules
 

@@ -106,7 +106,11 @@ def _span(seconds: float) -> str:
 )
 @click.option("--metadata", "-m", metavar="NAME=VALUE", type=Pair(), multiple=True, help="Shown by ls. Repeatable.")
 @click.option("--env", "-e", metavar="NAME=VALUE", type=Pair(), multiple=True, help="For its processes. Repeatable.")
-@click.option("--no-internet", is_flag=True, help="No network but its own loopback.")
+@click.option("--no-internet", is_flag=True, help="No network but its own loopback, and what --allow-out names.")
+@click.option(
+    "--allow-out", metavar="TARGET", multiple=True, help="What it may connect to: address, network, domain. Repeatable."
+)
+@click.option("--deny-out", metavar="TARGET", multiple=True, help="What it may not: address, network. Repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="Print the sandbox as JSON instead of its ID.")
 def create(
     *,
@@ -118,6 +122,8 @@ def create(
     metadata: tuple[tuple[str, str], ...],
     env: tuple[tuple[str, str], ...],
     no_internet: bool,
+    allow_out: tuple[str, ...],
+    deny_out: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Create a sandbox and print its ID.
@@ -127,6 +133,7 @@ def create(
       sandpty create
       sandpty create --timeout 2h --metadata owner=ann --env DEBUG=1
       sandpty shell "$(sandpty create --no-internet)"
+      sandpty create --no-internet --allow-out example.com --allow-out '*.example.com'
     """
     server = find_server(url, data_dir)
 
@@ -140,6 +147,7 @@ def create(
                 metadata=dict(metadata),
                 env=dict(env),
                 internet=not no_internet,
+                network={"allow_out": allow_out, "deny_out": deny_out},
                 on_timeout=on_timeout,
             )
 

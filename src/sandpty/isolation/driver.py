@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from sandpty.wire.verbs import Limits
+from sandpty.wire import network_rules
+from sandpty.wire.network_rules import Rules
+from sandpty.wire.verbs import Limits, NetworkPolicy
 
 
 class TierRefusedError(Exception):
@@ -62,6 +64,18 @@ class Plan:
     internet: bool
     boot_id: str
     copies: tuple[Copy, ...] = ()  # that it stands on, the newest (topmost) first
+    network: NetworkPolicy = field(default_factory=NetworkPolicy)
+
+    @property
+    def rules(self) -> Rules:
+        """The network policy, parsed. Empty also where there is no way out that could be restricted."""
+        rules = network_rules.parse(self.network.allow_out, self.network.deny_out, internet=self.internet)
+        return rules if self.internet or rules.allowed or rules.names else Rules()
+
+    @property
+    def way_out(self) -> bool:
+        """Whether anything outside may be reached."""
+        return self.internet or bool(self.network.allow_out)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,16 +14,16 @@ import hashlib
 import ipaddress
 import logging
 import os
-import shutil
 import socket
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from sandpty.isolation import netlink, syscalls
+from sandpty.isolation.firewall import Firewall, ruleset
 from sandpty.isolation.idmap import SLOTS_MAX
+from sandpty.wire.network_rules import Rules
 
 log = logging.getLogger(__name__)
 
@@ -31,15 +31,10 @@ GATEWAY = IPv4Address("169.254.1.1")
 GUEST_INTERFACE = "eth0"
 GUEST_INDEX = 2
 NAME_SERVERS_VARIABLE = "SANDPTY_NAME_SERVERS"  # for hosts whose only resolver listens on loopback
-_NFT_TIMEOUT_S = 10.0
 _FORWARDING_RECORD = Path("/run/sandpty-forwarding")
 _POOL = IPv4Network("10.128.0.0/9")  # where the guests' addresses come from
 _PREFIX = 20  # 4096 addresses per data directory
 _RESOLV_CONF = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
-_DENIED = (
-    "0.0.0.0/8, 10.0.0.0/8, 100.64.0.0/10, 127.0.0.0/8, 169.254.0.0/16, 172.16.0.0/12, 192.0.0.0/24, "
-    "192.168.0.0/16, 198.18.0.0/15, 224.0.0.0/4, 240.0.0.0/4"
-)
 
 
 def host_routes(text: str) -> list[IPv4Network]:
@@ -94,45 +89,6 @@ def resolvers() -> list[IPv4Address]:
     return []
 
 
-def ruleset(tag: str, subnet: IPv4Network, dns: list[IPv4Address], guarded: list[str]) -> str:
-    """The nft table of one data directory.
-
-    guarded: uplinks on which we switched forwarding on; there the host must not become its neighbours' router.
-    """
-    ours = f'"sp{tag}*"'
-    names = f"ip daddr {{ {', '.join(map(str, dns))} }} meta l4proto {{ tcp, udp }} th dport 53 accept" if dns else ""
-    links = ", ".join(f'"{name}"' for name in guarded)
-    guard = f"iifname {{ {links} }} oifname != {ours} ct direction original ct status & dnat == 0 drop" if links else ""
-    return f"""
-table inet sandpty_{tag} {{
-  chain input {{
-    type filter hook input priority -10; policy accept;
-    iifname {ours} drop
-  }}
-  chain guest {{
-    meta nfproto ipv6 drop
-    ip saddr != {subnet} drop
-    fib saddr . iif oif missing drop
-    oifname "sp*" drop
-    {names}
-    ip daddr {{ {_DENIED} }} drop
-    accept
-  }}
-  chain forward {{
-    type filter hook forward priority -10; policy accept;
-    iifname {ours} jump guest
-    oifname {ours} ct state established,related accept
-    oifname {ours} drop
-    {guard}
-  }}
-  chain postrouting {{
-    type nat hook postrouting priority 100; policy accept;
-    ip saddr {subnet} masquerade
-  }}
-}}
-"""
-
-
 @dataclass(frozen=True, slots=True)
 class Link:
     """A sandbox's place in the network."""
@@ -153,23 +109,25 @@ class Network:
     detail: str = "loopback only"
     dns: list[IPv4Address] = field(default_factory=list)
     _subnet: IPv4Network | None = None
-    _nft: str = ""
+    _firewall: Firewall = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._firewall = Firewall(self.tag)
 
     # --- what all sandboxes share ---
 
     def open(self) -> None:
         """Create the table. Never fails: without a network sandboxes have loopback, and `detail` says why."""
-        self._nft = shutil.which("nft", path="/usr/sbin:/sbin:/usr/bin:/bin:/usr/local/sbin") or ""
         routes = Path("/proc/thread-self/net/route").read_text(encoding="ascii")
         links = uplinks(routes)
-        if not self._nft:
+        if not self._firewall.find():
             self.detail = "loopback only: nft is not installed (Debian: apt-get install nftables)"
         elif not links:
             self.detail = "loopback only: the host has no default route"
         else:
             try:
                 self._open(routes, links)
-            except (OSError, ValueError, subprocess.SubprocessError) as error:
+            except (OSError, ValueError) as error:
                 self.detail = f"loopback only: {error}"
         log.info("network: %s", self.detail)
 
@@ -180,27 +138,14 @@ class Network:
             switched = [name for name in links if _forwarding(name).read_text(encoding="ascii").strip() == "0"]
             record.update(switched)
             guarded = sorted(record)
-            self._load(f"table inet sandpty_{self.tag}\ndelete table inet sandpty_{self.tag}\n")
-            self._load(ruleset(self.tag, self._subnet, self.dns, guarded))
+            rules = ruleset(self.tag, self._subnet, self.dns, guarded, (self.egress.interface, self.egress.address))
+            self._firewall.open(rules, self._interfaces())
             self.state.write_text(f"{self._subnet}\n", encoding="ascii")
             for name in switched:
                 _forwarding(name).write_text("1", encoding="ascii")
         self.available = True
         names = ", ".join(map(str, self.dns)) or "none found"
         self.detail = f"nat by {', '.join(links)} from {self._subnet}; name servers: {names}"
-
-    def _load(self, rules: str) -> None:
-        done = subprocess.run(
-            [self._nft, "-f", "-"],
-            input=rules,
-            text=True,
-            capture_output=True,
-            timeout=_NFT_TIMEOUT_S,
-            check=False,
-        )
-        if done.returncode != 0:
-            lines = done.stderr.strip().splitlines()
-            raise OSError(f"nft refuses the rules: {lines[0] if lines else done.returncode}")
 
     def _kept_subnet(self) -> IPv4Network | None:
         try:
@@ -212,10 +157,11 @@ class Network:
         """Remove the table and switch off the forwarding that we switched on."""
         if not self.available:
             return
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            self._load(f"table inet sandpty_{self.tag}\ndelete table inet sandpty_{self.tag}\n")
+        self.detach(None)
+        with contextlib.suppress(OSError):
+            self._firewall.close()
         with contextlib.suppress(OSError), _forwarding_record() as record:
-            if not self._others():
+            if not self._firewall.others():
                 for name in record:
                     with contextlib.suppress(OSError):
                         _forwarding(name).write_text("0", encoding="ascii")
@@ -224,31 +170,39 @@ class Network:
             self.state.unlink()
         self.available = False
 
-    def _others(self) -> bool:
-        """Whether another data directory's sandboxes still need the forwarding."""
-        try:
-            done = subprocess.run(
-                [self._nft, "list", "tables"], capture_output=True, text=True, timeout=_NFT_TIMEOUT_S, check=False
-            )
-        except (OSError, subprocess.SubprocessError):
-            return True
-        return "sandpty_" in done.stdout
+    def _interfaces(self) -> list[str]:
+        """Those of sandboxes that an earlier supervisor left."""
+        return [name for _, name in socket.if_nameindex() if name.startswith(f"sp{self.tag}n")]
 
     # --- one sandbox ---
 
     def link(self, slot: int) -> Link:
-        assert self._subnet is not None
         if not 0 <= slot < SLOTS_MAX:
             raise ValueError(f"slot {slot} is out of bounds")
-        number = slot.to_bytes(2, "big")
-        head = bytes.fromhex("0253" + self.tag)
-        address = self._subnet.network_address + 1 + slot
-        # Locally administered addresses; they are never on a wire that others share.
-        return Link(f"sp{self.tag}n{slot}", address, head[:2] + b"\x01" + head[3:] + number, head + number)
+        return self._link(slot, f"sp{self.tag}n{slot}")
 
-    def attach(self, slot: int, netns_fd: int) -> None:
-        """Make the pair; the guest end is up and addressed, but nothing leads out yet. Raises OSError."""
-        link = self.link(slot)
+    @property
+    def egress(self) -> Link:
+        """The place of the egress process: after the last sandbox's."""
+        return self._link(SLOTS_MAX, f"sp{self.tag}x")
+
+    def _link(self, place: int, interface: str) -> Link:
+        assert self._subnet is not None
+        number = place.to_bytes(2, "big")
+        head = bytes.fromhex("0253" + self.tag)
+        address = self._subnet.network_address + 1 + place
+        # Locally administered addresses; they are never on a wire that others share.
+        return Link(interface, address, head[:2] + b"\x01" + head[3:] + number, head + number)
+
+    def _of(self, slot: int | None) -> Link:
+        return self.egress if slot is None else self.link(slot)
+
+    def attach(self, slot: int | None, netns_fd: int) -> None:
+        """Make the pair; the guest end is up and addressed, but nothing leads out yet. Raises OSError.
+
+        slot None: of the egress process.
+        """
+        link = self._of(slot)
         self.detach(slot)  # of a sandbox that a crash left behind
         pair = netlink.new_veth(
             link.interface,
@@ -275,20 +229,46 @@ class Network:
                 ]
             )
 
-    def allow(self, slot: int, netns_fd: int, internet: bool) -> None:
+    def allow(self, slot: int | None, netns_fd: int, internet: bool) -> None:
         """Open or close the way out, both ways. The guest has no right to change its routes."""
-        link = self.link(slot)
+        link = self._of(slot)
         index = socket.if_nametoindex(link.interface)
         make = netlink.new_route if internet else netlink.delete_route
         netlink.request([make(index, link.address)], ignore=() if internet else netlink.GONE)
         with syscalls.inside_network(netns_fd):
             netlink.request([make(GUEST_INDEX, None, GATEWAY)], ignore=() if internet else netlink.GONE)
 
-    def detach(self, slot: int) -> None:
-        """Remove the pair; nothing there is fine."""
-        name = self.link(slot).interface
+    def restrict(self, slot: int, rules: Rules) -> None:
+        """From now on only what the rules allow, also for connections that exist. Raises OSError."""
+        interface = self.link(slot).interface
+        if rules.empty:
+            self._firewall.free(slot, interface)
+        else:
+            self._firewall.restrict(slot, interface, rules, (self.egress.interface, self.egress.address))
+
+    def detach(self, slot: int | None) -> None:
+        """Remove the pair, and then its rules; nothing there is fine."""
+        name = self._of(slot).interface
         if _interface_exists(name):
             netlink.request([netlink.delete_link(name)], ignore=netlink.GONE)
+        if slot is not None:
+            self._firewall.free(slot, name)
+
+    # --- the egress process ---
+
+    def wire_egress(self, pid: int) -> None:
+        """Join its network namespace to ours, with a way out. Raises OSError."""
+        netns = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if os.fstat(netns).st_ino == os.stat("/proc/thread-self/ns/net").st_ino:
+                raise OSError("the egress process is in our own network")
+            self.attach(None, netns)
+            self.allow(None, netns, True)
+        finally:
+            os.close(netns)
+
+    def egress_wired(self) -> bool:
+        return self.available and _interface_exists(self.egress.interface)
 
 
 def _interface_exists(name: str) -> bool:

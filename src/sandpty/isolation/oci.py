@@ -31,6 +31,7 @@ from sandpty.isolation.driver import Copy, GuestNetwork, Layer, Plan, Started, S
 from sandpty.isolation.idmap import range_of, tag_of
 from sandpty.isolation.namespaces import Launcher, Namespaces
 from sandpty.isolation.network import Network
+from sandpty.isolation.outward import Outward
 from sandpty.isolation.slots import Prepared, Slots, group_of
 from sandpty.isolation.spares import SIZE_MB, Spares
 from sandpty.wire.errors import SandptyError
@@ -85,6 +86,7 @@ class OciDriver:
             background=background,
             launchers=self._own_groups,
         )
+        self._outward = Outward(self._network, self._slots, data)
         self._profile: dict[str, Any] | None = None
         self._bpf: str | None = None
 
@@ -106,6 +108,7 @@ class OciDriver:
             raise TierRefusedError(f"no control groups or private mounts: {error}") from error
         await asyncio.to_thread(self._disk.open, self._stage / "probe")
         await asyncio.to_thread(self._network.open)
+        await self._outward.open()
         self._spares.open()
 
     def _set_stage(self) -> None:
@@ -123,6 +126,7 @@ class OciDriver:
 
     async def probe(self, layers: Sequence[Layer]) -> dict[str, str]:
         found = await canary.examine(self, layers, self._data.root / "canary")
+        await self._outward.adopted_all()
         self._slots.refill()
         return {
             "runtime": f"{self._runtime.name} {self._runtime.version}",
@@ -138,6 +142,7 @@ class OciDriver:
     async def close(self, *, sandboxes_left: bool) -> None:
         await self._background.settle(config.STOP_TIMEOUT_S)  # slots being given back
         await self._slots.close()
+        await self._outward.close(sandboxes_left=sandboxes_left)
         if not sandboxes_left:
             await asyncio.to_thread(self._network.close)
             self._cgroups.remove_parent()
@@ -152,8 +157,9 @@ class OciDriver:
         return self._slots.reserve()
 
     async def start(self, plan: Plan, listener: socket.socket) -> Started:
-        prepared = await self._slots.prepared(plan.slot, plan.internet)
+        prepared = await self._slots.prepared(plan.slot, plan.way_out, plan.rules)
         try:
+            await self._outward.open_names(plan)
             await asyncio.to_thread(self._prepare, plan, prepared)
             if self._own_groups and plan.limits != Limits():
                 self._cgroups.apply(group_of(plan.slot), plan.limits)
@@ -290,7 +296,7 @@ class OciDriver:
             pid = int((plan.directory / "pid").read_text(encoding="ascii"))
             netns = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             try:
-                await self._slots.allow(plan.slot, netns, plan.internet)
+                await self._outward.apply(plan, netns)
             finally:
                 os.close(netns)
         except (OSError, ValueError) as error:
@@ -380,6 +386,7 @@ class OciDriver:
         """After the processes: groups, runtime state, mounts, network. Repeating it is fine."""
         self._unstage(plan)
         self._cgroups.kill(group_of(plan.slot))
+        await self._outward.close_names(plan)
         try:
             await asyncio.to_thread(self._cgroups.remove, group_of(plan.slot))
         except OSError as error:
@@ -392,7 +399,10 @@ class OciDriver:
 
     async def adopt(self, plan: Plan, started: Started) -> bool:
         self._slots.taken(plan.slot)
-        return started.pid > 0 and process_table.is_alive(started)
+        alive = started.pid > 0 and process_table.is_alive(started)
+        if alive:
+            await self._outward.adopt(plan)
+        return alive
 
 
 def _bounds_of_host() -> tuple[int, int]:

@@ -24,6 +24,7 @@ from sandpty.isolation.namespaces import Launcher, Namespaces, Nursery
 from sandpty.isolation.network import Network
 from sandpty.isolation.spares import Spare, Spares
 from sandpty.wire.errors import SandptyError
+from sandpty.wire.network_rules import Rules
 from sandpty.wire.verbs import Limits
 
 log = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ class Slots:
         """A sandbox of an earlier supervisor has this slot."""
         self._used.add(slot)
 
-    async def prepared(self, slot: int, internet: bool) -> Prepared:
+    async def prepared(self, slot: int, way_out: bool, rules: Rules) -> Prepared:
         """Fresh namespaces and a launcher for the slot, wired; the caller closes it. Raises runtime_failed."""
         made = self._ready.pop(slot, None)
         if made is not None and made.launcher is not None and not made.launcher.alive:
@@ -104,12 +105,16 @@ class Slots:
             made = None
         if made is None:
             made = await self._make(slot, spare=False)
-        if self._network.available and internet:
+        if self._network.available and way_out:
             try:
+                if not rules.empty:
+                    await self._in_thread(self._network.restrict, slot, rules)
                 # Not in the thread, where others are being prepared: two messages take a quarter of a millisecond.
                 self._network.allow(slot, made.namespaces.network, True)
-            except OSError as error:
+            except (OSError, asyncio.CancelledError) as error:
                 made.close()
+                if isinstance(error, asyncio.CancelledError):
+                    raise
                 raise SandptyError("runtime_failed", f"the sandbox's network cannot be made: {error}") from error
         return made
 
@@ -139,10 +144,16 @@ class Slots:
         """A user namespace by which the slot owns what the range at `base` owns; the caller closes it. OSError."""
         return self._nursery.shift(base, range_of(self._tag, slot))
 
-    async def allow(self, slot: int, netns_fd: int, internet: bool) -> None:
+    async def allow(self, slot: int, netns_fd: int, way_out: bool, rules: Rules) -> None:
         """Change a running sandbox's way out. Raises OSError."""
         if self._network.available:
-            await self._in_thread(self._network.allow, slot, netns_fd, internet)
+            await self._in_thread(self._network.restrict, slot, rules)
+            await self._in_thread(self._network.allow, slot, netns_fd, way_out)
+
+    async def restrict(self, slot: int, rules: Rules) -> None:
+        """Only the rules, of a sandbox whose way out is there already. Raises OSError."""
+        if self._network.available:
+            await self._in_thread(self._network.restrict, slot, rules)
 
     async def give_back(self, slot: int) -> None:
         """Remove the slot's network, then let others have it. Nothing there is fine."""

@@ -32,6 +32,7 @@ class Sandbox:
     end_at: str = ""
     on_timeout: str = "kill"
     internet: bool = True
+    network: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[str, float] = field(default_factory=dict)
     auto_resume: bool = False

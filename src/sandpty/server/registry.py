@@ -28,7 +28,7 @@ from sandpty.server.supervisor_client import SupervisorClient, TemplateList
 from sandpty.wire import verbs
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.first_shell import USER, FirstShell
-from sandpty.wire.verbs import Limits, Sandbox, Template
+from sandpty.wire.verbs import Limits, NetworkPolicy, Sandbox, Template
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ class CreateSpec:
     metadata: dict[str, str] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
     internet: bool = True
+    network: NetworkPolicy = field(default_factory=NetworkPolicy)
     limits: Limits | None = None
     auto_resume: bool = False  # paused with its memory, it goes on by itself when somebody uses it
     extras: dict[str, Any] = field(default_factory=dict)
@@ -288,6 +289,7 @@ class Registry:
             on_timeout=spec.on_timeout,
             limits=spec.limits,
             internet=spec.internet,
+            network=spec.network,
             owner=principal.id,
             annotations=annotations,
             first_shell=None if spec.env else spec.first_shell,  # with more in its environment it is another shell
@@ -350,6 +352,13 @@ class Registry:
         finally:
             if not lock.locked():
                 self._annotating.pop(sandbox_id, None)
+
+    async def set_network(
+        self, sandbox_id: str, principal: Principal, internet: bool, policy: NetworkPolicy
+    ) -> Sandbox:
+        """Replace the network policy; what it does not allow has ended when this returns. Raises bad_argument."""
+        self.get(sandbox_id, principal)
+        return await self._change("network", {"id": sandbox_id, "internet": internet, "policy": policy})
 
     async def _change(self, verb: str, args: dict[str, Any]) -> Sandbox:
         sandbox = await self._client.call(verb, args, Sandbox)

@@ -142,6 +142,7 @@ class Snapshots:
             on_timeout=source.on_timeout,
             limits=source.limits,
             internet=source.internet,
+            network=source.network,
             owner=principal.id,
             annotations={**source.annotations, **own},
         )

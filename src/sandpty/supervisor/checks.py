@@ -10,9 +10,20 @@ from typing import Any
 import msgspec
 
 from sandpty import config
-from sandpty.wire import verbs
+from sandpty.wire import network_rules, verbs
 from sandpty.wire.errors import SandptyError
-from sandpty.wire.verbs import Limits
+from sandpty.wire.verbs import Limits, NetworkPolicy
+
+
+def check_network(internet: bool, policy: NetworkPolicy, *, isolated: bool) -> None:
+    """Raises bad_argument for a policy that says nothing one could hold, unsupported where nothing holds one."""
+    try:
+        network_rules.parse(policy.allow_out, policy.deny_out, internet=internet)
+        network_rules.name_servers(policy.dns_servers or ())
+    except network_rules.RuleError as error:
+        raise SandptyError("bad_argument", str(error)) from error
+    if not isolated and (not internet or policy.deny_out or policy.allow_out):
+        raise SandptyError("unsupported", "the process tier has the host's network: it holds no network policy")
 
 
 def check_annotations(annotations: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from sandpty.isolation.driver import Driver
 from sandpty.isolation.trash import Trash
 from sandpty.supervisor import state
 from sandpty.supervisor.booting import Booting
-from sandpty.supervisor.checks import check_annotations, check_disk, check_limits, disk_error
+from sandpty.supervisor.checks import check_annotations, check_disk, check_limits, check_network, disk_error
 from sandpty.supervisor.entry import Entry
 from sandpty.supervisor.events import Events
 from sandpty.supervisor.pausing import Pausing
@@ -32,7 +32,7 @@ from sandpty.supervisor.state import Meta
 from sandpty.templates.catalog import Catalog, Ready
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.first_shell import FIRST_SHELLS, FirstShell
-from sandpty.wire.verbs import CreateArgs, EndReason, Limits, Sandbox
+from sandpty.wire.verbs import CreateArgs, EndReason, Limits, NetworkPolicy, Sandbox
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +94,7 @@ class Sandboxes:
 
     async def create(self, args: CreateArgs, claim: Callable[[str], Entry | None]) -> Sandbox:
         """A sandbox for the server: a warm one, if `claim` gives one, turned into what was asked for; or a new one."""
+        check_network(args.internet, args.network, isolated=self._driver.isolated)
         template = self._template(args)
         limits = args.limits or template.limits or Limits()
         check_limits(limits)
@@ -106,7 +107,7 @@ class Sandboxes:
             entry = claim(args.template) if fits else None
             if entry is None or not await self._claim(entry, args, limits):
                 shells = () if args.first_shell is None else (args.first_shell,)
-                entry = await self.boot_new(template, limits, args.internet, shells)
+                entry = await self.boot_new(template, limits, args.internet, shells, args.network)
             return self._hand_out(entry, args)
         finally:
             self._creating -= 1
@@ -124,9 +125,9 @@ class Sandboxes:
         async with entry.lock:
             if entry.ended is not None:
                 return False
-            if (limits, args.internet) == (meta.limits, meta.internet):
+            if (limits, args.internet, args.network) == (meta.limits, meta.internet, meta.network):
                 return True
-            meta.limits, meta.internet = limits, args.internet
+            meta.limits, meta.internet, meta.network = limits, args.internet, args.network
             try:
                 await self._driver.apply(entry.plan)
             except SandptyError as error:
@@ -155,7 +156,12 @@ class Sandboxes:
         return sandbox
 
     async def boot_new(
-        self, template: Ready, limits: Limits, internet: bool, shells: Sequence[FirstShell] = FIRST_SHELLS
+        self,
+        template: Ready,
+        limits: Limits,
+        internet: bool,
+        shells: Sequence[FirstShell] = FIRST_SHELLS,
+        network: NetworkPolicy | None = None,
     ) -> Entry:
         """A running sandbox that nobody has been told of yet, with `shells` started in advance.
 
@@ -178,6 +184,7 @@ class Sandboxes:
             host_boot_id=self._host_boot_id,
             socket=str(self._data.agents / f"{sandbox_id}.sock"),
             internet=internet,
+            network=network or NetworkPolicy(),
         )
         entry = self._entries[sandbox_id] = Entry(meta, self._data.sandboxes / sandbox_id)
         try:
@@ -301,6 +308,28 @@ class Sandboxes:
                 raise SandptyError("sandbox_paused", f"sandbox {sandbox_id} is paused and has no deadline")
             entry.meta.end_at = end_at
             return self.changed(entry, "deadline set")
+
+    async def set_network(self, sandbox_id: str, internet: bool, policy: NetworkPolicy) -> Sandbox:
+        """Replace the network policy. Once this returns no packet passes that it does not allow.
+
+        Raises bad_argument, unsupported; runtime_failed, after which the old one holds (or what both allow).
+        """
+        check_network(internet, policy, isolated=self._driver.isolated)
+
+        async def work() -> Sandbox:
+            async with self.held(sandbox_id) as entry:
+                meta = entry.meta
+                before = meta.internet, meta.network
+                meta.internet, meta.network = internet, policy
+                try:
+                    if meta.phase != "stopped":
+                        await self._driver.apply(entry.plan)
+                except SandptyError:
+                    meta.internet, meta.network = before
+                    raise
+                return self.changed(entry, "network set")
+
+        return await self._background.finish(work(), f"network {sandbox_id}")
 
     async def annotate(self, sandbox_id: str, annotations: dict[str, Any]) -> Sandbox:
         check_annotations(annotations)

@@ -66,6 +66,12 @@ class AnnotateArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     annotations: dict[str, Any]
 
 
+class NetworkArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    id: str
+    internet: bool = True
+    policy: verbs.NetworkPolicy = verbs.NetworkPolicy()
+
+
 class ShutdownArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kill: bool = False
 
@@ -112,6 +118,7 @@ class Service:
             "snapshots": self._snapshots,
             "delete_snapshot": self._delete_snapshot,
             "annotate": self._annotate,
+            "network": self._network,
             "templates": self._templates,
             "keys": self._known_keys,
             "reload_keys": self._reload_keys,
@@ -219,6 +226,10 @@ class Service:
     async def _annotate(self, raw: msgspec.Raw) -> verbs.Sandbox:
         args = msgspec.json.decode(raw, type=AnnotateArgs)
         return await self._sandboxes.annotate(args.id, args.annotations)
+
+    async def _network(self, raw: msgspec.Raw) -> verbs.Sandbox:
+        args = msgspec.json.decode(raw, type=NetworkArgs)
+        return await self._sandboxes.set_network(args.id, args.internet, args.policy)
 
     async def _templates(self, raw: msgspec.Raw) -> dict[str, list[verbs.Template]]:
         return {"templates": self._catalog.list()}

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from sandpty.isolation.driver import Copy, Layer, Plan, Started
-from sandpty.wire.verbs import Limits, Sandbox
+from sandpty.wire.verbs import Limits, NetworkPolicy, Sandbox
 
 META_NAME = "meta.json"
 NEW_NAME = META_NAME + ".new"
@@ -66,6 +66,7 @@ class Meta(msgspec.Struct, kw_only=True):
     end_at: float = 0.0
     on_timeout: Literal["kill", "pause", "pause_disk"] = "kill"
     internet: bool = True
+    network: NetworkPolicy = NetworkPolicy()
     owner: str = ""
     annotations: dict[str, Any] = {}
     copies: tuple[KeptCopy, ...] = ()
@@ -74,7 +75,9 @@ class Meta(msgspec.Struct, kw_only=True):
         """What the driver needs to know."""
         layers = tuple(layer.layer() for layer in self.layers)
         copies = tuple(copy.copy() for copy in self.copies)
-        return Plan(self.id, directory, layers, self.slot, self.limits, self.internet, self.boot_id, copies)
+        return Plan(
+            self.id, directory, layers, self.slot, self.limits, self.internet, self.boot_id, copies, self.network
+        )
 
     @property
     def started(self) -> Started:
@@ -93,6 +96,7 @@ class Meta(msgspec.Struct, kw_only=True):
             "on_timeout": self.on_timeout,
             "limits": self.limits,
             "internet": self.internet,
+            "network": self.network,
             "owner": self.owner,
             "annotations": self.annotations,
             "socket": self.socket,

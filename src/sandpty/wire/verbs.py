@@ -17,6 +17,7 @@ object. Requests carry an `id`, answers the same `id`; answers may come in any o
 | snapshots | - | {"snapshots": [Snapshot]} |
 | delete_snapshot | {"id"} | {}; sandboxes that stand on it go on |
 | annotate | {"id", "annotations"} | Sandbox |
+| network | {"id", "internet", "policy": NetworkPolicy} | Sandbox; the rules hold, also for connections that exist |
 | watch | - | {}; then events {"event": "changed"|"ended", "sandbox": Sandbox, "reason": str} |
 | templates | - | {"templates": [Template]} |
 | keys | - | Keys; after `reload_keys` also as event {"event": "keys", "keys": [KeyHash]} |
@@ -57,6 +58,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     pids: int = 1024
 
 
+class NetworkPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a sandbox may connect to; the entries' meaning: wire/network_rules.py. dns_servers None: the host's."""
+
+    allow_out: tuple[str, ...] = ()
+    deny_out: tuple[str, ...] = ()
+    dns_servers: tuple[str, ...] | None = None
+
+
 class CreateArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`template` is a name or an id; `annotations` is kept and given back, never looked into.
 
@@ -69,6 +78,7 @@ class CreateArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     on_timeout: Literal["kill", "pause", "pause_disk"] = "kill"
     limits: Limits | None = None
     internet: bool = True
+    network: NetworkPolicy = NetworkPolicy()
     owner: str = ""
     annotations: dict[str, Any] = {}
     first_shell: FirstShell | None = None
@@ -90,6 +100,7 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
     annotations: dict[str, Any]
     socket: str
     boot_id: str
+    network: NetworkPolicy = NetworkPolicy()
     pid: int = 0  # host pid of the agent, 0 while stopped
     paused_memory: bool = True  # paused: processes are frozen (True) or gone (False)
     ended: EndReason | None = None
@@ -237,6 +248,34 @@ def key_hash(key: str) -> str:
 def first_team(key: str) -> str:
     """The id of the team that owns what was made with the first key, also before there were teams."""
     return key_hash(key)[:16]
+
+
+class GuestNames(msgspec.Struct, frozen=True):
+    """Which names a sandbox may reach, to the egress process. `servers`: whom to ask for them; empty: nobody."""
+
+    address: str  # the sandbox's own
+    names: tuple[str, ...]
+    servers: tuple[str, ...]
+
+
+class EgressMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Between supervisor and egress process, both ways; `id` pairs an answer with what it answers.
+
+    The supervisor says `guests` (these rules replace what they had), `forget` (addresses that have none any more) or
+    `end`; the answer is `done`. The egress process asks where a sandbox wanted to connect to (`guest` and its `port`
+    as the connection shows them); the answer is `original`, or none. `known`: whose rules it has, said once to who
+    connects.
+    """
+
+    id: int = 0
+    guests: tuple[GuestNames, ...] = ()
+    forget: tuple[str, ...] = ()
+    end: bool = False
+    done: bool = False
+    guest: str = ""
+    port: int = 0
+    original: tuple[str, int] | None = None
+    known: tuple[str, ...] | None = None
 
 
 def pack(message: msgspec.Struct) -> bytes:

@@ -81,10 +81,14 @@ class AsyncClient:
         metadata: Mapping[str, str] | None = None,
         env: Mapping[str, str] | None = None,
         internet: bool = True,
+        network: Mapping[str, Any] | None = None,
         on_timeout: OnTimeout = "kill",
         limits: Mapping[str, float] | None = None,
     ) -> Sandbox:
-        """A new sandbox; after `timeout_s` seconds `on_timeout` happens to it. Raises no_such_template, limit."""
+        """A new sandbox; after `timeout_s` seconds `on_timeout` happens to it. Raises no_such_template, limit.
+
+        network: `allow_out`, `deny_out` (addresses, networks; domains to allow) and `dns_servers`, each a list.
+        """
         body = {
             "template": template,
             "timeout_s": timeout_s,
@@ -93,6 +97,8 @@ class AsyncClient:
             "internet": internet,
             "on_timeout": on_timeout,
         }
+        if network is not None:
+            body["network"] = dict(network)
         if limits is not None:
             body["limits"] = dict(limits)
         return from_json(Sandbox, await self._ask("POST", "/v1/sandboxes", body))
@@ -105,6 +111,13 @@ class AsyncClient:
     async def get_sandbox(self, sandbox_id: str) -> Sandbox:
         """Raises no_such_sandbox."""
         return from_json(Sandbox, await self._ask("GET", _sandbox(sandbox_id)))
+
+    async def set_network(
+        self, sandbox_id: str, *, internet: bool = True, network: Mapping[str, Any] | None = None
+    ) -> Sandbox:
+        """Replaces where it may connect to; what is not allowed any more has ended then. Raises no_such_sandbox."""
+        body = {"internet": internet, "network": dict(network or {})}
+        return from_json(Sandbox, await self._ask("PUT", _sandbox(sandbox_id) + "/network", body))
 
     async def kill_sandbox(self, sandbox_id: str) -> None:
         """Ends it with everything in it; returns once it is gone. Raises no_such_sandbox."""

@@ -11,6 +11,7 @@ from sandpty.server.dialects.e2b.errors import HttpError
 from sandpty.server.dialects.e2b.guard import Row, guarded
 from sandpty.server.dialects.e2b.logs import Logs
 from sandpty.server.dialects.e2b.measures import Measures
+from sandpty.server.dialects.e2b.network import Network
 from sandpty.server.dialects.e2b.novita import Novita
 from sandpty.server.dialects.e2b.sandboxes import Sandboxes
 from sandpty.server.dialects.e2b.snapshots import Snapshots
@@ -30,6 +31,7 @@ def routes(context: Context) -> list[web.RouteDef]:
         *Sandboxes(context).routes(),
         *Snapshots(context).routes(),
         *Templates(context).routes(),
+        *Network(context).routes(),
         ("GET", "/teams", teams),
         # What this dialect does not serve (yet) still answers in the shape that the SDKs can parse.
         *(("*", f"/{family}{{tail:.*}}", _unknown) for family in _FAMILIES),

@@ -6,7 +6,7 @@ generated models raise KeyError on a missing one).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -17,12 +17,28 @@ class AutoResume(msgspec.Struct, frozen=True):
     enabled: bool = False
 
 
-class Network(msgspec.Struct, frozen=True):
-    """Of create. `mask_request_host` may hold ${PORT}."""
+class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """`network` of create and of info."""
 
-    allow_public_traffic: bool | None = msgspec.field(name="allowPublicTraffic", default=None)
-    mask_request_host: str | None = msgspec.field(name="maskRequestHost", default=None)
-    https_ports: list[int] | None = msgspec.field(name="httpsPorts", default=None)
+    allow_out: list[str] | None = None
+    deny_out: list[str] | None = None
+    dns_servers: list[str] | None = None
+    egress_proxy: Any = None
+    rules: dict[str, list[dict[str, Any]]] | None = None
+    allow_public_traffic: bool | None = None
+    mask_request_host: str | None = None
+    https_ports: list[int] | None = None
+
+
+class NetworkUpdate(msgspec.Struct, frozen=True, kw_only=True):
+    """PUT /sandboxes/{id}/network: what it leaves out is cleared."""
+
+    allow_out: list[str] | None = msgspec.field(name="allowOut", default=None)
+    deny_out: list[str] | None = msgspec.field(name="denyOut", default=None)
+    dns_servers: list[str] | None = msgspec.field(name="dnsServers", default=None)
+    egress_proxy: Any = msgspec.field(name="egressProxy", default=None)
+    rules: dict[str, list[dict[str, Any]]] | None = None
+    allow_internet_access: bool | None = None
 
 
 class CreateBody(msgspec.Struct, frozen=True):
@@ -35,9 +51,9 @@ class CreateBody(msgspec.Struct, frozen=True):
     auto_pause_memory: bool | None = msgspec.field(name="autoPauseMemory", default=None)
     auto_resume: AutoResume | None = msgspec.field(name="autoResume", default=None)
     allow_internet_access: bool | None = None
-    network: Network | None = None
     metadata: dict[str, str] | None = None
     env_vars: dict[str, str] | None = msgspec.field(name="envVars", default=None)
+    network: NetworkConfig | None = None
 
 
 class ConnectBody(msgspec.Struct, frozen=True):
@@ -132,20 +148,12 @@ class Lifecycle(msgspec.Struct, frozen=True, rename="camel"):
     on_timeout: Literal["kill", "pause"]
 
 
-class NetworkDetail(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """Of SandboxDetail."""
-
-    allow_public_traffic: bool
-    mask_request_host: str | None = None
-    https_ports: tuple[int, ...] | None = None
-
-
 class SandboxDetail(ListedSandbox, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """GET /sandboxes/{id}."""
 
     envd_access_token: str | None = None
     allow_internet_access: bool | None = None
     domain: str | msgspec.UnsetType | None = msgspec.UNSET
+    network: NetworkConfig | None = None
     lifecycle: Lifecycle | None = None
-    network: NetworkDetail | None = None
     pause_mode: Literal["full", "filesystem"] | None = None

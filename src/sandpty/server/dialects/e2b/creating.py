@@ -12,6 +12,7 @@ from sandpty.server.auth import Principal
 from sandpty.server.context import Context
 from sandpty.server.deadline import end_at
 from sandpty.server.dialects.e2b import control_models as models
+from sandpty.server.dialects.e2b import network
 from sandpty.server.dialects.e2b.errors import HttpError, bad_request
 from sandpty.server.dialects.e2b.guard import Row
 from sandpty.server.dialects.e2b.replies import json_reply, sandbox_reply
@@ -44,7 +45,7 @@ def _on_timeout(body: models.CreateBody) -> Literal["kill", "pause", "pause_disk
     return "pause" if body.auto_pause else "kill"
 
 
-def _ports(network: models.Network | None) -> dict[str, Any]:
+def _ports(network: models.NetworkConfig | None) -> dict[str, Any]:
     """Raises SandptyError bad_argument."""
     if network is None:
         return {}
@@ -84,13 +85,15 @@ class Creating:
     async def _create(
         self, request: web.Request, body: models.CreateBody, principal: Principal, default_s: int, *, secure: bool
     ) -> web.Response:
+        internet = body.allow_internet_access is not False
         spec = CreateSpec(
             template=body.template_id,
             timeout_s=timeout_of(body.timeout, default_s, least=1),
             on_timeout=_on_timeout(body),
             metadata=body.metadata or {},
             env=body.env_vars or {},
-            internet=body.allow_internet_access is not False,
+            internet=internet,
+            network=network.policy_of(body.network, internet),
             auto_resume=bool(body.auto_resume and body.auto_resume.enabled),
             extras={"e2b": {"secure": secure}, **_ports(body.network)},
             first_shell="e2b",

@@ -9,8 +9,9 @@ from aiohttp import web
 
 from sandpty.server.dialects.e2b import control_models as models
 from sandpty.server.dialects.e2b.listing import rfc3339
+from sandpty.server.dialects.e2b.network import shown
 from sandpty.server.dialects.e2b.requests import is_secure
-from sandpty.server.ports.policy import policy_of, traffic_token
+from sandpty.server.ports.policy import traffic_token
 from sandpty.wire.verbs import Sandbox
 
 ENVD_VERSION = "0.6.13"  # from 0.6.7 on the SDKs use everything that this dialect serves
@@ -64,15 +65,6 @@ def listed(sandbox: Sandbox) -> models.ListedSandbox:
     )
 
 
-def _network(sandbox: Sandbox) -> models.NetworkDetail:
-    policy = policy_of(sandbox)
-    return models.NetworkDetail(
-        allow_public_traffic=not policy.private,
-        mask_request_host=policy.mask_host or None,
-        https_ports=policy.https_ports or None,
-    )
-
-
 def _pause_mode(sandbox: Sandbox) -> Literal["full", "filesystem"] | None:
     if sandbox.state != "paused":
         return None
@@ -87,7 +79,7 @@ def detail(sandbox: Sandbox, domain: str | None) -> models.SandboxDetail:
         envd_access_token=token(sandbox),
         allow_internet_access=sandbox.internet,
         domain=domain,
-        network=_network(sandbox),
         pause_mode=_pause_mode(sandbox),
+        network=shown(sandbox),
         lifecycle=models.Lifecycle(auto_resume, "kill" if sandbox.on_timeout == "kill" else "pause"),
     )

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from sandpty.wire.frames import Exit, ProcessFlags, ProcessInfo
-from sandpty.wire.verbs import Limits, Sandbox, Snapshot
+from sandpty.wire.verbs import Limits, NetworkPolicy, Sandbox, Snapshot
 
 
 class _Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -25,7 +25,15 @@ class CreateBody(_Body, frozen=True):
     env: dict[str, str] = {}
     internet: bool = True
     auto_resume: bool = False
+    network: NetworkPolicy = NetworkPolicy()
     limits: Limits | None = None
+
+
+class NetworkBody(_Body, frozen=True):
+    """Replaces what was there."""
+
+    internet: bool = True
+    network: NetworkPolicy = NetworkPolicy()
 
 
 class PauseBody(_Body, frozen=True):
@@ -98,6 +106,7 @@ def sandbox_json(sandbox: Sandbox) -> dict[str, Any]:
         "internet": sandbox.internet,
         "auto_resume": bool(sandbox.annotations.get("auto_resume")),
         "memory": sandbox.state == "running" or sandbox.paused_memory,
+        "network": msgspec.to_builtins(sandbox.network),
         "metadata": sandbox.annotations.get("metadata", {}),
         "boot_id": sandbox.boot_id,
     }

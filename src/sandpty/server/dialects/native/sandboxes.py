@@ -10,7 +10,14 @@ from aiohttp import web
 from sandpty.server.context import Context
 from sandpty.server.deadline import end_at
 from sandpty.server.dialects.native.answers import SANDBOX, answering, body, principal
-from sandpty.server.dialects.native.models import CreateBody, PauseBody, ResumeBody, TimeoutBody, sandbox_json
+from sandpty.server.dialects.native.models import (
+    CreateBody,
+    NetworkBody,
+    PauseBody,
+    ResumeBody,
+    TimeoutBody,
+    sandbox_json,
+)
 from sandpty.server.registry import CreateSpec
 from sandpty.wire.errors import SandptyError
 
@@ -32,6 +39,7 @@ class Sandboxes:
             web.post(SANDBOX + "/pause", self.pause),
             web.post(SANDBOX + "/resume", self.resume),
             web.put(SANDBOX + "/deadline", self.set_deadline),
+            web.put(SANDBOX + "/network", self.set_network),
         ]
 
     @answering
@@ -53,6 +61,7 @@ class Sandboxes:
             metadata=wanted.metadata,
             env=wanted.env,
             internet=wanted.internet,
+            network=wanted.network,
             limits=wanted.limits,
             auto_resume=wanted.auto_resume,
             first_shell="native",
@@ -98,6 +107,14 @@ class Sandboxes:
         ends = end_at(wanted.timeout_s)
         sandbox = await self._registry.set_deadline(request.match_info["sandbox"], who, ends)
         return web.json_response(sandbox_json(sandbox))
+
+    @answering
+    async def set_network(self, request: web.Request) -> web.Response:
+        who = principal(self._context, request)
+        wanted = await body(request, NetworkBody)
+        sandbox_id = request.match_info["sandbox"]
+        changed = await self._registry.set_network(sandbox_id, who, wanted.internet, wanted.network)
+        return web.json_response(sandbox_json(changed))
 
     @answering
     async def unknown(self, request: web.Request) -> web.Response:

@@ -1,0 +1,123 @@
+"""A client's HTTP/1 requests, read and written anew, so that no server understands them otherwise than we did.
+
+Only requests for one host pass on one connection. What would leave HTTP/1 (CONNECT, `Upgrade: h2c`) does not pass;
+a WebSocket does, when it is what the connection begins with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import h11
+
+from sandpty import config
+
+
+class RequestError(Exception):
+    """Not to be passed on."""
+
+
+def may_be_http(data: bytes) -> bool | None:
+    """Whether a connection begins with a request; None: more bytes are needed to tell."""
+    begun = data.lstrip(b"\r\n \t")
+    line, newline, _ = begun.partition(b"\n")
+    if b"HTTP/" in line.upper():
+        return True
+    if newline or len(begun) > config.EGRESS_OPENING_BYTES // 4:
+        return False
+    # A request line is text; other protocols show it within a few bytes.
+    return None if all(32 <= byte < 127 or byte in b"\r\t" for byte in line) else False
+
+
+class Requests:
+    """`feed` it what the client says; what it returns goes to the server of `host`."""
+
+    def __init__(self, allowed: Callable[[str], bool]) -> None:
+        self._allowed = allowed
+        self._reader = h11.Connection(h11.SERVER, max_incomplete_event_size=config.EGRESS_OPENING_BYTES)
+        self._chunked = False
+        self._first = True
+        self._asked_web_socket = False
+        self.host = ""  # of the first request
+        self.upgrading = False  # nothing more is taken: the server decides what the connection speaks from here
+
+    def feed(self, data: bytes) -> bytes:
+        """Raises RequestError."""
+        out = bytearray()
+        try:
+            if data:
+                self._reader.receive_data(data)
+            while not self.upgrading:
+                event = self._reader.next_event()
+                if event is h11.NEED_DATA:
+                    break
+                if event is h11.PAUSED:
+                    self._next_request()
+                    if not self._reader.trailing_data[0]:
+                        break
+                elif isinstance(event, h11.Request):
+                    out += self._request(event)
+                elif isinstance(event, h11.Data):
+                    out += self._framed(bytes(event.data))
+                elif isinstance(event, h11.EndOfMessage):
+                    out += b"0\r\n\r\n" if self._chunked else b""
+                    self.upgrading = self._asked_web_socket
+                else:
+                    break
+        except h11.RemoteProtocolError as error:
+            raise RequestError(str(error)) from error
+        return bytes(out)
+
+    @property
+    def rest(self) -> bytes:
+        """What was said after the request that asks for another protocol."""
+        return self._reader.trailing_data[0]
+
+    def _next_request(self) -> None:
+        rest, _ = self._reader.trailing_data
+        self._reader = h11.Connection(h11.SERVER, max_incomplete_event_size=config.EGRESS_OPENING_BYTES)
+        if rest:
+            self._reader.receive_data(rest)
+
+    def _framed(self, data: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and data else data
+
+    def _request(self, request: h11.Request) -> bytes:
+        if not request.target.startswith((b"/", b"*")):  # an absolute address would count more than Host
+            raise RequestError("the request's target is not a path")
+        if request.http_version not in (b"1.0", b"1.1"):
+            raise RequestError("not HTTP/1")
+        headers = list(request.headers.raw_items())
+        given = {name.lower(): value for name, value in headers}
+        host = _host_of(given.get(b"host", b""))
+        if not self._allowed(host) or (self.host and host != self.host):
+            raise RequestError(f"host {host[:253]!r} is not allowed here")
+        self.host = host
+        self._chunked = b"transfer-encoding" in given
+        web_socket = self._asked_web_socket = self._first and given.get(b"upgrade", b"").lower() == b"websocket"
+        self._first = False
+        dropped = {b"http2-settings"} | ({b"content-length"} if self._chunked else set())
+        if b"upgrade" in given and not web_socket:
+            dropped |= {b"upgrade", b"connection"}
+            # h11 would hold what follows for the new protocol's.
+            headers = [(name, value) for name, value in headers if name.lower() not in dropped]
+            self._reader = _without_upgrade(self._reader, request)
+        lines = [b"%b %b HTTP/%b" % (request.method, request.target, request.http_version)]
+        lines += [b"%b: %b" % (name, value) for name, value in headers if name.lower() not in dropped]
+        return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+def _without_upgrade(reader: h11.Connection, request: h11.Request) -> h11.Connection:
+    """A reader that stands after the same head, of a request that asked for no other protocol."""
+    headers = [
+        (name, value) for name, value in request.headers.raw_items() if name.lower() not in (b"upgrade", b"connection")
+    ]
+    again = h11.Connection(h11.SERVER, max_incomplete_event_size=config.EGRESS_OPENING_BYTES)
+    head = b"".join(b"%b: %b\r\n" % header for header in headers)
+    again.receive_data(b"%b %b HTTP/1.1\r\n%b\r\n" % (request.method, request.target, head) + reader.trailing_data[0])
+    again.next_event()
+    return again
+
+
+def _host_of(value: bytes) -> str:
+    return value.decode("latin-1").strip().lower().partition(":")[0].removesuffix(".")

@@ -1,0 +1,99 @@
+"""The egress process: `python -m sandpty.egress.main UID`, started by the supervisor as root with a listening socket as
+descriptor 3. It leaves the host's network, opens its ports, becomes UID without any right, and then serves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import importlib
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+
+import dns.asyncbackend
+import dns.rdata
+
+from sandpty import config
+from sandpty.egress.control import Control
+from sandpty.egress.guests import Guests
+from sandpty.egress.names import Names
+from sandpty.egress.proxy import Proxy
+from sandpty.egress.resolver import Resolver
+from sandpty.server.privileges import Account, drop_to
+
+_CLONE_NEWNET = 0x40000000
+_CONTROL_FD = 3
+_LAZY_MODULES = ("asyncio.staggered", "encodings.idna", "encodings.latin_1", "linecache", "traceback")
+NAMES_PORT, HTTP_PORT, TLS_PORT, OTHER_PORT = 53, 80, 443, 1  # as the firewall's rules say
+
+
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """All that listens; made before the rights are given up."""
+
+    names_udp: socket.socket
+    names_tcp: socket.socket
+    http: socket.socket
+    tls: socket.socket
+    other: socket.socket
+
+
+def leave_network() -> None:
+    """Into a network namespace of our own, which is empty until the supervisor joins it to the host's."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "unshare")
+
+
+def open_sockets() -> Sockets:
+    def tcp(port: int) -> socket.socket:
+        return socket.create_server(("0.0.0.0", port), backlog=config.LISTEN_BACKLOG)
+
+    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    udp.bind(("0.0.0.0", NAMES_PORT))
+    udp.setblocking(False)
+    return Sockets(udp, tcp(NAMES_PORT), tcp(HTTP_PORT), tcp(TLS_PORT), tcp(OTHER_PORT))
+
+
+async def serve(sockets: Sockets, listener: socket.socket) -> None:
+    guests, resolver = Guests(), Resolver()
+    control = Control(guests)
+    proxy = Proxy(guests, resolver, control.original)
+    await Names(guests, resolver).open(sockets.names_udp, sockets.names_tcp)
+    await proxy.open(sockets.http, HTTP_PORT)
+    await proxy.open(sockets.tls, TLS_PORT)
+    await proxy.open(sockets.other, 0)
+    await control.open(listener)  # last: who is answered finds everything ready
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, control.ended.set)
+    await control.ended.wait()
+    await asyncio.sleep(0)  # the answer to the word that ended us
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s egress: %(message)s")
+    uid = int(sys.argv[1])
+    listener = socket.socket(fileno=_CONTROL_FD)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    leave_network()
+    sockets = open_sockets()
+    # What would be imported when it is first needed cannot be read then.
+    for name in _LAZY_MODULES:
+        importlib.import_module(name)
+    dns.rdata.load_all_types()  # type: ignore[no-untyped-call]
+    dns.asyncbackend.get_backend("asyncio")
+    os.chdir("/")
+    drop_to(Account(uid, uid, str(uid)))
+    asyncio.run(serve(sockets, listener))
+
+
+if __name__ == "__main__":
+    main()

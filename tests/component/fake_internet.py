@@ -1,0 +1,146 @@
+"""An internet for tests: network namespaces, a host between sandboxes and the world, servers on made-up addresses."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import ssl
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import cast
+
+import dns.message
+import dns.rcode
+import dns.rdatatype
+import dns.rrset
+
+from sandpty.isolation import syscalls
+from tests.component.supervisor_peer import program
+from tests.waiting import until_sync
+
+UPLINK, HOST_ADDRESS, ROUTER_ADDRESS = "up0", "198.51.100.2", "198.51.100.1"
+
+
+@contextlib.contextmanager
+def network_namespace() -> Iterator[int]:
+    """The pid of a process in a network namespace of its own."""
+    holder = subprocess.Popen(["unshare", "-n", "sleep", "900"])
+    try:
+        ours = os.readlink("/proc/self/ns/net")
+        until_sync(lambda: os.readlink(f"/proc/{holder.pid}/ns/net") != ours, 30)
+        yield holder.pid
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+
+
+def inside(pid: int, *argv: str) -> str:
+    """Run a program in the namespace."""
+    done = program("nsenter", f"--net=/proc/{pid}/ns/net", *argv)
+    assert done.returncode == 0, f"{argv}: {done.stderr}"
+    return done.stdout
+
+
+@contextlib.contextmanager
+def in_namespace(pid: int) -> Iterator[None]:
+    """This thread is there; no await inside."""
+    fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+    try:
+        with syscalls.inside_network(fd):
+            yield
+    finally:
+        os.close(fd)
+
+
+def listening(pid: int, address: str, port: int) -> socket.socket:
+    """A TCP listener in the namespace."""
+    with in_namespace(pid):
+        return socket.create_server((address, port))
+
+
+async def serve(pid: int, address: str, port: int) -> asyncio.Server:
+    """A server in the namespace that says `ok`."""
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"ok\n")
+        writer.close()
+
+    return await asyncio.start_server(answer, sock=listening(pid, address, port))
+
+
+def wire(host: int, internet: int, addresses: Sequence[str]) -> None:
+    """The host's uplink, and everything that lies behind it."""
+    program("ip", "link", "add", UPLINK, "netns", str(host), "type", "veth", "peer", "net0", "netns", str(internet))
+    for line in (f"addr add {HOST_ADDRESS}/24 dev {UPLINK}", f"link set {UPLINK} up", "link set lo up"):
+        inside(host, "ip", *line.split())
+    inside(host, "ip", *f"route add default via {ROUTER_ADDRESS}".split())
+    for line in (f"addr add {ROUTER_ADDRESS}/24 dev net0", "link set net0 up", "link set lo up"):
+        inside(internet, "ip", *line.split())
+    for address in addresses:
+        inside(internet, "ip", "addr", "add", f"{address}/32", "dev", "lo")
+
+
+class NameServer(asyncio.DatagramProtocol):
+    """A resolver in the namespace. `records`: (name, type) -> texts, which tests may change; `asked`: what came."""
+
+    def __init__(self) -> None:
+        self.records: dict[tuple[str, str], list[str]] = {}
+        self.asked: list[str] = []
+        self.ttl_s = 60
+
+    async def open(self, pid: int, address: str) -> asyncio.DatagramTransport:
+        with in_namespace(pid):
+            udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            udp.bind((address, 53))
+        udp.setblocking(False)
+        transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: self, sock=udp)
+        return transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember where answers go."""
+        self._transport = cast(asyncio.DatagramTransport, transport)
+
+    def datagram_received(self, data: bytes, address: tuple[str, int]) -> None:
+        """Answer at once, with the whole chain of aliases."""
+        query = dns.message.from_wire(data)
+        question = query.question[0]
+        self.asked.append(question.name.to_text(omit_final_dot=True))
+        reply = dns.message.make_response(query)
+        name, kind = question.name.to_text(omit_final_dot=True).lower(), dns.rdatatype.to_text(question.rdtype)
+        known = False
+        while (name, "CNAME") in self.records:
+            known = True
+            target = self.records[name, "CNAME"][0]
+            reply.answer.append(dns.rrset.from_text(name + ".", self.ttl_s, "IN", "CNAME", target + "."))
+            name = target
+        if (name, kind) in self.records:
+            reply.answer.append(dns.rrset.from_text(name + ".", self.ttl_s, "IN", kind, *self.records[name, kind]))
+        elif not known and not any(each == name for each, _ in self.records):
+            reply.set_rcode(dns.rcode.NXDOMAIN)
+        self._transport.sendto(reply.to_wire(), address)
+
+
+def certificate(directory: Path) -> ssl.SSLContext:
+    """A server's context with a certificate that nobody trusts."""
+    key, cert = directory / "key.pem", directory / "cert.pem"
+    words = [
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=test",
+    ]
+    assert program("openssl", *words, "-keyout", str(key), "-out", str(cert)).returncode == 0
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    return context
