@@ -234,6 +234,7 @@ async def test_every_documented_route_answers_as_documented(server: RunningServe
         await call("POST", one + "/processes", {"argv": ["true"]})
         await call("GET", one + "/processes")
         await call("POST", of_process + "/resize", {"cols": 90, "rows": 30})
+        await call("POST", of_process + "/input")
         looked = await call("GET", of_process)
         assert (looked["cols"], looked["rows"]) == (90, 30)
         async with own.attach(process) as terminal:
@@ -242,6 +243,7 @@ async def test_every_documented_route_answers_as_documented(server: RunningServe
             await terminal.until_exit()
         exit_ = await call("GET", of_process + "/wait")
         process = await own.start("sleep", "1000")
+        await call("POST", of_process + "/close-stdin")
         await call("POST", of_process + "/signal", {"signal": "KILL"})
         described = await call("GET", one)
         await call("DELETE", one)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sandpty.sdk import AsyncClient, SandptyError, Terminal, WindowSize
+from sandpty.sdk import AsyncClient, AsyncTerminal, SandptyError, WindowSize
 from sandpty.wire.frames import Exit, From, Gap, Output
 from tests.e2e.cli_fixture import Cli
 from tests.e2e.cut import relay
@@ -45,7 +45,7 @@ def person(cli: Cli) -> Iterator[Tmux]:
 class Reader:
     """Reads a terminal in the background; keeps what it says."""
 
-    def __init__(self, terminal: Terminal) -> None:
+    def __init__(self, terminal: AsyncTerminal) -> None:
         self._terminal = terminal
         self.output = bytearray()
         self.gaps: list[Gap] = []
@@ -70,7 +70,7 @@ async def test_a_long_paste_through_a_network_that_keeps_breaking_arrives_once(o
         box = await client.create_sandbox()
         program = f"stty raw -echo; echo ready; head -c {len(text)} | sha256sum"
         started = await client.start_process(box.id, ["/bin/sh", "-c", program], pty=SIZE)
-        async with Terminal(client, box.id, started.process, origin=From.OFFSET) as terminal:
+        async with AsyncTerminal(client, box.id, started.process, origin=From.OFFSET) as terminal:
             reader = Reader(terminal)
             await until(lambda: b"ready" in reader.output)
             for at in range(0, len(text), 30_000):
@@ -92,7 +92,7 @@ async def test_a_flood_through_a_network_that_keeps_breaking_is_whole(own_server
         # More than one connection's window, and slower than the reader, so that the cuts come in the middle.
         program = "stty -onlcr; i=0; while [ $i -lt 20 ]; do seq $((i * 1000)) $((i * 1000 + 999)); i=$((i + 1)); done"
         started = await client.start_process(box.id, ["/bin/bash", "-c", program], pty=SIZE)
-        async with Terminal(client, box.id, started.process, origin=From.OFFSET) as terminal:
+        async with AsyncTerminal(client, box.id, started.process, origin=From.OFFSET) as terminal:
             reader = Reader(terminal)
             for size in (1, 20_000, 40_000, 60_000):
                 await until(lambda size=size: len(reader.output) > size, 20)
@@ -110,8 +110,8 @@ async def test_two_people_can_type_in_one_terminal(own_server: RunningServer) ->
         program = "stty raw -echo; echo ready; head -c 2000 | sort | uniq -c"
         started = await client.start_process(box.id, ["/bin/sh", "-c", program], pty=SIZE)
         async with (
-            Terminal(client, box.id, started.process, origin=From.OFFSET) as one,
-            Terminal(client, box.id, started.process, origin=From.OFFSET) as two,
+            AsyncTerminal(client, box.id, started.process, origin=From.OFFSET) as one,
+            AsyncTerminal(client, box.id, started.process, origin=From.OFFSET) as two,
         ):
             seen, other = Reader(one), Reader(two)
             await until(lambda: b"ready" in seen.output)
@@ -129,7 +129,7 @@ async def test_a_network_that_stays_away_is_given_up_in_time(own_server: Running
     async with relay(own_server.port) as network, AsyncClient(network.url, own_server.api_key) as client:
         box = await client.create_sandbox()
         started = await client.start_process(box.id, ["/bin/cat"], pty=SIZE)
-        async with Terminal(client, box.id, started.process, reconnect_timeout_s=0.5) as terminal:
+        async with AsyncTerminal(client, box.id, started.process, reconnect_timeout_s=0.5) as terminal:
             network.refuse = True
             network.cut()
             with pytest.raises(SandptyError) as caught:
@@ -144,7 +144,7 @@ async def test_a_sandbox_that_is_killed_ends_its_terminals_with_a_reason(own_ser
     async with AsyncClient(own_server.url, own_server.api_key) as client:
         box = await client.create_sandbox()
         started = await client.start_process(box.id, ["/bin/cat"], pty=SIZE)
-        async with Terminal(client, box.id, started.process) as terminal:
+        async with AsyncTerminal(client, box.id, started.process) as terminal:
             reader = Reader(terminal)
             await client.kill_sandbox(box.id)
             outcome = (await asyncio.gather(asyncio.wait_for(reader.task, 20), return_exceptions=True))[0]

@@ -19,7 +19,7 @@ from sandpty.cli.screen_modes import ScreenModes
 from sandpty.cli.serve import is_loopback
 from sandpty.config import DataDir
 from sandpty.sdk.errors import from_close, from_response
-from sandpty.sdk.types import exit_status
+from sandpty.sdk.values import exit_status
 from sandpty.wire.errors import REASONS, SandptyError
 from sandpty.wire.frames import Exit, ExitReason
 

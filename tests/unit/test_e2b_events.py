@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sandpty.server.dialects.e2b import events
-from sandpty.terminal.characters import incomplete_tail
+from sandpty.wire.characters import incomplete_tail
 from sandpty.wire.frames import Exit, ExitReason, Stream
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from sandpty.cli.escape import HELP_TEXT, Action, EscapeKeys
 from sandpty.cli.local_terminal import LocalTerminal
-from sandpty.sdk import Terminal
+from sandpty.sdk import AsyncTerminal
 from sandpty.wire.frames import AgentError, Exit, Gap, Output
 
 _END_OF_TRANSMISSION = b"\x04"
@@ -64,7 +64,7 @@ class Conversation:
         with contextlib.suppress(asyncio.QueueFull):
             self._notices.put_nowait(text)
 
-    async def run(self, terminal: Terminal) -> Outcome:
+    async def run(self, terminal: AsyncTerminal) -> Outcome:
         """Raises SandptyError when the terminal is lost for good."""
         self.offset = terminal.position
         loop = asyncio.get_running_loop()
@@ -86,13 +86,13 @@ class Conversation:
         if not self._signalled.done():
             self._signalled.set_result(number)
 
-    async def _output(self, terminal: Terminal) -> Outcome:
+    async def _output(self, terminal: AsyncTerminal) -> Outcome:
         try:
             return await self._show(terminal)
         except OSError:
             return Detached()  # the local terminal, or who read our output, has gone
 
-    async def _show(self, terminal: Terminal) -> Outcome:
+    async def _show(self, terminal: AsyncTerminal) -> Outcome:
         async for event in terminal:
             match event:
                 case Output():
@@ -108,7 +108,7 @@ class Conversation:
                     await self._local.notice(event.message)
         raise AssertionError("a terminal's events end with Exit")
 
-    async def _input(self, terminal: Terminal) -> Outcome:
+    async def _input(self, terminal: AsyncTerminal) -> Outcome:
         keys = EscapeKeys()
         while typed := await self._local.read():
             if not self._local.is_terminal:
@@ -128,11 +128,11 @@ class Conversation:
         await self._type(terminal, _END_OF_TRANSMISSION)
         return await _never()
 
-    async def _type(self, terminal: Terminal, data: bytes) -> None:
+    async def _type(self, terminal: AsyncTerminal, data: bytes) -> None:
         if not self._read_only:
             await terminal.send_input(data)
 
-    async def _sizes(self, terminal: Terminal) -> Outcome:
+    async def _sizes(self, terminal: AsyncTerminal) -> Outcome:
         if self._local.is_terminal and not self._read_only:
             await terminal.resize(self._local.size())
             while True:

@@ -11,7 +11,7 @@ import tty
 from types import TracebackType
 
 from sandpty.cli.screen_modes import ScreenModes
-from sandpty.sdk.types import WindowSize
+from sandpty.sdk.values import WindowSize
 
 READ_BYTES = 64 * 1024
 DEFAULT_SIZE = WindowSize(cols=80, rows=24)  # when there is no terminal to ask

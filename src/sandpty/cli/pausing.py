@@ -14,7 +14,7 @@ from sandpty.cli.sandboxes import DEFAULT_TIMEOUT_S, printable
 from sandpty.wire.errors import SandptyError
 
 if TYPE_CHECKING:
-    from sandpty.sdk import AsyncClient, Sandbox, Snapshot
+    from sandpty.sdk import AsyncClient, Snapshot
 
 _TIMEOUT = click.option(
     "--timeout",
@@ -168,7 +168,7 @@ def fork(url: str | None, data_dir: Path | None, timeout_s: float, count: int, s
     """
     server = find_server(url, data_dir)
 
-    async def made() -> list[Sandbox | SandptyError]:
+    async def made() -> list[SandboxInfo | SandptyError]:
         from sandpty.sdk import AsyncClient
 
         async with AsyncClient(server.url, server.api_key) as client:

@@ -13,7 +13,7 @@ from sandpty.cli.connection import Duration, Pair, find_server, run_async, serve
 from sandpty.wire.errors import SandptyError
 
 if TYPE_CHECKING:
-    from sandpty.sdk import Sandbox
+    from sandpty.sdk import SandboxInfo
 
 DEFAULT_TIMEOUT_S = 3600.0
 
@@ -31,7 +31,7 @@ def ls(url: str | None, data_dir: Path | None, as_json: bool) -> None:
     """
     server = find_server(url, data_dir)
 
-    async def found() -> list[Sandbox]:
+    async def found() -> list[SandboxInfo]:
         from sandpty.sdk import AsyncClient
 
         async with AsyncClient(server.url, server.api_key) as client:
@@ -44,13 +44,13 @@ def ls(url: str | None, data_dir: Path | None, as_json: bool) -> None:
         _print_table(sandboxes)
 
 
-def _as_json(sandbox: Sandbox) -> dict[str, Any]:
+def _as_json(sandbox: SandboxInfo) -> dict[str, Any]:
     from dataclasses import asdict
 
     return asdict(sandbox)
 
 
-def _print_table(sandboxes: list[Sandbox]) -> None:
+def _print_table(sandboxes: list[SandboxInfo]) -> None:
     if not sandboxes:
         click.echo("no sandboxes (sandpty create or sandpty shell makes one)", err=True)
         return
@@ -137,7 +137,7 @@ def create(
     """
     server = find_server(url, data_dir)
 
-    async def made() -> Sandbox:
+    async def made() -> SandboxInfo:
         from sandpty.sdk import AsyncClient
 
         async with AsyncClient(server.url, server.api_key) as client:

@@ -14,7 +14,7 @@ from sandpty.wire.errors import SandptyError
 
 if TYPE_CHECKING:
     from sandpty.cli.conversation import Outcome
-    from sandpty.sdk import AsyncClient, Process
+    from sandpty.sdk import AsyncClient, ProcessInfo
 
 SANDBOX_TIMEOUT_S = 8 * 3600.0
 RECONNECT_TIMEOUT_S = 60.0
@@ -135,7 +135,7 @@ async def _shell(server: Server, wish: Wish) -> int:
 
 async def _stay(client: AsyncClient, sandbox_id: str, wish: Wish, *, made_here: bool) -> int:
     from sandpty.cli.conversation import Detached
-    from sandpty.sdk.types import exit_status
+    from sandpty.sdk.values import exit_status
 
     ended = False
     try:
@@ -167,7 +167,7 @@ async def _converse(client: AsyncClient, sandbox_id: str, wish: Wish) -> Outcome
     from sandpty.cli import remembered
     from sandpty.cli.conversation import Conversation
     from sandpty.cli.local_terminal import LocalTerminal
-    from sandpty.sdk import Terminal
+    from sandpty.sdk import AsyncTerminal
     from sandpty.wire.frames import Exit, From
 
     local = LocalTerminal()
@@ -175,8 +175,8 @@ async def _converse(client: AsyncClient, sandbox_id: str, wish: Wish) -> Outcome
     process = found.process if found else await _start(client, sandbox_id, wish, local)
     conversation = Conversation(local, read_only=wish.read_only)
 
-    def terminal(origin: From, value: int) -> Terminal:
-        return Terminal(
+    def terminal(origin: From, value: int) -> AsyncTerminal:
+        return AsyncTerminal(
             client,
             sandbox_id,
             process,
@@ -208,7 +208,7 @@ async def _converse(client: AsyncClient, sandbox_id: str, wish: Wish) -> Outcome
     return outcome
 
 
-async def _find(client: AsyncClient, sandbox_id: str, wish: Wish) -> Process | None:
+async def _find(client: AsyncClient, sandbox_id: str, wish: Wish) -> ProcessInfo | None:
     """The process to come back to; None: start one."""
     if wish.pid is not None:
         return await client.get_process(sandbox_id, f"pid:{wish.pid}")

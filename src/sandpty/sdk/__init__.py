@@ -1,30 +1,80 @@
-"""The client of a sandpty server: its native dialect, with offsets, windows and resuming terminals.
+"""The client of a sandpty server.
 
-    async with AsyncClient(url, api_key) as client:
-        sandbox = await client.create_sandbox("base")
-        process = await client.start_process(sandbox.id, ["/bin/bash", "-l"], pty=WindowSize(cols=80, rows=24))
-        async with client.attach(sandbox.id, process.process) as attachment:
-            await attachment.send_input(b"echo hello\\n")
-            async for event in attachment:
-                ...
+    from sandpty import Sandbox
 
-Errors are `SandptyError`: its `reason.name` says what exactly, `reason.hint` which knob.
+    with Sandbox() as sandbox:
+        print(sandbox.commands.run("uname -a").stdout)
+        terminal = sandbox.pty.create(cols=80, rows=24, on_data=lambda data: print(data.decode(), end=""))
+        sandbox.pty.send_stdin(terminal.pid, b"exit\\n")
+        print(terminal.wait().exit_code)
+
+`AsyncSandbox` is the same, awaited. `sandbox.pty`, `.commands` and `.files` are shaped as in E2B's and Novita's SDKs,
+`sandbox.terminal` as in Hyperbrowser's. Below them lie `Client` / `AsyncClient` (the native dialect, described in
+docs/reference/protocol.md) and `Terminal` / `AsyncTerminal`, a process's log that is read from an offset and survives
+lost connections:
+
+    for event in Terminal(client, sandbox.sandbox_id, process):
+        ...  # Output, Gap, Resized, Exit
+
+Errors are `SandptyError`: `reason.name` says what exactly, `reason.hint` which knob to turn.
 """
 
 from __future__ import annotations
 
-from sandpty.sdk._async.attachment import Attachment, Event
+from sandpty.sdk._async.attachment import AsyncAttachment
 from sandpty.sdk._async.client import AsyncClient
-from sandpty.sdk._async.terminal import Terminal
-from sandpty.sdk.types import Process, Sandbox, Snapshot, StartedProcess, WindowSize
+from sandpty.sdk._async.handle import AsyncProcessHandle
+from sandpty.sdk._async.terminal import AsyncTerminal
+from sandpty.sdk._sync.attachment import Attachment
+from sandpty.sdk._sync.client import Client
+from sandpty.sdk._sync.handle import ProcessHandle
+from sandpty.sdk._sync.terminal import Terminal
+from sandpty.sdk.exceptions import CommandExitError, ProcessTimeoutError
+from sandpty.sdk.sandboxes import AsyncSandbox, Sandbox
+from sandpty.sdk.terminal_values import (
+    SandboxTerminalCreateParams,
+    SandboxTerminalExitEvent,
+    SandboxTerminalOutputEvent,
+    SandboxTerminalStatus,
+)
+from sandpty.sdk.values import (
+    CommandInfo,
+    CommandResult,
+    ProcessInfo,
+    PtySize,
+    SandboxInfo,
+    Snapshot,
+    StartedProcess,
+    WindowSize,
+)
 from sandpty.wire.errors import SandptyError
+from sandpty.wire.frames import Exit, Gap, Output, Resized
 
 __all__ = [
+    "AsyncAttachment",
     "AsyncClient",
+    "AsyncProcessHandle",
+    "AsyncSandbox",
+    "AsyncTerminal",
     "Attachment",
-    "Event",
-    "Process",
+    "Client",
+    "CommandExitError",
+    "CommandInfo",
+    "CommandResult",
+    "Exit",
+    "Gap",
+    "Output",
+    "ProcessHandle",
+    "ProcessInfo",
+    "ProcessTimeoutError",
+    "PtySize",
+    "Resized",
     "Sandbox",
+    "SandboxInfo",
+    "SandboxTerminalCreateParams",
+    "SandboxTerminalExitEvent",
+    "SandboxTerminalOutputEvent",
+    "SandboxTerminalStatus",
     "SandptyError",
     "Snapshot",
     "StartedProcess",

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import TypeAlias
 
-from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from sandpty.sdk import errors
+from sandpty.sdk._concurrency import AsyncSocket, async_open_socket
 from sandpty.wire import frames
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.frames import (
@@ -28,15 +28,11 @@ from sandpty.wire.frames import (
 
 Event: TypeAlias = Output | Gap | Resized | Exit | InputAck | Pong | AgentError
 
-OPEN_TIMEOUT_S = 10.0
-HEARTBEAT_S = 15.0  # a connection that died silently is noticed within twice this
-CLOSE_TIMEOUT_S = 2.0
-QUEUED_MESSAGES = 16  # received but not yet consumed; above it the socket is not read
 INPUT_MESSAGE_BYTES = 64 * 1024
 _LENGTH_BYTES = 4
 
 
-class Attachment:
+class AsyncAttachment:
     """Made by `AsyncClient.attach`. `info` says what was attached to; `position` is the offset of the next output.
 
     Iterating yields frames as values of sandpty.wire.frames and ends after `Exit`. Output counts as delivered when the
@@ -49,7 +45,7 @@ class Attachment:
         self._direct = direct
         self._ack_every = max(1, window // 4)
         self._acked = 0
-        self._socket: ClientConnection | None = None
+        self._socket: AsyncSocket | None = None
         self.position = 0
         self.exit: Exit | None = None
         self.info: Attached
@@ -57,18 +53,7 @@ class Attachment:
     async def open(self) -> None:
         """Connect, and learn what was attached to. Raises no_such_process, no_such_sandbox, bad_argument."""
         try:
-            self._socket = await connect(
-                self._address,
-                additional_headers=self._headers,
-                compression=None,
-                max_size=frames.MAX_FRAME_BYTES,
-                max_queue=QUEUED_MESSAGES,
-                open_timeout=OPEN_TIMEOUT_S,
-                close_timeout=CLOSE_TIMEOUT_S,
-                ping_interval=HEARTBEAT_S,
-                ping_timeout=HEARTBEAT_S,
-                proxy=None if self._direct else True,
-            )
+            self._socket = await async_open_socket(self._address, self._headers, direct=self._direct)
         except InvalidStatus as error:
             raise errors.from_response(error.response.status_code, bytes(error.response.body or b"")) from error
         except (OSError, WebSocketException) as error:
@@ -94,7 +79,7 @@ class Attachment:
                 await socket.send(memoryview(frames.encode_ack(self.position))[_LENGTH_BYTES:])
         await socket.close()
 
-    async def __aenter__(self) -> Attachment:
+    async def __aenter__(self) -> AsyncAttachment:
         await self.open()
         return self
 
@@ -154,7 +139,7 @@ class Attachment:
         except ConnectionClosed as error:
             raise self._closed(error) from error
 
-    def _connected(self) -> ClientConnection:
+    def _connected(self) -> AsyncSocket:
         if self._socket is None:
             raise SandptyError("conflict", "the attachment is not open")
         return self._socket

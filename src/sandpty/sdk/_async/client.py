@@ -10,8 +10,8 @@ from urllib.parse import quote, urlencode, urlsplit
 import httpx
 
 from sandpty.sdk import errors
-from sandpty.sdk._async.attachment import Attachment
-from sandpty.sdk.types import Process, Sandbox, Snapshot, StartedProcess, WindowSize, from_json
+from sandpty.sdk._async.attachment import AsyncAttachment
+from sandpty.sdk.values import ProcessInfo, SandboxInfo, Snapshot, StartedProcess, WindowSize, from_json
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.frames import From
 
@@ -56,9 +56,11 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    async def _ask(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, content: bytes | None = None
+    ) -> dict[str, Any]:
         try:
-            response = await self._http.request(method, path, json=body)
+            response = await self._http.request(method, path, json=body, content=content)
         except httpx.HTTPError as error:
             raise errors.unreachable(self.url, error) from error
         if response.status_code >= 400:
@@ -84,7 +86,7 @@ class AsyncClient:
         network: Mapping[str, Any] | None = None,
         on_timeout: OnTimeout = "kill",
         limits: Mapping[str, float] | None = None,
-    ) -> Sandbox:
+    ) -> SandboxInfo:
         """A new sandbox; after `timeout_s` seconds `on_timeout` happens to it. Raises no_such_template, limit.
 
         network: `allow_out`, `deny_out` (addresses, networks; domains to allow) and `dns_servers`, each a list.
@@ -101,36 +103,36 @@ class AsyncClient:
             body["network"] = dict(network)
         if limits is not None:
             body["limits"] = dict(limits)
-        return from_json(Sandbox, await self._ask("POST", "/v1/sandboxes", body))
+        return from_json(SandboxInfo, await self._ask("POST", "/v1/sandboxes", body))
 
-    async def list_sandboxes(self) -> list[Sandbox]:
+    async def list_sandboxes(self) -> list[SandboxInfo]:
         """This key's sandboxes, running and paused."""
         answer = await self._ask("GET", "/v1/sandboxes")
-        return [from_json(Sandbox, each) for each in answer.get("sandboxes", [])]
+        return [from_json(SandboxInfo, each) for each in answer.get("sandboxes", [])]
 
-    async def get_sandbox(self, sandbox_id: str) -> Sandbox:
+    async def get_sandbox(self, sandbox_id: str) -> SandboxInfo:
         """Raises no_such_sandbox."""
-        return from_json(Sandbox, await self._ask("GET", _sandbox(sandbox_id)))
+        return from_json(SandboxInfo, await self._ask("GET", _sandbox(sandbox_id)))
 
     async def set_network(
         self, sandbox_id: str, *, internet: bool = True, network: Mapping[str, Any] | None = None
-    ) -> Sandbox:
+    ) -> SandboxInfo:
         """Replaces where it may connect to; what is not allowed any more has ended then. Raises no_such_sandbox."""
         body = {"internet": internet, "network": dict(network or {})}
-        return from_json(Sandbox, await self._ask("PUT", _sandbox(sandbox_id) + "/network", body))
+        return from_json(SandboxInfo, await self._ask("PUT", _sandbox(sandbox_id) + "/network", body))
 
     async def kill_sandbox(self, sandbox_id: str) -> None:
         """Ends it with everything in it; returns once it is gone. Raises no_such_sandbox."""
         await self._ask("DELETE", _sandbox(sandbox_id))
 
-    async def pause_sandbox(self, sandbox_id: str, *, memory: bool = True) -> Sandbox:
+    async def pause_sandbox(self, sandbox_id: str, *, memory: bool = True) -> SandboxInfo:
         """Stops it where it is; without `memory` only its files are kept. Raises no_such_sandbox, already_paused."""
-        return from_json(Sandbox, await self._ask("POST", _sandbox(sandbox_id) + "/pause", {"memory": memory}))
+        return from_json(SandboxInfo, await self._ask("POST", _sandbox(sandbox_id) + "/pause", {"memory": memory}))
 
-    async def resume_sandbox(self, sandbox_id: str, *, timeout_s: float = 300, memory: bool = True) -> Sandbox:
+    async def resume_sandbox(self, sandbox_id: str, *, timeout_s: float = 300, memory: bool = True) -> SandboxInfo:
         """Goes on where it was; not `memory`: starts again from its files. Raises no_such_sandbox, conflict."""
         body = {"timeout_s": timeout_s, "memory": memory}
-        return from_json(Sandbox, await self._ask("POST", _sandbox(sandbox_id) + "/resume", body))
+        return from_json(SandboxInfo, await self._ask("POST", _sandbox(sandbox_id) + "/resume", body))
 
     async def snapshot_sandbox(self, sandbox_id: str, *, name: str = "") -> Snapshot:
         """Keeps its files as they are now; `create_sandbox` takes the id or the name as a template.
@@ -150,15 +152,19 @@ class AsyncClient:
 
     async def fork_sandbox(
         self, sandbox_id: str, *, count: int = 1, timeout_s: float = 300
-    ) -> list[Sandbox | SandptyError]:
+    ) -> list[SandboxInfo | SandptyError]:
         """Sandboxes with the files that it has now; it goes on. One that fails is its error instead."""
         answer = await self._ask("POST", _sandbox(sandbox_id) + "/fork", {"count": count, "timeout_s": timeout_s})
         forks = answer.get("forks", [])
-        return [errors.from_member(each["error"]) if "error" in each else from_json(Sandbox, each) for each in forks]
+        return [
+            errors.from_member(each["error"]) if "error" in each else from_json(SandboxInfo, each) for each in forks
+        ]
 
-    async def set_deadline(self, sandbox_id: str, *, timeout_s: float) -> Sandbox:
+    async def set_deadline(self, sandbox_id: str, *, timeout_s: float) -> SandboxInfo:
         """Its end of life, in seconds from now. Raises no_such_sandbox, bad_timeout."""
-        return from_json(Sandbox, await self._ask("PUT", _sandbox(sandbox_id) + "/deadline", {"timeout_s": timeout_s}))
+        return from_json(
+            SandboxInfo, await self._ask("PUT", _sandbox(sandbox_id) + "/deadline", {"timeout_s": timeout_s})
+        )
 
     async def host(self) -> dict[str, Any]:
         """What holds on the server's machine: `tier`, `isolated`, `runtime`, `facts`, `templates`."""
@@ -197,14 +203,14 @@ class AsyncClient:
         }
         return from_json(StartedProcess, await self._ask("POST", _sandbox(sandbox_id) + "/processes", body))
 
-    async def list_processes(self, sandbox_id: str) -> list[Process]:
+    async def list_processes(self, sandbox_id: str) -> list[ProcessInfo]:
         """Running ones and those that ended lately, oldest first."""
         answer = await self._ask("GET", _sandbox(sandbox_id) + "/processes")
-        return [from_json(Process, each) for each in answer.get("processes", [])]
+        return [from_json(ProcessInfo, each) for each in answer.get("processes", [])]
 
-    async def get_process(self, sandbox_id: str, process: int | str) -> Process:
+    async def get_process(self, sandbox_id: str, process: int | str) -> ProcessInfo:
         """`process`: our id, `pid:<guest pid>` or `tag:<tag>`, here and below. Raises no_such_process."""
-        return from_json(Process, await self._ask("GET", _process(sandbox_id, process)))
+        return from_json(ProcessInfo, await self._ask("GET", _process(sandbox_id, process)))
 
     async def signal_process(
         self, sandbox_id: str, process: int | str, signal: str, *, target: Target = "group"
@@ -217,8 +223,16 @@ class AsyncClient:
         body = {"cols": size.cols, "rows": size.rows}
         await self._ask("POST", _process(sandbox_id, process) + "/resize", body)
 
+    async def send_input(self, sandbox_id: str, process: int | str, data: bytes) -> None:
+        """Type `data`, or write it to stdin; returns once the program's side took it. Raises exited, stdin_closed."""
+        await self._ask("POST", _process(sandbox_id, process) + "/input", content=data)
+
+    async def close_stdin(self, sandbox_id: str, process: int | str) -> None:
+        """End of input for a process with pipes. Raises not_a_pipe."""
+        await self._ask("POST", _process(sandbox_id, process) + "/close-stdin")
+
     async def wait_exit(self, sandbox_id: str, process: int | str, *, timeout_s: float | None = None) -> dict[str, Any]:
-        """The exit, as `Process.exit`, once there is one; None waits for ever. Raises timeout."""
+        """The exit, as `ProcessInfo.exit`, once there is one; None waits for ever. Raises timeout."""
         left = timeout_s
         while True:
             slice_s = WAIT_SLICE_S if left is None else max(1, min(WAIT_SLICE_S, int(left)))
@@ -241,7 +255,7 @@ class AsyncClient:
         value: int = 0,
         read_only: bool = False,
         window: int = DEFAULT_WINDOW_BYTES,
-    ) -> Attachment:
+    ) -> AsyncAttachment:
         """A view of a process, to be entered with `async with`; output begins where `origin` and `value` say.
 
         At most `window` bytes of output are on the way beyond what was acknowledged.
@@ -256,7 +270,7 @@ class AsyncClient:
         )
         scheme, _, rest = self.url.partition("://")
         address = f"{'wss' if scheme == 'https' else 'ws'}://{rest}{_process(sandbox_id, process)}/attach?{query}"
-        return Attachment(address, self._headers(), window=window, direct=self._direct)
+        return AsyncAttachment(address, self._headers(), window=window, direct=self._direct)
 
 
 def _sandbox(sandbox_id: str) -> str:

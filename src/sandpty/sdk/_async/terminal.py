@@ -7,20 +7,20 @@ offsets, because the count is the process's: with offsets, what another viewer t
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import TypeAlias
 
-from sandpty.sdk._async.attachment import Attachment
+from sandpty.sdk._async.attachment import AsyncAttachment
 from sandpty.sdk._async.client import AsyncClient
-from sandpty.sdk.types import WindowSize
+from sandpty.sdk._concurrency import AsyncEvent, AsyncLock, async_sleep
+from sandpty.sdk.values import WindowSize
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.frames import NO_OFFSET, AgentError, Attached, Exit, From, Gap, InputAck, Output, Pong, Resized
 
-Event: TypeAlias = Output | Gap | Resized | Exit | AgentError
+TerminalEvent: TypeAlias = Output | Gap | Resized | Exit | AgentError
 
 RECONNECT_TIMEOUT_S = 60.0
 BACKOFF_FIRST_S = 0.05
@@ -32,11 +32,13 @@ INPUT_KEPT_BYTES = 1024 * 1024  # above it send_input waits
 _LOST = frozenset(("server_unreachable", "agent_unreachable", "supervisor_down"))
 
 
-class Terminal:
-    """A process of a sandbox, read and typed to across lost connections. Enter it with `async with`, then iterate.
+class AsyncTerminal:
+    """A process of a sandbox, read and typed to across lost connections and restarts of the server.
 
-    One task iterates, others may call `send_input` and `resize`. `on_connection` is told False when the connection is
-    lost and True when it is back. After `reconnect_timeout_s` without a connection iterating raises server_unreachable.
+    Enter it with `async with`, then iterate: `Output`, `Gap` (output that is really lost: the log no longer held it),
+    `Resized`, `Exit` (the last), `AgentError` (input that the program did not take). One task iterates, others may call
+    `send_input` and `resize`. `on_connection` is told False when the connection is lost and True when it is back. After
+    `reconnect_timeout_s` without a connection iterating raises `server_unreachable`.
     """
 
     def __init__(
@@ -59,17 +61,18 @@ class Terminal:
         self._on_connection = on_connection or (lambda connected: None)
         self._attachment = self._view(origin, value)
         self._connected = False
+        self._closed = False
         self._size: WindowSize | None = None
         self._unsent_size = False
-        # Positions in what was given to send_input: _taken <= _sent <= _taken + len(_kept).
+        # Positions in what was given to send_input: _taken <= _sent <= _taken + len(_kept). Changed under _sending.
         self._kept = bytearray()
         self._taken = 0
         self._sent = 0
         self._resend_to = 0  # input below it is sent again, with offsets
         self._base = 0  # the agent's count of input when _taken was 0
         self._pinged = False
-        self._sending = asyncio.Lock()
-        self._room = asyncio.Event()
+        self._sending = AsyncLock()
+        self._room = AsyncEvent()
         self._room.set()
 
     @property
@@ -82,7 +85,7 @@ class Terminal:
         """What was attached to, as of the present connection."""
         return self._attachment.info
 
-    def _view(self, origin: From, value: int) -> Attachment:
+    def _view(self, origin: From, value: int) -> AsyncAttachment:
         return self._client.attach(
             self._sandbox_id, self._process, origin=origin, value=value, read_only=self._read_only
         )
@@ -94,11 +97,13 @@ class Terminal:
         self._connected = True
 
     async def close(self) -> None:
-        """Detach. The process goes on."""
+        """Detach. The process goes on; who iterates comes to the end."""
+        self._closed = True
         self._connected = False
+        self._room.set()
         await self._attachment.close()
 
-    async def __aenter__(self) -> Terminal:
+    async def __aenter__(self) -> AsyncTerminal:
         await self.open()
         return self
 
@@ -107,11 +112,13 @@ class Terminal:
     ) -> None:
         await self.close()
 
-    async def __aiter__(self) -> AsyncIterator[Event]:
-        while True:
+    async def __aiter__(self) -> AsyncIterator[TerminalEvent]:
+        while not self._closed:
             try:
                 event = await self._attachment.receive()
             except SandptyError as error:
+                if self._closed:
+                    return
                 if error.reason.name not in _LOST:
                     raise
                 await self._reconnect(error)
@@ -132,26 +139,27 @@ class Terminal:
     async def send_input(self, data: bytes) -> None:
         """Type `data`. Returns when it is on its way or kept for the next connection; waits while too much is kept."""
         await self._room.wait()
-        self._kept += data
-        if len(self._kept) >= INPUT_KEPT_BYTES:
-            self._room.clear()
-        await self._flush()
+        async with self._sending:
+            self._kept += data
+            if len(self._kept) >= INPUT_KEPT_BYTES and not self._closed:
+                self._room.clear()
+            await self._flush()
 
     async def resize(self, size: WindowSize) -> None:
-        """Set the window size, now or with the next connection."""
-        self._size, self._unsent_size = size, True
-        await self._flush()
+        """Set the window size, now or with the next connection; it takes its place among the inputs."""
+        async with self._sending:
+            self._size, self._unsent_size = size, True
+            await self._flush()
 
     async def _flush(self) -> None:
         """Send what there is and the window allows. A lost connection is the iterating task's to find."""
-        async with self._sending:
-            if not self._connected:
-                return
-            try:
-                await self._send_waiting()
-            except SandptyError as error:
-                if error.reason.name not in _LOST:
-                    raise
+        if not self._connected:
+            return
+        try:
+            await self._send_waiting()
+        except SandptyError as error:
+            if error.reason.name not in _LOST:
+                raise
 
     async def _send_waiting(self) -> None:
         if self._unsent_size and self._size is not None and not self._read_only:
@@ -171,9 +179,10 @@ class Terminal:
             await self._attachment.ping(self._sent)
 
     async def _was_taken(self, position: int) -> None:
-        self._pinged = False
-        self._forget_input(min(position, self._sent))
-        await self._flush()
+        async with self._sending:
+            self._pinged = False
+            self._forget_input(min(position, self._sent))
+            await self._flush()
 
     def _forget_input(self, position: int) -> None:
         if position > self._taken:
@@ -191,10 +200,10 @@ class Terminal:
         self._on_connection(False)
         give_up_at = time.monotonic() + self._reconnect_timeout_s
         delay_s = BACKOFF_FIRST_S
-        while True:
+        while not self._closed:
             if time.monotonic() + delay_s > give_up_at:
                 raise cause
-            await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
+            await async_sleep(delay_s * random.uniform(0.5, 1.0))
             delay_s = min(delay_s * 2, BACKOFF_MOST_S)
             attachment = self._view(From.OFFSET, position)
             try:
@@ -207,11 +216,14 @@ class Terminal:
                 cause = error
                 continue
             break
-        self._resume(attachment)
-        self._on_connection(True)
-        await self._flush()
+        else:
+            return
+        async with self._sending:
+            self._resume(attachment)
+            self._on_connection(True)
+            await self._flush()
 
-    def _resume(self, attachment: Attachment) -> None:
+    def _resume(self, attachment: AsyncAttachment) -> None:
         arrived = min(max(attachment.info.input - self._base, self._taken), self._sent)
         self._resend_to = max(self._resend_to, self._sent)
         self._forget_input(arrived)

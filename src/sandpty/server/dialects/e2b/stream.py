@@ -14,7 +14,7 @@ from sandpty.server.dialects.e2b import events
 from sandpty.server.dialects.e2b.connect import CORS_HEADERS, STREAM_TYPE, ConnectError, end_envelope
 from sandpty.server.dialects.e2b.delivery import ClientConnection, Delivery, chunked_bytes
 from sandpty.terminal.attachment import Attachment
-from sandpty.terminal.characters import incomplete_tail
+from sandpty.wire.characters import incomplete_tail
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.frames import Exit, ExitReason, Gap, Output, ProcessFlags, Stream
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 
 from sandpty.server.dialects.hyperbrowser.tokens import now_ms
-from sandpty.terminal.characters import incomplete_tail
+from sandpty.wire.characters import incomplete_tail
 
 
 def chunk(data: bytes, end: int) -> bytes:

@@ -17,7 +17,7 @@ from sandpty.server.dialects.hyperbrowser.numbering import Ledger
 from sandpty.server.dialects.hyperbrowser.process_status import JsonText
 from sandpty.server.dialects.hyperbrowser.tokens import now_ms
 from sandpty.terminal.attachment import Attachment
-from sandpty.terminal.characters import incomplete_tail
+from sandpty.wire.characters import incomplete_tail
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.frames import Exit, Gap, Output, Stream
 

@@ -33,6 +33,9 @@ def selector(request: web.Request) -> Selector:
     return Selector.pid(int(digits)) if colon else Selector.process(int(digits))
 
 
+_ANY_STREAM = 2  # the terminal, or the stdin pipe: whichever the process has
+
+
 def start_request(sandbox: Sandbox, wanted: StartBody) -> Start:
     """Raises bad_argument, bad_window_size."""
     if not wanted.argv or any("\0" in item for item in wanted.argv):
@@ -73,6 +76,8 @@ class Processes:
             web.get(PROCESS, self.get),
             web.post(PROCESS + "/signal", self.signal),
             web.post(PROCESS + "/resize", self.resize),
+            web.post(PROCESS + "/input", self.send_input),
+            web.post(PROCESS + "/close-stdin", self.close_stdin),
             web.get(PROCESS + "/wait", self.wait),
         ]
 
@@ -111,6 +116,23 @@ class Processes:
         sandbox = await self._sandbox(request)
         wanted = await body(request, WindowSize)
         await control.resize(sandbox.socket, selector(request), wanted.cols, wanted.rows)
+        return web.Response(status=204)
+
+    @answering
+    async def send_input(self, request: web.Request) -> web.Response:
+        """The body as it is; answered once the program's side took it: a full pipe is the program's backpressure."""
+        sandbox = await self._sandbox(request)
+        try:
+            data = await request.read()
+        except web.HTTPRequestEntityTooLarge as error:
+            raise SandptyError("too_large", "input is over 1 MiB; send it in parts, or attach") from error
+        await control.send_input(sandbox.socket, selector(request), _ANY_STREAM, data)
+        return web.Response(status=204)
+
+    @answering
+    async def close_stdin(self, request: web.Request) -> web.Response:
+        sandbox = await self._sandbox(request)
+        await control.close_stdin(sandbox.socket, selector(request))
         return web.Response(status=204)
 
     @answering

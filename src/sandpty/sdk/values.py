@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from datetime import datetime
 from typing import Any, TypeVar
 
 from sandpty.wire.frames import Exit, ExitReason
@@ -21,7 +23,7 @@ class WindowSize:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sandbox:
+class SandboxInfo:
     """Times are RFC 3339; `state` is "running" or "paused"; `tier` names the isolation that really holds."""
 
     id: str
@@ -37,6 +39,11 @@ class Sandbox:
     limits: Mapping[str, float] = field(default_factory=dict)
     auto_resume: bool = False
     memory: bool = True  # False: paused, and its processes are gone
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until its end, by this machine's clock."""
+        return datetime.fromisoformat(self.end_at).timestamp() - time.time() if self.end_at else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +67,7 @@ class StartedProcess:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Process:
+class ProcessInfo:
     """A process that runs, or ended lately. `log_start` and `log_end` are offsets of what is kept of its output.
 
     Times are RFC 3339. `exit` is None while it runs, then `{"code", "signal", "reason", "core_dumped", "end"}`.
@@ -99,3 +106,33 @@ def exit_status(exit_: Exit) -> int:
     if exit_.reason is ExitReason.DEADLINE:
         return 124
     return 128 + exit_.value if exit_.signalled else exit_.value
+
+
+@dataclass(frozen=True, slots=True)
+class PtySize:
+    """Rows first, as E2B's and Novita's SDKs have it."""
+
+    rows: int
+    cols: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandResult:
+    """How a process ended. `exit_code` is 128 + the signal's number when a signal ended it."""
+
+    exit_code: int
+    stdout: str = ""
+    stderr: str = ""
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandInfo:
+    """A process that runs."""
+
+    pid: int
+    tag: str | None
+    cmd: str
+    args: list[str]
+    envs: Mapping[str, str]
+    cwd: str | None

@@ -1,0 +1,92 @@
+"""`sandbox.pty`: terminals as E2B's and Novita's SDKs have them, which lose nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sandpty.sdk._async.client import AsyncClient
+from sandpty.sdk._async.handle import AsyncProcessHandle, kill
+from sandpty.sdk._async.handles import AsyncHandles
+from sandpty.sdk._concurrency import AsyncCallback
+from sandpty.sdk.values import PtySize, WindowSize
+from sandpty.wire.errors import SandptyError
+from sandpty.wire.first_shell import LOGIN_SHELL
+from sandpty.wire.frames import From
+
+PROCESS_TIMEOUT_S = 60.0
+
+
+class AsyncPty:
+    """Terminals of one sandbox, named by the guest's pid."""
+
+    def __init__(self, client: AsyncClient, sandbox_id: str, handles: AsyncHandles) -> None:
+        self._client = client
+        self._sandbox_id = sandbox_id
+        self._handles = handles
+
+    async def create(
+        self,
+        size: PtySize | None = None,
+        on_data: AsyncCallback | None = None,
+        *,
+        cols: int | None = None,
+        rows: int | None = None,
+        user: str | None = None,
+        cwd: str | None = None,
+        envs: Mapping[str, str] | None = None,
+        timeout: float | None = PROCESS_TIMEOUT_S,
+    ) -> AsyncProcessHandle:
+        """A login shell in a terminal of `size`, or of `cols` and `rows` (80 x 24).
+
+        `on_data` is called in the background with bytes that hold whole UTF-8 characters when the output does.
+        `timeout`: the seconds after which the shell is killed with all it started, 0 or None for none (how long a
+        *request* may take is the client's own business). Raises no_such_user, bad_cwd, bad_window_size.
+        """
+        window = _size(size, cols, rows, WindowSize(cols=80, rows=24))
+        started = await self._client.start_process(
+            self._sandbox_id,
+            LOGIN_SHELL,
+            env=envs,
+            user=user or "",
+            cwd=cwd or "",
+            pty=window,
+            deadline_s=timeout or 0,
+        )
+        handle = AsyncProcessHandle(
+            self._client, self._sandbox_id, started.process, pid=started.pid, timeout_s=timeout or 0
+        )
+        self._handles.add(handle)
+        handle.listen(pty=on_data)
+        return handle
+
+    async def connect(self, pid: int, on_data: AsyncCallback | None = None) -> AsyncProcessHandle:
+        """Come back to a terminal: from what no reader was given yet. Raises no_such_process."""
+        found = await self._client.get_process(self._sandbox_id, f"pid:{pid}")
+        handle = AsyncProcessHandle(self._client, self._sandbox_id, found.process, pid=pid, origin=From.CONTINUE)
+        self._handles.add(handle)
+        handle.listen(pty=on_data)
+        return handle
+
+    async def send_stdin(self, pid: int, data: bytes | str) -> None:
+        """Type `data`. Raises no_such_process, exited."""
+        await self._handles.send_input(pid, data)
+
+    async def resize(
+        self, pid: int, size: PtySize | None = None, *, cols: int | None = None, rows: int | None = None
+    ) -> None:
+        """Set the window size, as `PtySize(rows, cols)` or by name. Raises no_such_process, bad_window_size."""
+        await self._client.resize_process(self._sandbox_id, f"pid:{pid}", _size(size, cols, rows, None))
+
+    async def kill(self, pid: int) -> bool:
+        """Kill a terminal's shell with all it started; False when there is none."""
+        return await kill(self._client, self._sandbox_id, f"pid:{pid}")
+
+
+def _size(size: PtySize | None, cols: int | None, rows: int | None, default: WindowSize | None) -> WindowSize:
+    if size is not None:
+        return WindowSize(cols=size.cols, rows=size.rows)
+    if cols is not None and rows is not None:
+        return WindowSize(cols=cols, rows=rows)
+    if default is None or cols is not None or rows is not None:
+        raise SandptyError("bad_window_size", "give cols= and rows=, or size=PtySize(rows, cols)")
+    return default

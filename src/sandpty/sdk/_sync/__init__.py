@@ -1,0 +1,2 @@
+# Generated from sdk/_async by scripts/generate-sync: change it there.
+"""The blocking client."""

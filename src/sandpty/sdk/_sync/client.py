@@ -1,0 +1,278 @@
+# Generated from sdk/_async by scripts/generate-sync: change it there.
+"""The native dialect's REST side, and the door to attachments. Byte by byte in docs/reference/protocol.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Literal
+from urllib.parse import quote, urlencode, urlsplit
+
+import httpx
+
+from sandpty.sdk import errors
+from sandpty.sdk._sync.attachment import Attachment
+from sandpty.sdk.values import ProcessInfo, SandboxInfo, Snapshot, StartedProcess, WindowSize, from_json
+from sandpty.wire.errors import SandptyError
+from sandpty.wire.frames import From
+
+Target = Literal["leader", "group", "tree"]
+OnTimeout = Literal["kill", "pause", "pause_disk"]
+
+REQUEST_TIMEOUT_S = 75.0  # a create under full load may take a minute before the server gives up itself
+CONNECT_TIMEOUT_S = 5.0
+WAIT_SLICE_S = 30  # one long-poll of wait_exit; below what proxies cut
+DEFAULT_WINDOW_BYTES = 256 * 1024
+
+
+class Client:
+    """A server at `url` (http or https) with an API key. Use it as a context manager, or `close` it.
+
+    Every method raises SandptyError: `unauthenticated`, `server_unreachable`, and what is named with each.
+    """
+
+    def __init__(self, url: str, api_key: str) -> None:
+        self.url = url.rstrip("/")
+        self._api_key = api_key
+        # A proxy from the environment cannot reach this machine's own loopback.
+        self._direct = urlsplit(self.url).hostname in ("localhost", "127.0.0.1", "::1")
+        self._http = httpx.Client(
+            base_url=self.url,
+            headers=self._headers(),
+            timeout=httpx.Timeout(REQUEST_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+            trust_env=not self._direct,
+        )
+
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._api_key}"}
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _ask(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, content: bytes | None = None
+    ) -> dict[str, Any]:
+        try:
+            response = self._http.request(method, path, json=body, content=content)
+        except httpx.HTTPError as error:
+            raise errors.unreachable(self.url, error) from error
+        if response.status_code >= 400:
+            raise errors.from_response(response.status_code, response.content)
+        if not response.content:
+            return {}
+        try:
+            parsed = response.json()
+        except ValueError as error:
+            raise errors.unreachable(self.url, error) from error
+        return parsed if isinstance(parsed, dict) else {}
+
+    # --- sandboxes ---------------------------------------------------------------------------------------------------
+
+    def create_sandbox(
+        self,
+        template: str = "base",
+        *,
+        timeout_s: float = 300,
+        metadata: Mapping[str, str] | None = None,
+        env: Mapping[str, str] | None = None,
+        internet: bool = True,
+        network: Mapping[str, Any] | None = None,
+        on_timeout: OnTimeout = "kill",
+        limits: Mapping[str, float] | None = None,
+    ) -> SandboxInfo:
+        """A new sandbox; after `timeout_s` seconds `on_timeout` happens to it. Raises no_such_template, limit.
+
+        network: `allow_out`, `deny_out` (addresses, networks; domains to allow) and `dns_servers`, each a list.
+        """
+        body = {
+            "template": template,
+            "timeout_s": timeout_s,
+            "metadata": dict(metadata or {}),
+            "env": dict(env or {}),
+            "internet": internet,
+            "on_timeout": on_timeout,
+        }
+        if network is not None:
+            body["network"] = dict(network)
+        if limits is not None:
+            body["limits"] = dict(limits)
+        return from_json(SandboxInfo, self._ask("POST", "/v1/sandboxes", body))
+
+    def list_sandboxes(self) -> list[SandboxInfo]:
+        """This key's sandboxes, running and paused."""
+        answer = self._ask("GET", "/v1/sandboxes")
+        return [from_json(SandboxInfo, each) for each in answer.get("sandboxes", [])]
+
+    def get_sandbox(self, sandbox_id: str) -> SandboxInfo:
+        """Raises no_such_sandbox."""
+        return from_json(SandboxInfo, self._ask("GET", _sandbox(sandbox_id)))
+
+    def set_network(
+        self, sandbox_id: str, *, internet: bool = True, network: Mapping[str, Any] | None = None
+    ) -> SandboxInfo:
+        """Replaces where it may connect to; what is not allowed any more has ended then. Raises no_such_sandbox."""
+        body = {"internet": internet, "network": dict(network or {})}
+        return from_json(SandboxInfo, self._ask("PUT", _sandbox(sandbox_id) + "/network", body))
+
+    def kill_sandbox(self, sandbox_id: str) -> None:
+        """Ends it with everything in it; returns once it is gone. Raises no_such_sandbox."""
+        self._ask("DELETE", _sandbox(sandbox_id))
+
+    def pause_sandbox(self, sandbox_id: str, *, memory: bool = True) -> SandboxInfo:
+        """Stops it where it is; without `memory` only its files are kept. Raises no_such_sandbox, already_paused."""
+        return from_json(SandboxInfo, self._ask("POST", _sandbox(sandbox_id) + "/pause", {"memory": memory}))
+
+    def resume_sandbox(self, sandbox_id: str, *, timeout_s: float = 300, memory: bool = True) -> SandboxInfo:
+        """Goes on where it was; not `memory`: starts again from its files. Raises no_such_sandbox, conflict."""
+        body = {"timeout_s": timeout_s, "memory": memory}
+        return from_json(SandboxInfo, self._ask("POST", _sandbox(sandbox_id) + "/resume", body))
+
+    def snapshot_sandbox(self, sandbox_id: str, *, name: str = "") -> Snapshot:
+        """Keeps its files as they are now; `create_sandbox` takes the id or the name as a template.
+
+        Raises no_such_sandbox, bad_argument (the name), limit, no_space.
+        """
+        return from_json(Snapshot, self._ask("POST", _sandbox(sandbox_id) + "/snapshots", {"name": name}))
+
+    def list_snapshots(self) -> list[Snapshot]:
+        """This key's snapshots, oldest first."""
+        answer = self._ask("GET", "/v1/snapshots")
+        return [from_json(Snapshot, each) for each in answer.get("snapshots", [])]
+
+    def delete_snapshot(self, snapshot: str) -> None:
+        """By id or name. Sandboxes that were made from it go on. Raises no_such_snapshot."""
+        self._ask("DELETE", "/v1/snapshots/" + quote(snapshot, safe=""))
+
+    def fork_sandbox(
+        self, sandbox_id: str, *, count: int = 1, timeout_s: float = 300
+    ) -> list[SandboxInfo | SandptyError]:
+        """Sandboxes with the files that it has now; it goes on. One that fails is its error instead."""
+        answer = self._ask("POST", _sandbox(sandbox_id) + "/fork", {"count": count, "timeout_s": timeout_s})
+        forks = answer.get("forks", [])
+        return [
+            errors.from_member(each["error"]) if "error" in each else from_json(SandboxInfo, each) for each in forks
+        ]
+
+    def set_deadline(self, sandbox_id: str, *, timeout_s: float) -> SandboxInfo:
+        """Its end of life, in seconds from now. Raises no_such_sandbox, bad_timeout."""
+        return from_json(SandboxInfo, self._ask("PUT", _sandbox(sandbox_id) + "/deadline", {"timeout_s": timeout_s}))
+
+    def host(self) -> dict[str, Any]:
+        """What holds on the server's machine: `tier`, `isolated`, `runtime`, `facts`, `templates`."""
+        return self._ask("GET", "/v1/host")
+
+    # --- processes ---------------------------------------------------------------------------------------------------
+
+    def start_process(
+        self,
+        sandbox_id: str,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        user: str = "",
+        cwd: str = "",
+        tag: str = "",
+        pty: WindowSize | None = None,
+        stdin: bool = True,
+        deadline_s: float = 0,
+        log_bytes: int = 0,
+    ) -> StartedProcess:
+        """Start a process, in a terminal of size `pty` or with pipes. `deadline_s` 0: none.
+
+        Raises no_such_user, bad_cwd, start_failed, bad_window_size.
+        """
+        body = {
+            "argv": list(argv),
+            "env": dict(env or {}),
+            "user": user,
+            "cwd": cwd,
+            "tag": tag,
+            "pty": {"cols": pty.cols, "rows": pty.rows} if pty else None,
+            "stdin": stdin,
+            "deadline_s": deadline_s,
+            "log_bytes": log_bytes,
+        }
+        return from_json(StartedProcess, self._ask("POST", _sandbox(sandbox_id) + "/processes", body))
+
+    def list_processes(self, sandbox_id: str) -> list[ProcessInfo]:
+        """Running ones and those that ended lately, oldest first."""
+        answer = self._ask("GET", _sandbox(sandbox_id) + "/processes")
+        return [from_json(ProcessInfo, each) for each in answer.get("processes", [])]
+
+    def get_process(self, sandbox_id: str, process: int | str) -> ProcessInfo:
+        """`process`: our id, `pid:<guest pid>` or `tag:<tag>`, here and below. Raises no_such_process."""
+        return from_json(ProcessInfo, self._ask("GET", _process(sandbox_id, process)))
+
+    def signal_process(self, sandbox_id: str, process: int | str, signal: str, *, target: Target = "group") -> None:
+        """`signal` by name (`INT`); after KILL it returns once everything aimed at is gone. Raises exited."""
+        self._ask("POST", _process(sandbox_id, process) + "/signal", {"signal": signal, "target": target})
+
+    def resize_process(self, sandbox_id: str, process: int | str, size: WindowSize) -> None:
+        """Raises not_a_pty, bad_window_size."""
+        body = {"cols": size.cols, "rows": size.rows}
+        self._ask("POST", _process(sandbox_id, process) + "/resize", body)
+
+    def send_input(self, sandbox_id: str, process: int | str, data: bytes) -> None:
+        """Type `data`, or write it to stdin; returns once the program's side took it. Raises exited, stdin_closed."""
+        self._ask("POST", _process(sandbox_id, process) + "/input", content=data)
+
+    def close_stdin(self, sandbox_id: str, process: int | str) -> None:
+        """End of input for a process with pipes. Raises not_a_pipe."""
+        self._ask("POST", _process(sandbox_id, process) + "/close-stdin")
+
+    def wait_exit(self, sandbox_id: str, process: int | str, *, timeout_s: float | None = None) -> dict[str, Any]:
+        """The exit, as `ProcessInfo.exit`, once there is one; None waits for ever. Raises timeout."""
+        left = timeout_s
+        while True:
+            slice_s = WAIT_SLICE_S if left is None else max(1, min(WAIT_SLICE_S, int(left)))
+            try:
+                return self._ask("GET", _process(sandbox_id, process) + f"/wait?timeout_s={slice_s}")
+            except SandptyError as error:
+                if error.reason.name != "timeout":
+                    raise
+                if left is not None:
+                    left -= slice_s
+                    if left <= 0:
+                        raise
+
+    def attach(
+        self,
+        sandbox_id: str,
+        process: int | str,
+        *,
+        origin: From = From.CONTINUE,
+        value: int = 0,
+        read_only: bool = False,
+        window: int = DEFAULT_WINDOW_BYTES,
+    ) -> Attachment:
+        """A view of a process, to be entered with `with`; output begins where `origin` and `value` say.
+
+        At most `window` bytes of output are on the way beyond what was acknowledged.
+        """
+        query = urlencode(
+            {
+                "from": origin.name.lower(),
+                "value": value,
+                "mode": "ro" if read_only else "rw",
+                "window": window,
+            }
+        )
+        scheme, _, rest = self.url.partition("://")
+        address = f"{'wss' if scheme == 'https' else 'ws'}://{rest}{_process(sandbox_id, process)}/attach?{query}"
+        return Attachment(address, self._headers(), window=window, direct=self._direct)
+
+
+def _sandbox(sandbox_id: str) -> str:
+    return "/v1/sandboxes/" + quote(sandbox_id, safe="")
+
+
+def _process(sandbox_id: str, process: int | str) -> str:
+    return _sandbox(sandbox_id) + "/processes/" + quote(str(process), safe=":")

@@ -1,0 +1,133 @@
+# Generated from sdk/_async by scripts/generate-sync: change it there.
+"""`sandbox.commands`: programs with pipes, as E2B's SDK has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, overload
+
+from sandpty.sdk._concurrency import Callback
+from sandpty.sdk._sync.client import Client
+from sandpty.sdk._sync.handle import ProcessHandle, kill
+from sandpty.sdk._sync.handles import Handles
+from sandpty.sdk.values import CommandInfo, CommandResult
+from sandpty.wire.frames import From
+
+COMMAND_SHELL = ("/bin/bash", "-l", "-c")
+COMMAND_TIMEOUT_S = 60.0
+COMMAND_LOG_BYTES = 16 * 1024 * 1024  # what a command may say before its caller comes to read it
+
+
+class Commands:
+    """Commands of one sandbox, named by the guest's pid."""
+
+    def __init__(self, client: Client, sandbox_id: str, handles: Handles) -> None:
+        self._client = client
+        self._sandbox_id = sandbox_id
+        self._handles = handles
+
+    @overload
+    def run(
+        self,
+        cmd: str,
+        background: Literal[False] = False,
+        *,
+        envs: Mapping[str, str] | None = None,
+        user: str | None = None,
+        cwd: str | None = None,
+        on_stdout: Callback | None = None,
+        on_stderr: Callback | None = None,
+        stdin: bool = False,
+        timeout: float | None = COMMAND_TIMEOUT_S,
+    ) -> CommandResult: ...
+
+    @overload
+    def run(
+        self,
+        cmd: str,
+        background: Literal[True],
+        *,
+        envs: Mapping[str, str] | None = None,
+        user: str | None = None,
+        cwd: str | None = None,
+        on_stdout: Callback | None = None,
+        on_stderr: Callback | None = None,
+        stdin: bool = False,
+        timeout: float | None = COMMAND_TIMEOUT_S,
+    ) -> ProcessHandle: ...
+
+    def run(
+        self,
+        cmd: str,
+        background: bool = False,
+        *,
+        envs: Mapping[str, str] | None = None,
+        user: str | None = None,
+        cwd: str | None = None,
+        on_stdout: Callback | None = None,
+        on_stderr: Callback | None = None,
+        stdin: bool = False,
+        timeout: float | None = COMMAND_TIMEOUT_S,
+    ) -> CommandResult | ProcessHandle:
+        """Run a line of bash. Waits for its end, or with `background` gives a handle at once.
+
+        `on_stdout` and `on_stderr` are called with text. `timeout`: the seconds after which it is killed with all it
+        started, 0 or None for none. `stdin` True leaves it a pipe to write to. Raises CommandExitError for another
+        status than 0, ProcessTimeoutError, no_such_user, bad_cwd.
+        """
+        started = self._client.start_process(
+            self._sandbox_id,
+            [*COMMAND_SHELL, cmd],
+            env=envs,
+            user=user or "",
+            cwd=cwd or "",
+            stdin=stdin,
+            deadline_s=timeout or 0,
+            log_bytes=COMMAND_LOG_BYTES,
+        )
+        handle = ProcessHandle(
+            self._client, self._sandbox_id, started.process, pid=started.pid, timeout_s=timeout or 0, text=True
+        )
+        self._handles.add(handle)
+        if not background:
+            return handle.wait(on_stdout=on_stdout, on_stderr=on_stderr)
+        handle.listen(stdout=on_stdout, stderr=on_stderr)
+        return handle
+
+    def connect(
+        self, pid: int, *, on_stdout: Callback | None = None, on_stderr: Callback | None = None
+    ) -> ProcessHandle:
+        """Come back to a command: from what no reader was given yet. Raises no_such_process."""
+        found = self._client.get_process(self._sandbox_id, f"pid:{pid}")
+        handle = ProcessHandle(self._client, self._sandbox_id, found.process, pid=pid, origin=From.CONTINUE, text=True)
+        self._handles.add(handle)
+        handle.listen(stdout=on_stdout, stderr=on_stderr)
+        return handle
+
+    def list(self) -> list[CommandInfo]:
+        """Everything that runs, terminals included, oldest first."""
+        found = self._client.list_processes(self._sandbox_id)
+        return [
+            CommandInfo(
+                pid=each.pid,
+                tag=each.tag or None,
+                cmd=each.argv[0] if each.argv else "",
+                args=list(each.argv[1:]),
+                envs=dict(each.env),
+                cwd=each.cwd or None,
+            )
+            for each in found
+            if each.running
+        ]
+
+    def kill(self, pid: int) -> bool:
+        """Kill a command with all it started; False when there is none."""
+        return kill(self._client, self._sandbox_id, f"pid:{pid}")
+
+    def send_stdin(self, pid: int, data: bytes | str) -> None:
+        """Write to its stdin. Raises no_such_process, stdin_closed."""
+        self._handles.send_input(pid, data)
+
+    def close_stdin(self, pid: int) -> None:
+        """End of input. Raises no_such_process."""
+        self._client.close_stdin(self._sandbox_id, f"pid:{pid}")

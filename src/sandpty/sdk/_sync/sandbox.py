@@ -1,0 +1,161 @@
+# Generated from sdk/_async by scripts/generate-sync: change it there.
+"""A sandbox and what is in it: `pty`, `commands`, `files`, `terminal`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from sandpty.sdk._sync.client import Client, OnTimeout
+from sandpty.sdk._sync.commands import Commands
+from sandpty.sdk._sync.handles import Handles
+from sandpty.sdk._sync.pty import Pty
+from sandpty.sdk._sync.terminals import SandboxTerminals
+from sandpty.sdk.settings import server_from_environment
+from sandpty.sdk.values import SandboxInfo
+from sandpty.wire.errors import SandptyError
+
+TEMPLATE = "base"
+TIMEOUT_S = 300.0
+
+
+class SandboxBase:
+    """What both flavours have. `sandbox_id` names it; `info` is what was last heard of it."""
+
+    pty: Pty
+    commands: Commands
+    terminal: SandboxTerminals
+
+    def _adopt(self, client: Client, info: SandboxInfo) -> None:
+        handles = Handles(client, info.id)
+        self._client = client
+        self.info = info
+        self.pty = Pty(client, info.id, handles)
+        self.commands = Commands(client, info.id, handles)
+        self.terminal = SandboxTerminals(client, info.id)
+
+    @classmethod
+    def create(
+        cls,
+        template: str | None = None,
+        timeout: float = TIMEOUT_S,
+        metadata: Mapping[str, str] | None = None,
+        envs: Mapping[str, str] | None = None,
+        *,
+        allow_internet_access: bool = True,
+        on_timeout: OnTimeout = "kill",
+        limits: Mapping[str, float] | None = None,
+        url: str | None = None,
+        api_key: str | None = None,
+    ) -> Self:
+        """A new sandbox. After `timeout` seconds it is killed or paused, as `on_timeout` says.
+
+        `url` and `api_key` come from SANDPTY_URL and SANDPTY_API_KEY unless given. Raises unauthenticated,
+        server_unreachable, no_such_template, limit.
+        """
+        client = Client(*server_from_environment(url, api_key))
+        try:
+            info = client.create_sandbox(
+                template or TEMPLATE,
+                timeout_s=timeout,
+                metadata=metadata,
+                env=envs,
+                internet=allow_internet_access,
+                on_timeout=on_timeout,
+                limits=limits,
+            )
+        except BaseException:
+            client.close()
+            raise
+        return cls._of(client, info)
+
+    @classmethod
+    def connect(
+        cls, sandbox_id: str, timeout: float | None = None, *, url: str | None = None, api_key: str | None = None
+    ) -> Self:
+        """An existing sandbox; a paused one is resumed. `timeout` moves its end, if that makes it later.
+
+        Raises no_such_sandbox.
+        """
+        client = Client(*server_from_environment(url, api_key))
+        try:
+            info = client.get_sandbox(sandbox_id)
+            if info.state == "paused":
+                info = client.resume_sandbox(sandbox_id, timeout_s=TIMEOUT_S if timeout is None else timeout)
+            elif timeout is not None and info.left_s < timeout:
+                info = client.set_deadline(sandbox_id, timeout_s=timeout)
+        except BaseException:
+            client.close()
+            raise
+        return cls._of(client, info)
+
+    @classmethod
+    def _of(cls, client: Client, info: SandboxInfo) -> Self:
+        made = cls.__new__(cls)
+        made._adopt(client, info)
+        return made
+
+    @property
+    def sandbox_id(self) -> str:
+        return self.info.id
+
+    @property
+    def id(self) -> str:
+        return self.info.id
+
+    def get_info(self) -> SandboxInfo:
+        """Ask again. Raises no_such_sandbox."""
+        self.info = self._client.get_sandbox(self.info.id)
+        return self.info
+
+    def is_running(self) -> bool:
+        """False also when it is paused, or gone."""
+        try:
+            return (self.get_info()).state == "running"
+        except SandptyError as error:
+            if error.reason.name == "no_such_sandbox":
+                return False
+            raise
+
+    def set_timeout(self, timeout: float) -> None:
+        """Its end, in seconds from now; sooner or later than it was."""
+        self.info = self._client.set_deadline(self.info.id, timeout_s=timeout)
+
+    def pause(self, *, memory: bool = True) -> None:
+        """Stop it where it is; without `memory` only its files are kept. Raises already_paused."""
+        self.info = self._client.pause_sandbox(self.info.id, memory=memory)
+
+    def resume(self, timeout: float = TIMEOUT_S) -> None:
+        """Go on. Raises conflict when it is running."""
+        self.info = self._client.resume_sandbox(self.info.id, timeout_s=timeout)
+
+    def kill(self) -> bool:
+        """End it with all that is in it; False when it is gone already."""
+        try:
+            self._client.kill_sandbox(self.info.id)
+        except SandptyError as error:
+            if error.reason.name == "no_such_sandbox":
+                return False
+            raise
+        return True
+
+    def stop(self) -> bool:
+        """The same as `kill`, as Hyperbrowser's SDK calls it."""
+        return self.kill()
+
+    def close(self) -> None:
+        """Close this client's connections. The sandbox goes on."""
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Kills it."""
+        try:
+            self.kill()
+        finally:
+            self.close()

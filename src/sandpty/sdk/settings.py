@@ -1,0 +1,20 @@
+"""Where the server is and with which key, when the program does not say."""
+
+from __future__ import annotations
+
+import os
+
+from sandpty.wire.errors import SandptyError
+
+DEFAULT_URL = "http://127.0.0.1:3980"
+
+
+def server_from_environment(url: str | None, api_key: str | None) -> tuple[str, str]:
+    """`url` and `api_key`, else SANDPTY_URL (or this machine's default port) and SANDPTY_API_KEY.
+
+    Raises unauthenticated when there is no key.
+    """
+    key = api_key or os.environ.get("SANDPTY_API_KEY", "")
+    if not key:
+        raise SandptyError("unauthenticated", "no API key: give api_key=, or set SANDPTY_API_KEY")
+    return url or os.environ.get("SANDPTY_URL") or DEFAULT_URL, key
