@@ -57,6 +57,11 @@ void attach_moved(struct connection *connection) {
 }
 
 void attach_ack(struct connection *connection, uint64_t offset) {
+    /* Of a peer that hears nothing any more it still says what was given, for who comes after it. */
+    if (!connection->attached) {
+        if (offset > connection->process->given) connection->process->given = offset;
+        return;
+    }
     acknowledged(connection, offset);
     attach_pump(connection);
 }
@@ -360,7 +365,7 @@ bool attach_frame(struct connection *connection, uint8_t type, struct reader *re
     } else if (type == ACK) {
         number = take_u64(reader);
         if (number > connection->cursor) problem = (struct problem){BAD_ARGUMENT, "acknowledged more than was sent"};
-        else if (reader_done(reader) && connection->window && connection->attached) attach_ack(connection, number);
+        else if (reader_done(reader) && connection->window) attach_ack(connection, number);
     } else if (type == PING) {
         number = take_u64(reader);
         if (reader_done(reader)) pong(connection, number);

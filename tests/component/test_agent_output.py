@@ -280,3 +280,26 @@ def test_line_by_line_output_is_coalesced_and_the_first_line_is_not_delayed(agen
         attachment.read_exit()
         assert attachment.seen.data.count(b"\n") == 5000
         assert attachment.seen.frames < 2500
+
+
+def test_the_last_acknowledgement_of_a_peer_that_hears_nothing_more_counts(agent: Agent) -> None:
+    """It says what was seen while more output is already under way to nobody: who comes next reads on from there."""
+    with agent.start("sh", "-c", "stty -echo; echo one; read x; echo two; read x", window=65536) as viewer:
+        viewer.read_until(b"one\r\n")
+        seen = viewer.seen.offset
+        viewer.socket.shutdown(socket.SHUT_RD)  # what the agent writes from now on meets a closed door
+        with agent.peer() as peer:
+            peer.request(frames.encode_input_process(viewer.selector, 2, b"\n"), frames.Done)
+            until_sync(
+                lambda: peer.request(frames.encode_stat(viewer.selector), frames.ProcessInfo).attachments == 0,
+                10,
+                "the agent has noticed",
+            )
+        viewer.send(frames.encode_ack(seen))
+        viewer.close()
+
+        def next_start() -> int:
+            with agent.attach(viewer.selector, From.CONTINUE, window=65536) as again:  # acknowledges nothing
+                return again.attached.start
+
+        until_sync(lambda: next_start() == seen, 10, "who comes next continues behind what was seen")

@@ -14,7 +14,7 @@ from sandpty.cli.sandboxes import DEFAULT_TIMEOUT_S, printable
 from sandpty.wire.errors import SandptyError
 
 if TYPE_CHECKING:
-    from sandpty.sdk import AsyncClient, Snapshot
+    from sandpty.sdk import AsyncClient, SandboxInfo, Snapshot
 
 _TIMEOUT = click.option(
     "--timeout",
