@@ -8,6 +8,7 @@ from types import TracebackType
 
 from sandpty.sdk._async.client import AsyncClient
 from sandpty.sdk._async.terminal import AsyncTerminal
+from sandpty.sdk._concurrency import async_sleep
 from sandpty.sdk.characters import WholeCharacters
 from sandpty.sdk.terminal_values import (
     SandboxTerminalCreateParams,
@@ -17,11 +18,13 @@ from sandpty.sdk.terminal_values import (
     TerminalChunk,
     status_of,
 )
-from sandpty.sdk.values import WindowSize
+from sandpty.sdk.values import ProcessInfo, WindowSize
 from sandpty.wire.frames import Exit, From, Gap, Output
 
 COLS, ROWS = 80, 24
 KILL_WAIT_MS = 5000
+FIRST_OUTPUT_MS = 1000  # after the start
+FIRST_OUTPUT_POLL_S = 0.02
 
 
 class AsyncSandboxTerminals:
@@ -64,9 +67,19 @@ class AsyncSandboxTerminalHandle:
     async def refresh(self, include_output: bool = False) -> AsyncSandboxTerminalHandle:
         """Ask again."""
         found = await self._client.get_process(self._sandbox_id, self.id)
+        if include_output and found.log_end == 0:
+            found = await self._first_output(found)
         output = await self._output(found.log_end) if include_output else None
         self.current = status_of(self.id, found, output)
         return self
+
+    async def _first_output(self, found: ProcessInfo) -> ProcessInfo:
+        """A terminal that has just been created is given a moment to say something, so that it is not asked in vain."""
+        until_ms = status_of(self.id, found, None).started_at + FIRST_OUTPUT_MS
+        while found.running and found.log_end == 0 and _now_ms() < until_ms:
+            await async_sleep(FIRST_OUTPUT_POLL_S)
+            found = await self._client.get_process(self._sandbox_id, self.id)
+        return found
 
     async def _output(self, end: int) -> list[TerminalChunk]:
         """What the log holds now."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from types import TracebackType
 
+from sandpty.sdk._concurrency import sleep
 from sandpty.sdk._sync.client import Client
 from sandpty.sdk._sync.terminal import Terminal
 from sandpty.sdk.characters import WholeCharacters
@@ -18,11 +19,13 @@ from sandpty.sdk.terminal_values import (
     TerminalChunk,
     status_of,
 )
-from sandpty.sdk.values import WindowSize
+from sandpty.sdk.values import ProcessInfo, WindowSize
 from sandpty.wire.frames import Exit, From, Gap, Output
 
 COLS, ROWS = 80, 24
 KILL_WAIT_MS = 5000
+FIRST_OUTPUT_MS = 1000  # after the start
+FIRST_OUTPUT_POLL_S = 0.02
 
 
 class SandboxTerminals:
@@ -65,9 +68,19 @@ class SandboxTerminalHandle:
     def refresh(self, include_output: bool = False) -> SandboxTerminalHandle:
         """Ask again."""
         found = self._client.get_process(self._sandbox_id, self.id)
+        if include_output and found.log_end == 0:
+            found = self._first_output(found)
         output = self._output(found.log_end) if include_output else None
         self.current = status_of(self.id, found, output)
         return self
+
+    def _first_output(self, found: ProcessInfo) -> ProcessInfo:
+        """A terminal that has just been created is given a moment to say something, so that it is not asked in vain."""
+        until_ms = status_of(self.id, found, None).started_at + FIRST_OUTPUT_MS
+        while found.running and found.log_end == 0 and _now_ms() < until_ms:
+            sleep(FIRST_OUTPUT_POLL_S)
+            found = self._client.get_process(self._sandbox_id, self.id)
+        return found
 
     def _output(self, end: int) -> list[TerminalChunk]:
         """What the log holds now."""
