@@ -231,6 +231,11 @@ async def test_every_documented_route_answers_as_documented(server: RunningServe
         for fork in (await call("POST", one + "/fork", {"timeout_s": 60}))["forks"]:
             await own.api.delete(f"/v1/sandboxes/{fork['id']}")
         called["DELETE", "/v1/snapshots/{snapshot}"] = (await own.api.delete("/v1/snapshots/page")).status_code
+        assert (await call("GET", "/v1/team"))["name"] == "default"
+        for path, list_ in (("/metrics", "samples"), ("/log", "lines")):
+            for name in (await call("GET", one + path))[list_][0]:
+                assert f'"{name}"' in ROUTES["GET", one + path][2]
+        called["GET", "/v1/metrics"] = (await own.api.get("/v1/metrics")).status_code
         await call("POST", one + "/processes", {"argv": ["true"]})
         await call("GET", one + "/processes")
         await call("POST", of_process + "/resize", {"cols": 90, "rows": 30})

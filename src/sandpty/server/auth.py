@@ -40,7 +40,7 @@ class Authenticator:
     def __init__(self, api_key: str) -> None:
         self._keys: dict[str, KeyHash] = {}
         self._teams: frozenset[str] = frozenset()
-        self._open: dict[str, dict[int, Callable[[], None]]] = {}  # by key id, then request (a mapping: not hashable)
+        self._open: dict[int, tuple[str, Callable[[], None]]] = {}  # by id(request), which is not hashable: key id, cut
         self.on_revoked: list[Callable[[Revocation], None]] = []
         team = first_team(api_key)
         self.replace([KeyHash(id="", name="first", team=team, team_name="default", hash=key_hash(api_key))])
@@ -76,7 +76,7 @@ class Authenticator:
 
     def when_revoked(self, request: web.BaseRequest, principal: Principal, cut: Callable[[], None]) -> None:
         """Call `cut` (synchronously) instead of resetting the connection, should the key be revoked meanwhile."""
-        self._open.setdefault(principal.key, {})[id(request)] = cut
+        self._open[id(request)] = (principal.key, cut)
 
     def middleware(self) -> Middleware:
         """Forgets requests that are done."""
@@ -86,16 +86,9 @@ class Authenticator:
             try:
                 return await handler(request)
             finally:
-                self._forget(request)
+                self._open.pop(id(request), None)
 
         return forgetting
-
-    def _forget(self, request: web.Request) -> None:
-        for key, requests in self._open.items():
-            if requests.pop(id(request), None) is not None:
-                if not requests:
-                    del self._open[key]
-                return
 
     def replace(self, keys: Sequence[KeyHash]) -> None:
         """These are the keys from now on. What was opened with one that is not among them is cut."""
@@ -105,8 +98,8 @@ class Authenticator:
         revocation = Revocation(gone, self._teams - teams)
         self._keys = {key.hash: key for key in keys}
         self._teams = teams
-        for id_ in gone:
-            for cut in self._open.pop(id_, {}).values():
+        for key, cut in list(self._open.values()):
+            if key in gone:
                 _call(cut)
         if gone or revocation.teams:
             log.info("keys revoked: %s", ", ".join(sorted(gone)) or "none")

@@ -236,6 +236,13 @@ class Registry:
         mine = (sandbox for sandbox in self._sandboxes.values() if sandbox.owner == principal.id)
         return sorted(mine, key=lambda sandbox: (sandbox.started_at, sandbox.id))
 
+    def count_by_state(self) -> dict[str, int]:
+        """Of everybody's sandboxes."""
+        counts = {"running": 0, "paused": 0}
+        for sandbox in self._sandboxes.values():
+            counts[sandbox.state] += 1
+        return counts
+
     def all_running(self) -> Sequence[Sandbox]:
         """Whoever owns them."""
         return [sandbox for sandbox in self._sandboxes.values() if sandbox.state == "running"]

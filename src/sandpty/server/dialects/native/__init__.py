@@ -9,6 +9,7 @@ from aiohttp import web
 
 from sandpty.server.context import Context
 from sandpty.server.dialects.native.attach import Attaching
+from sandpty.server.dialects.native.measures import Measures
 from sandpty.server.dialects.native.processes import Processes
 from sandpty.server.dialects.native.sandboxes import Sandboxes
 from sandpty.server.dialects.native.snapshots import Snapshots
@@ -20,6 +21,7 @@ def routes(context: Context) -> list[web.AbstractRouteDef]:
     return [
         *sandboxes.routes(),
         *Snapshots(context).routes(),
+        *Measures(context).routes(),
         *Processes(context).routes(),
         *Attaching(context).routes(),
         web.route("*", "/v1/{rest:.*}", sandboxes.unknown),
