@@ -32,21 +32,65 @@ static void send_piece(struct served *served, size_t bytes) {
     }
 }
 
+static bool open_pipe(struct served *served) {
+    if (served->pipe[0] == -1) {
+        if (pipe2(served->pipe, O_CLOEXEC) < 0) served->pipe[0] = served->pipe[1] = -2;
+        else fcntl(served->pipe[1], F_SETPIPE_SZ, FILES_PIECE_BYTES); /* or it stays smaller */
+    }
+    return served->pipe[0] >= 0;
+}
+
+static void give_up_pipe(struct served *served) {
+    close(served->pipe[0]);
+    close(served->pipe[1]);
+    served->pipe[0] = served->pipe[1] = -2;
+}
+
+/* A piece that goes from the page cache to the socket as it is: first into a pipe, because only then its size is sure,
+ * whatever becomes of the file meanwhile. Returns its size, 0 at the end, -1 when it has to be read instead. */
+static ssize_t splice_piece(struct served *served, size_t want, uint64_t offset) {
+    if (want < FILES_SPLICE_BYTES || !open_pipe(served)) return -1;
+    loff_t at = (loff_t)offset;
+    ssize_t got;
+    do {
+        got = splice(served->open, &at, served->pipe[1], NULL, want, SPLICE_F_MOVE);
+    } while (got < 0 && errno == EINTR);
+    if (got < 0) give_up_pipe(served); /* not with this kernel or file system, or the error comes again with read() */
+    if (got <= 0) return got;
+    uint8_t head[FRAME_HEAD_BYTES];
+    poke_u32(head, (uint32_t)got + 1);
+    head[4] = CONTENT;
+    served_send(served, head, sizeof head);
+    for (ssize_t left = got; left > 0;) {
+        ssize_t sent = splice(served->pipe[0], NULL, served->fd, NULL, (size_t)left, SPLICE_F_MOVE | SPLICE_F_MORE);
+        if (sent < 0 && errno == EINTR) continue;
+        if (sent <= 0) _exit(0); /* the client has gone */
+        left -= sent;
+    }
+    return got;
+}
+
 /* To the end of the file wherever that is: its size is only what it says, and files of /proc say 0. */
 static void stream(struct served *served, uint64_t offset, uint64_t length) {
     uint64_t sent = 0;
+    struct stat about;
+    bool whole = fstat(served->open, &about) == 0 && S_ISREG(about.st_mode);
     if (offset > INT64_MAX) length = 0;
     while (sent < length) {
         size_t want = length - sent < FILES_PIECE_BYTES ? (size_t)(length - sent) : FILES_PIECE_BYTES;
         if (want > INT64_MAX - offset - sent) want = (size_t)(INT64_MAX - offset - sent);
         if (want == 0) break;
-        ssize_t got = read_some(served->open, served->piece + FRAME_HEAD_BYTES, want, offset + sent);
+        bool much = whole && offset + sent + FILES_SPLICE_BYTES <= (uint64_t)about.st_size;
+        ssize_t got = much ? splice_piece(served, want, offset + sent) : -1;
+        if (got < 0) {
+            got = read_some(served->open, served->piece + FRAME_HEAD_BYTES, want, offset + sent);
+            if (got > 0) send_piece(served, (size_t)got);
+        }
         if (got < 0) {
             served_error(served, errno);
             return;
         }
         if (got == 0) break;
-        send_piece(served, (size_t)got);
         sent += (uint64_t)got;
     }
     struct writer writer = answer_begin(served, CONTENT_END);

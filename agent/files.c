@@ -81,7 +81,7 @@ _Noreturn static void serve(struct connection *connection, const struct user *us
     fcntl(CONNECTION_FD, F_SETFD, FD_CLOEXEC);
     fcntl(CONNECTION_FD, F_SETFL, fcntl(CONNECTION_FD, F_GETFL) & ~O_NONBLOCK);
     setsockopt(CONNECTION_FD, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
-    struct served served = {.fd = CONNECTION_FD, .out = connection->out, .umask = mask & 0777, .open = -1};
+    struct served served = {.fd = CONNECTION_FD, .out = connection->out, .umask = mask & 0777, .open = -1, .pipe = {-1, -1}};
     served.in = map(FILES_PIECE_BYTES);
     served.piece = map(FRAME_HEAD_BYTES + FILES_PIECE_BYTES);
     if (received.length) memcpy(served.in, received.bytes, received.length);
@@ -128,6 +128,7 @@ bool files_frame(struct connection *connection, struct reader *reader) {
     else if (received.length > FILES_PIECE_BYTES) problem = (struct problem){LIMIT, "request_bytes"};
     else if (!user_find(name, user)) problem = (struct problem){NO_SUCH_USER, "no such user"};
     else if (connection_flush(connection)) problem = fork_child(connection, user, mask, received);
+    if (connection->files_child) parked_end();
     free(user);
     if (problem.code) {
         connection_error(connection, problem.code, problem.message, false);

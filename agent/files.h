@@ -21,6 +21,7 @@ struct served {
     bool grown;                /* the buffers hold memory worth giving back */
     mode_t umask;
     int open;                  /* the file of FILE_OPEN; -1: none */
+    int pipe[2];               /* what moves through it is not copied; -1: not made yet, -2: cannot be here */
 };
 
 _Noreturn void served_run(struct served *served);

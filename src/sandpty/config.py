@@ -108,6 +108,9 @@ METADATA_BYTES: Final = 64 * 1024  # per sandbox: metadata and environment
 
 # --- files over HTTP -------------------------------------------------------------------------------------------------
 FILE_STALL_S: Final = 120.0  # a transfer that does not move for so long is given up: it holds a connection to the guest
+FILE_POUR_BYTES: Final = 1024 * 1024  # downloads from this size on are moved by the kernel, past our own memory
+FILE_CLIENT_BUFFER_BYTES: Final = 1024 * 1024  # kernel send buffer of a client's connection meanwhile
+FILE_DRAIN_POLL_S: Final = 0.001  # how soon to look again whether a transport has sent what it holds
 FILE_FIRST_BYTES: Final = 32 * 1024  # read before the answer's head: what ends by then tells its true length
 FILE_GZIP_LEVEL: Final = 1  # the link is rarely slower than the compressor at higher ones
 MULTIPART_BOUNDARY_BYTES: Final = 200  # RFC 2046 allows 70

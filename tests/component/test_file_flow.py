@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -317,3 +318,78 @@ async def test_the_content_is_the_same_on_the_last_connection(guest: FilesRoot) 
     async with await guest.open() as files:
         await files.write("/tmp/last", b"last")
         assert await content(files, "/tmp/last") == b"last"
+
+
+# --- content that we never see ---------------------------------------------------------------------------------------
+
+
+async def received(end: socket.socket) -> bytes:
+    """All until the end."""
+    loop, data = asyncio.get_running_loop(), bytearray()
+    while piece := await loop.sock_recv(end, 1 << 20):
+        data += piece
+    return bytes(data)
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A connected pair that does not block."""
+    ours, theirs = socket.socketpair()
+    for end in (ours, theirs):
+        end.setblocking(False)
+    with ours, theirs:
+        yield ours, theirs
+
+
+@pytest.mark.parametrize("size", [1, 16_384, 65_536, 262_144, 262_145, 5_000_003])
+async def test_what_is_poured_is_what_is_in_the_file(
+    guest: FilesRoot, ends: tuple[socket.socket, socket.socket], size: int
+) -> None:
+    """Moved by the kernel from socket to socket, whole or in part, after some of it was read as usual."""
+    data = os.urandom(size)
+    guest.path("/tmp/poured").write_bytes(data)
+    ours, theirs = ends
+    async with await guest.open() as files:
+        async with files.open("/tmp/poured") as reading:
+            first = await reading.piece()
+            receiving = asyncio.create_task(received(theirs))
+            assert await reading.pour(ours, size, 30) == size - len(first)
+            ours.shutdown(socket.SHUT_WR)
+            assert first + await receiving == data
+        assert files.reusable
+
+
+async def test_no_more_is_poured_than_was_said(guest: FilesRoot, ends: tuple[socket.socket, socket.socket]) -> None:
+    """A file that has grown: the rest stays, and the connection with it is given up."""
+    guest.path("/tmp/grown").write_bytes(b"x" * 3_000_000)
+    ours, theirs = ends
+    async with await guest.open() as files:
+        async with files.open("/tmp/grown") as reading:
+            receiving = asyncio.create_task(received(theirs))
+            assert await reading.pour(ours, 1_000_000, 30) == 1_000_000
+            ours.shutdown(socket.SHUT_WR)
+            assert len(await receiving) == 1_000_000
+        assert not files.reusable
+
+
+async def test_pouring_ends_with_whom_it_is_for(guest: FilesRoot, ends: tuple[socket.socket, socket.socket]) -> None:
+    """Gone: ConnectionError. Not taking anything: TimeoutError. Given up: nothing stays open."""
+    guest.path("/tmp/endless").touch()
+    os.truncate(guest.path("/tmp/endless"), BIG)
+    ours, theirs = ends
+    before = open_fds()
+    async with await guest.open() as files, files.open("/tmp/endless") as reading:
+        with pytest.raises(TimeoutError):
+            await reading.pour(ours, BIG, 0.2)
+    async with await guest.open() as files, files.open("/tmp/endless") as reading:
+        pouring = asyncio.create_task(reading.pour(ours, BIG, 30))
+        await asyncio.sleep(0)
+        pouring.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await pouring
+    async with await guest.open() as files, files.open("/tmp/endless") as reading:
+        theirs.close()
+        with pytest.raises(ConnectionError):
+            await reading.pour(ours, BIG, 30)
+    assert open_fds() == before - 1  # theirs
+    await until(lambda: guest.children() == [], timeout_s=30)

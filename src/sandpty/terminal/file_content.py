@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import fcntl
+import os
+import socket
 from collections.abc import AsyncIterator, Callable
 
 from sandpty import config
-from sandpty.terminal.file_socket import FileSocket
+from sandpty.terminal.file_socket import FileSocket, writable
 from sandpty.wire import file_frames
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.file_frames import PIECE_BYTES, FileFrame
@@ -49,11 +54,14 @@ class Reading:
         if self._left == 0 and not await self._next_frame():
             return b""
         piece = await self._socket.content(self._left)
-        self._left -= len(piece)
-        self.count += len(piece)
+        self._took(len(piece))
+        return piece
+
+    def _took(self, count: int) -> None:
+        self._left -= count
+        self.count += count
         if self.wanted is not None and self.count > self.wanted:
             raise self._socket.misbehaved("more content than was asked for")
-        return piece
 
     async def _next_frame(self) -> bool:
         if self.done:
@@ -74,6 +82,26 @@ class Reading:
             raise self._socket.misbehaved(f"{count} bytes announced, {self.count} received")
         return False
 
+    async def pour(self, into: socket.socket, most: int, stall_s: float) -> int:
+        """Move the rest of the range, `most` bytes of it, into a connected, non-blocking socket; how many that were.
+
+        Through the kernel: no byte of it is copied by us, and a client that is slow makes the guest wait. Raises
+        ConnectionError when the other end has gone, TimeoutError when it takes nothing for `stall_s`, and as `piece`.
+        """
+        end = self.count + most
+        with _Pipe() as pipe:
+            while (self._left or await self._next_frame()) and self.count < end:
+                left = min(self._left, end - self.count)
+                if self._socket.holds_content:
+                    piece = await self._socket.content(left)
+                    self._took(len(piece))
+                    await _send_all(into, piece, stall_s)
+                else:
+                    moved = await self._socket.splice(pipe.write_end, left)
+                    self._took(moved)
+                    await pipe.empty(into, moved, stall_s)
+        return most - (end - self.count)
+
     async def read(self, offset: int = 0, length: int | None = None) -> None:
         """Ask the open file for another range, once the last one was read to its end (or was of length 0)."""
         while await self.piece():
@@ -91,6 +119,37 @@ class Reading:
                 raise SandptyError("too_large", f"{self.entry.name} is over {limit_bytes} bytes")
             pieces.append(piece)
         return b"".join(pieces)
+
+
+class _Pipe:
+    """What is between two sockets: the kernel moves pages only through a pipe."""
+
+    def __enter__(self) -> _Pipe:
+        self.read_end, self.write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        with contextlib.suppress(OSError):  # many pipes of one user stay small
+            fcntl.fcntl(self.write_end, fcntl.F_SETPIPE_SZ, PIECE_BYTES)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.read_end)
+        os.close(self.write_end)
+
+    async def empty(self, into: socket.socket, count: int, stall_s: float) -> None:
+        """Move `count` bytes, which lie in the pipe, on."""
+        loop = asyncio.get_running_loop()
+        flags = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE | os.SPLICE_F_MORE
+        while count:
+            try:
+                count -= os.splice(self.read_end, into.fileno(), count, flags=flags)
+            except (BlockingIOError, InterruptedError):
+                async with asyncio.timeout(stall_s):
+                    await writable(loop, into.fileno())
+        await asyncio.sleep(0)  # between two who are fast, others get their turn
+
+
+async def _send_all(into: socket.socket, data: bytes, stall_s: float) -> None:
+    async with asyncio.timeout(stall_s):
+        await asyncio.get_running_loop().sock_sendall(into, data)
 
 
 class Writing:

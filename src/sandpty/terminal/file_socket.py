@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 import struct
 from collections.abc import Sequence
@@ -54,6 +55,31 @@ def file_error(code: int, message: str, path: str) -> SandptyError:
     """What the guest's kernel said, as an exception; its words are cut and made fit for JSON."""
     text = f"{path[:1000]}: {message[:200]}".encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return SandptyError(_REASONS.get(code, "file_error"), text)
+
+
+async def readable(loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
+    """Wait until there is something to read, or an end."""
+    ready = loop.create_future()
+    loop.add_reader(descriptor, _be_ready, ready)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(descriptor)
+
+
+async def writable(loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
+    """Wait until there is room to write, or nobody who reads."""
+    ready = loop.create_future()
+    loop.add_writer(descriptor, _be_ready, ready)
+    try:
+        await ready
+    finally:
+        loop.remove_writer(descriptor)
+
+
+def _be_ready(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
 
 
 class FileSocket:
@@ -228,6 +254,32 @@ class FileSocket:
         if not piece or self.closed:
             raise self._lost()
         return piece
+
+    @property
+    def holds_content(self) -> bool:
+        """Whether some of what comes next was received already."""
+        return self._last > self._first
+
+    async def splice(self, pipe: int, left: int) -> int:
+        """Move some of the `left` bytes of content that are still to come into a pipe, uncopied; how many.
+
+        Only when none are held here. Raises OSError when the kernel cannot.
+        """
+        if self.closed:
+            raise self._lost()
+        self._in_use += 1
+        try:
+            while True:
+                try:
+                    moved = os.splice(self._socket.fileno(), pipe, left, flags=os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE)
+                    break
+                except (BlockingIOError, InterruptedError):
+                    await readable(self._loop, self._socket.fileno())
+        finally:
+            self._release()
+        if not moved or self.closed:
+            raise self._lost()
+        return moved
 
     @property
     def has_said_something(self) -> bool:

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from sandpty import config
 from sandpty.server.files.paths import printable
+from sandpty.server.files.pouring import may_pour, pour
 from sandpty.terminal.files import Reading
 
 _TYPES = mimetypes.MimeTypes(())  # Python's own table: the host's files must not decide what a guest's file is
@@ -103,6 +104,8 @@ async def send_file(
         said = len(first)
     elif reading.entry.size > len(first):
         said = reading.entry.size
+    if said is not None and not whole and may_pour(request, said):
+        return await _pour(request, response, first, reading, said)
     return await _send(request, response, _after(first, None if whole else reading), said, coding)
 
 
@@ -111,6 +114,8 @@ async def send_part(
 ) -> web.StreamResponse:
     """206 with the `length` bytes that `reading` was asked for."""
     response = web.StreamResponse(status=206, headers=headers)
+    if may_pour(request, length):
+        return await _pour(request, response, b"", reading, length)
     return await _send(request, response, _after(b"", reading), length, "identity")
 
 
@@ -127,6 +132,26 @@ async def _send(
             await _write_all(response, source, said)
     except BaseException:
         if request.transport is not None:  # whatever was said of the length is not true any more
+            request.transport.abort()
+        raise
+    return response
+
+
+async def _pour(
+    request: web.Request, response: web.StreamResponse, first: bytes, reading: Reading, said: int
+) -> web.StreamResponse:
+    """As `_send`, for what is so big that its bytes are better not seen by us."""
+    response.content_length = said
+    await response.prepare(request)
+    try:
+        left = said - len(first[:said])
+        if first:
+            await response.write(first[:said])
+        if await pour(request, reading, left) != left:
+            raise ConnectionResetError("the file ended before its length")
+        await response.write_eof()
+    except BaseException:
+        if request.transport is not None:
             request.transport.abort()
         raise
     return response
