@@ -69,7 +69,6 @@ class EntryInfo(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
     mode: int = 0
     symlink_target: str | None = None
     metadata: dict[str, str] | None = None
-    is_symlink: bool = False
 
 
 class EntryReply(msgspec.Struct, frozen=True):
@@ -157,8 +156,13 @@ def permissions(kind: EntryType, mode: int) -> str:
 
 
 def entry_info(entry: Entry) -> EntryInfo:
-    """A symlink has the type and mode of what it leads to; its own are in `permissions`."""
+    """A symlink has the type and mode of what it leads to; its own are in `permissions`.
+
+    One that leads nowhere is a symlink to our clients: envd says nothing, and the SDKs leave such entries out of lists.
+    `isSymlink` is left out, as by the version of envd that we say we are: with it the SDKs say `symlink`, not `file`.
+    """
     is_symlink = entry.type is EntryType.SYMLINK
+    dangles = is_symlink and entry.target_type is EntryType.UNKNOWN
     target = printable(entry.target or entry.path) if is_symlink else None
     metadata = {printable(key): printable(value) for key, value in entry.metadata.items()}
     return EntryInfo(
@@ -168,12 +172,11 @@ def entry_info(entry: Entry) -> EntryInfo:
         owner=printable(entry.owner),
         group=printable(entry.group),
         modified_time=rfc3339(entry.modified_ns),
-        type=_TYPES.get(entry.target_type, "FILE_TYPE_UNSPECIFIED"),
+        type=_TYPES.get(entry.type if dangles else entry.target_type, "FILE_TYPE_UNSPECIFIED"),
         size=str(entry.size),
         mode=entry.target_mode & 0o777,
         symlink_target=target,
         metadata=metadata or None,
-        is_symlink=is_symlink,
     )
 
 
