@@ -1,10 +1,15 @@
 // E2B's unmodified JavaScript SDK against a real server. `node checks.mjs NAME` runs one check; it throws when the
 // promise does not hold.
 import assert from 'node:assert/strict'
+import { randomBytes } from 'node:crypto'
 import {
   AuthenticationError,
   CommandExitError,
+  FileNotFoundError,
+  FilesystemEventType,
+  FileType,
   InvalidArgumentError,
+  NotEnoughSpaceError,
   NotFoundError,
   Sandbox,
   SandboxError,
@@ -182,6 +187,77 @@ const checks = {
     await sandbox.kill()
     await ended
     await assert.rejects(sandbox.commands.run('true'), (error) => error instanceof TimeoutError || error instanceof SandboxNotFoundError)
+  }),
+
+  'files are written and read, whole and as streams': withSandbox(async (sandbox) => {
+    const data = randomBytes(3_000_000)
+    for (const gzip of [false, true]) {
+      const info = await sandbox.files.write('a/b ü.bin', data.buffer.slice(data.byteOffset, data.byteOffset + data.length), { gzip })
+      assert.equal(info.path, '/home/user/a/b ü.bin')
+      assert.deepEqual(Buffer.from(await sandbox.files.read('a/b ü.bin', { format: 'bytes', gzip })), data)
+      const pieces = []
+      for await (const piece of await sandbox.files.read('a/b ü.bin', { format: 'stream', gzip })) pieces.push(piece)
+      assert.deepEqual(Buffer.concat(pieces), data)
+    }
+    await sandbox.files.write('streamed', new Blob(['one', 'two']).stream())
+    assert.equal(await sandbox.files.read('streamed'), 'onetwo')
+    const many = Array.from({ length: 10 }, (_, i) => ({ path: `many/${i}`, data: `${i}` }))
+    assert.deepEqual((await sandbox.files.write(many)).map((info) => info.path), many.map((file) => `/home/user/${file.path}`))
+    assert.deepEqual((await sandbox.files.list('many')).map((entry) => entry.name), many.map((_, i) => `${i}`))
+    assert.match(await sandbox.files.read('/proc/sys/kernel/random/boot_id'), /^[0-9a-f-]{36}\n$/)
+  }),
+
+  'entries, directories, moving and removing': withSandbox(async (sandbox) => {
+    assert.equal(await sandbox.files.makeDir('d/e'), true)
+    assert.equal(await sandbox.files.makeDir('d/e'), false)
+    await sandbox.files.write('d/f', 'four', { metadata: { author: 'm' } })
+    const entry = await sandbox.files.getInfo('d/f')
+    assert.deepEqual([entry.name, entry.type, entry.size, entry.mode, entry.permissions, entry.owner], ['f', FileType.FILE, 4, 0o644, '-rw-r--r--', 'user'])
+    assert.deepEqual(entry.metadata, { author: 'm' })
+    assert.ok(entry.modifiedTime instanceof Date)
+    assert.equal((await sandbox.files.rename('d/f', 'd/new/g')).path, '/home/user/d/new/g')
+    assert.deepEqual((await sandbox.files.list('d', { depth: 3 })).map((item) => item.path.slice(11)), ['d/e', 'd/new', 'd/new/g'])
+    await sandbox.files.remove('d')
+    assert.equal(await sandbox.files.exists('d/e'), false)
+    await assert.rejects(sandbox.files.read('d/f'), FileNotFoundError)
+    await assert.rejects(sandbox.files.getInfo('d/f'), FileNotFoundError)
+    await assert.rejects(sandbox.files.list('d'), FileNotFoundError)
+    await assert.rejects(sandbox.files.read('/tmp'), InvalidArgumentError)
+    await assert.rejects(sandbox.files.write('/dev/too-big', 'x'.repeat(20_000_000)), NotEnoughSpaceError)
+  }),
+
+  'a directory is watched, with what is made in it': withSandbox(async (sandbox) => {
+    await sandbox.files.makeDir('d')
+    const events = []
+    const watch = await sandbox.files.watchDir('d', (event) => { events.push(event) }, { recursive: true, includeEntry: true })
+    await sandbox.files.write('d/f', 'x')
+    await until(() => events.length >= 3, 'three events', 30_000)
+    assert.deepEqual(events.map((event) => [event.type, event.name]), [
+      [FilesystemEventType.CREATE, 'f'],
+      [FilesystemEventType.CHMOD, 'f'],
+      [FilesystemEventType.WRITE, 'f'],
+    ])
+    assert.equal(events[0].entry.path, '/home/user/d/f')
+    await sandbox.commands.run('mkdir -p d/a/b; echo x > d/a/b/c')
+    await until(() => events.some((event) => event.name === 'a/b/c' && event.type === FilesystemEventType.WRITE), 'below', 30_000)
+    await watch.stop()
+    await assert.rejects(sandbox.files.watchDir('none', () => {}), FileNotFoundError)
+    await assert.rejects(sandbox.files.watchDir('/etc/passwd', () => {}), InvalidArgumentError)
+  }),
+
+  'signed urls are enough to read and write one path': withSandbox(async (sandbox) => {
+    const form = new FormData()
+    form.append('file', new Blob(['through a url']), 'hello.txt')
+    const up = await fetch(await sandbox.uploadUrl('/root/hello.txt', { user: 'root', useSignatureExpiration: 60 }), { method: 'POST', body: form })
+    assert.deepEqual(await up.json(), [{ path: '/root/hello.txt', name: 'hello.txt', type: 'file' }])
+    for (const opts of [{ user: 'root' }, {}, { useSignatureExpiration: 60 }]) {
+      const down = await fetch(await sandbox.downloadUrl('/root/hello.txt', opts))
+      assert.deepEqual([down.status, await down.text()], [200, 'through a url'])
+    }
+    const late = await fetch(await sandbox.downloadUrl('/root/hello.txt', { useSignatureExpiration: -60 }))
+    assert.deepEqual([late.status, await late.json()], [401, { code: 401, message: 'signature is already expired' }])
+    const other = await fetch((await sandbox.downloadUrl('/root/hello.txt')).replace('hello', 'other'))
+    assert.deepEqual([other.status, await other.json()], [401, { code: 401, message: 'invalid signature' }])
   }),
 
   'errors are of the classes that tell what to do': withSandbox(async (sandbox) => {
