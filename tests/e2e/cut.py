@@ -1,4 +1,4 @@
-"""A bad network: a TCP relay that can cut every connection through it, or swallow what it should carry."""
+"""A bad network: a TCP relay that can cut every connection through it, stop carrying, or close one direction."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ class Relay:
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._carrying: set[asyncio.Task[None]] = set()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
         self.connections = 0
         self.refuse = False
 
@@ -50,9 +52,9 @@ class Relay:
             writer.close()
             self._carrying.discard(task)
 
-    @staticmethod
-    async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
+            await self._flowing.wait()
             writer.write(data)
             await writer.drain()
         writer.close()
@@ -62,6 +64,21 @@ class Relay:
         for writer in list(self._writers):
             with contextlib.suppress(OSError):
                 writer.transport.abort()
+
+    def stall(self) -> None:
+        """Carry nothing, until `flow`; connections stay open."""
+        self._flowing.clear()
+
+    def flow(self) -> None:
+        """Carry again."""
+        self._flowing.set()
+
+    def half_close(self) -> None:
+        """End one direction of every connection, as a machine that goes to sleep in the middle of its goodbye."""
+        for writer in list(self._writers):
+            with contextlib.suppress(OSError, RuntimeError):
+                if not writer.is_closing() and writer.can_write_eof():
+                    writer.write_eof()
 
     async def close(self) -> None:
         assert self._server is not None

@@ -55,7 +55,7 @@ async def async_open_socket(address: str, headers: Mapping[str, str], *, direct:
 
 def open_socket(address: str, headers: Mapping[str, str], *, direct: bool) -> Socket:
     """A WebSocket. Raises InvalidStatus, OSError, WebSocketException."""
-    opened: Socket = websockets.sync.client.connect(address, **_options(headers, direct=direct))
+    opened: Socket = websockets.sync.client.connect(address, **_options(headers, direct=direct)).__enter__()
     return opened
 
 
