@@ -65,18 +65,17 @@ static void refresh(struct accounts *accounts) {
     load(accounts);
 }
 
-static void put_owner(struct writer *writer, const struct accounts *accounts, uint32_t id) {
+/* A name of theirs, or the number as text, written to `number`. */
+static const char *owner_of(const struct accounts *accounts, uint32_t id, char number[16]) {
     size_t low = 0, high = accounts->count;
     while (low < high) {
         size_t middle = (low + high) / 2;
         if (accounts->items[middle].id < id) low = middle + 1;
         else high = middle;
     }
-    char number[16];
-    const char *name = number;
-    if (low < accounts->count && accounts->items[low].id == id) name = accounts->items[low].name;
-    else snprintf(number, sizeof number, "%u", id);
-    put_text(writer, name, strnlen(name, 256));
+    if (low < accounts->count && accounts->items[low].id == id) return accounts->items[low].name;
+    snprintf(number, 16, "%u", id);
+    return number;
 }
 
 static struct accounts users = {.path = "/etc/passwd"}, groups = {.path = "/etc/group"};
@@ -92,13 +91,13 @@ static bool is_metadata(const char *name) {
     return strncmp(name, METADATA_PREFIX, strlen(METADATA_PREFIX)) == 0 && name[strlen(METADATA_PREFIX)];
 }
 
-static void put_metadata(struct writer *writer, const char *name) {
+/* Pairs; their number goes to where it belongs, `count_at`. */
+static void put_metadata(struct writer *writer, const char *name, size_t count_at) {
     static char list[ATTRIBUTE_LIST_BYTES];
     char value[FILES_METADATA_BYTES_MAX];
     struct buffer *buffer = writer->buffer;
-    size_t count_at = buffer_length(buffer), bytes = 0;
+    size_t bytes = 0;
     uint32_t count = 0;
-    put_u32(writer, 0);
     ssize_t length = llistxattr(name, list, sizeof list);
     for (ssize_t at = 0; at < length; at += (ssize_t)strlen(list + at) + 1) {
         if (!is_metadata(list + at) || count == 2 * FILES_METADATA_MAX) continue;
@@ -159,7 +158,7 @@ static uint64_t nanoseconds(struct timespec time) {
 
 void put_entry(struct writer *writer, const char *name, const char *path, const struct stat *about, bool metadata) {
     struct stat target = *about;
-    char text[PATH_BYTES_MAX], real[PATH_BYTES_MAX];
+    char text[PATH_BYTES_MAX], real[PATH_BYTES_MAX], numbers[2][16];
     ssize_t text_bytes = -1;
     bool resolved = false;
     if (S_ISLNK(about->st_mode)) {
@@ -179,13 +178,21 @@ void put_entry(struct writer *writer, const char *name, const char *path, const 
     put_u64(writer, about->st_ino);
     put_u32(writer, (uint32_t)about->st_nlink);
     put_u8(writer, (uint8_t)((text_bytes >= 0 ? LOOK_LINK_TEXT : 0) | (resolved ? LOOK_TARGET : 0)));
-    put_text(writer, path, strlen(path));
-    put_owner(writer, &users, about->st_uid);
-    put_owner(writer, &groups, about->st_gid);
-    put_text(writer, text, text_bytes >= 0 ? (size_t)text_bytes : 0);
-    put_text(writer, real, resolved ? strlen(real) : 0);
-    if (metadata && (S_ISREG(about->st_mode) || S_ISDIR(about->st_mode))) put_metadata(writer, name);
-    else put_u32(writer, 0);
+    const char *owner = owner_of(&users, about->st_uid, numbers[0]);
+    const char *group = owner_of(&groups, about->st_gid, numbers[1]);
+    /* All lengths first: whoever reads ten thousand of these takes the numbers in one go. */
+    struct text strings[5] = {
+        {(const uint8_t *)path, (uint32_t)strlen(path)},
+        {(const uint8_t *)owner, (uint32_t)strnlen(owner, 256)},
+        {(const uint8_t *)group, (uint32_t)strnlen(group, 256)},
+        {(const uint8_t *)text, text_bytes >= 0 ? (uint32_t)text_bytes : 0},
+        {(const uint8_t *)real, resolved ? (uint32_t)strlen(real) : 0},
+    };
+    for (size_t i = 0; i < 5; i++) put_u32(writer, strings[i].length);
+    size_t count_at = buffer_length(writer->buffer);
+    put_u32(writer, 0);
+    for (size_t i = 0; i < 5; i++) put_bytes(writer, strings[i].bytes, strings[i].length);
+    if (metadata && (S_ISREG(about->st_mode) || S_ISDIR(about->st_mode))) put_metadata(writer, name, count_at);
 }
 
 /* What lies at `path` now, after a change. `before`: fields that come first in that frame. */

@@ -22,8 +22,9 @@ def text(value: bytes) -> bytes:
 def entry_bytes(path: bytes = b"a/b", kind: int = 1, mode: int = 0o644, strings: int = 2) -> bytes:
     """An entry as the agent says it."""
     head = struct.pack("<BBIIQIIqqQIB", kind, kind, mode, mode, 5, 1000, 1000, 7, -8, 9, 1, 3)
-    metadata = struct.pack("<I", strings) + b"".join(text(b"%d" % number) for number in range(min(strings, 512)))
-    return head + text(path) + text(b"user") + text(b"staff") + text(b"link") + text(b"/target") + metadata
+    texts = [path, b"user", b"staff", b"link", b"/target"]
+    lengths = struct.pack("<6I", *map(len, texts), strings)
+    return head + lengths + b"".join(texts) + b"".join(text(b"%d" % number) for number in range(min(strings, 512)))
 
 
 ENTRY = Entry(

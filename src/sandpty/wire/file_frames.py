@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
 
-from sandpty.wire.file_types import Account, Entry, EntryType, WatchEvent, WatchEventType
+from sandpty.wire.file_types import NO_METADATA, Account, Entry, EntryType, WatchEvent, WatchEventType
 from sandpty.wire.frames import frame
 from sandpty.wire.types import NO_OFFSET, FrameError
 
@@ -26,7 +26,7 @@ NO_TIME = -(1 << 63)
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 _CODE = struct.Struct("<H")
-_ENTRY = struct.Struct("<BBIIQIIqqQIB")
+_ENTRY = struct.Struct("<BBIIQIIqqQIBIIIIII")
 _SIZE = struct.Struct("<QQ")
 _CONTENT_HEAD = struct.Struct("<IB")
 _LINK_TEXT, _TARGET = 1, 2
@@ -244,8 +244,7 @@ def _finish(payload: bytes, at: int) -> None:
         raise FrameError("frame is longer than its fields")
 
 
-def _take_metadata(payload: bytes, at: int) -> tuple[dict[str, str], int]:
-    (count,), at = _take(_U32, payload, at)
+def _take_metadata(payload: bytes, at: int, count: int) -> tuple[Mapping[str, str], int]:
     if count > 2 * METADATA_MAX or count % 2:
         raise FrameError(f"metadata of {count} strings")
     metadata = {}
@@ -257,34 +256,40 @@ def _take_metadata(payload: bytes, at: int) -> tuple[dict[str, str], int]:
 
 def take_entry(payload: bytes, at: int, base: str = "") -> tuple[Entry, int]:
     """An entry at `at`, and where it ends; its path is joined to `base`."""
-    fields, at = _take(_ENTRY, payload, at)
-    kind, target_kind, mode, target_mode, size, uid, gid, modified, accessed, inode, links, flags = fields
-    path, at = _take_text(payload, at)
-    owner, at = _take_text(payload, at)
-    group, at = _take_text(payload, at)
-    link_text, at = _take_text(payload, at)
-    target, at = _take_text(payload, at)
-    metadata, at = _take_metadata(payload, at)
+    start = at + _ENTRY.size
+    if start > len(payload):
+        raise FrameError("frame is shorter than its fields")
+    fields = _ENTRY.unpack_from(payload, at)
+    kind, target_kind, mode, target_mode, size, uid, gid, modified, accessed, inode, links, flags = fields[:12]
+    path_bytes, owner_bytes, group_bytes, text_bytes, target_bytes, strings = fields[12:]
     if kind > EntryType.BLOCK_DEVICE or target_kind > EntryType.BLOCK_DEVICE or (mode | target_mode) > 0o7777:
         raise FrameError("an entry of no known type")
+    path_end = start + path_bytes
+    owner_end = path_end + owner_bytes
+    group_end = owner_end + group_bytes
+    text_end = group_end + text_bytes
+    end = text_end + target_bytes
+    if end > len(payload):
+        raise FrameError("string is longer than its frame")
+    metadata, at = _take_metadata(payload, end, strings) if strings else (NO_METADATA, end)
     entry = Entry(
-        path=base + path,
-        type=_TYPES[kind],
-        mode=mode,
-        size=size,
-        uid=uid,
-        gid=gid,
-        owner=owner,
-        group=group,
-        modified_ns=modified,
-        accessed_ns=accessed,
-        inode=inode,
-        links=links,
-        target_type=_TYPES[target_kind],
-        target_mode=target_mode,
-        link_text=link_text if flags & _LINK_TEXT else None,
-        target=target if flags & _TARGET else None,
-        metadata=metadata,
+        base + payload[start:path_end].decode("utf-8", "surrogateescape"),
+        _TYPES[kind],
+        mode,
+        size,
+        uid,
+        gid,
+        payload[path_end:owner_end].decode("utf-8", "surrogateescape"),
+        payload[owner_end:group_end].decode("utf-8", "surrogateescape"),
+        modified,
+        accessed,
+        inode,
+        links,
+        _TYPES[target_kind],
+        target_mode,
+        payload[group_end:text_end].decode("utf-8", "surrogateescape") if flags & _LINK_TEXT else None,
+        payload[text_end:end].decode("utf-8", "surrogateescape") if flags & _TARGET else None,
+        metadata,
     )
     return entry, at
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
+from types import MappingProxyType
+from typing import NamedTuple
 
 
 class EntryType(IntEnum):
@@ -46,9 +48,11 @@ class Account:
     home: str
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One file system entry.
+NO_METADATA: Mapping[str, str] = MappingProxyType({})
+
+
+class Entry(NamedTuple):
+    """One file system entry (a tuple, because listings are made of ten thousands of them).
 
     path: as it was asked for; in a listing, the listed path with the entry's relative path joined to it.
     mode: permission bits and set-id/sticky bits (07777), of the entry itself.
@@ -76,7 +80,7 @@ class Entry:
     target_mode: int
     link_text: str | None = None
     target: str | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = NO_METADATA
 
     @property
     def name(self) -> str:
