@@ -22,6 +22,7 @@ from sandpty.isolation import syscalls
 from tests.component.supervisor_peer import program
 from tests.waiting import until_sync
 
+_ETH_P_ALL, _ETH_P_IP, _ETH_P_IPV6 = 3, 0x0800, 0x86DD
 UPLINK, HOST_ADDRESS, ROUTER_ADDRESS = "up0", "198.51.100.2", "198.51.100.1"
 
 
@@ -82,6 +83,37 @@ def wire(host: int, internet: int, addresses: Sequence[str]) -> None:
         inside(internet, "ip", *line.split())
     for address in addresses:
         inside(internet, "ip", "addr", "add", f"{address}/32", "dev", "lo")
+
+
+class Listener:
+    """Hears every IP packet that comes out of the host. Use as a context manager around what must be silent."""
+
+    def __init__(self, internet: int) -> None:
+        with in_namespace(internet):
+            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_P_ALL))
+            self._socket.bind(("net0", _ETH_P_ALL))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+        self._socket.setblocking(False)
+
+    def __enter__(self) -> Listener:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def heard(self) -> list[tuple[int, int, str]]:
+        """IP version, protocol and destination of what came until now."""
+        found = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                data, (_, kind, way, *_rest) = self._socket.recvfrom(2048)
+                if way == socket.PACKET_OUTGOING or len(data) < 20:
+                    continue
+                if kind == _ETH_P_IP:
+                    found.append((4, data[9], socket.inet_ntoa(data[16:20])))
+                elif kind == _ETH_P_IPV6:
+                    found.append((6, data[6], socket.inet_ntop(socket.AF_INET6, data[24:40])))
+        return found
 
 
 class NameServer(asyncio.DatagramProtocol):

@@ -26,7 +26,7 @@ from tests.component.fake_internet import (
 from tests.component.supervisor_peer import SERVER_UID, TEMPLATES, Supervised, attempt
 
 RESOLVER, OTHER_RESOLVER = "203.0.113.53", "203.0.113.54"
-SITE, EVIL, PRIVATE = "203.0.113.10", "203.0.113.20", "10.9.9.9"
+SITE, EVIL, PRIVATE, METADATA = "203.0.113.10", "203.0.113.20", "10.9.9.9", "169.254.169.254"
 ALL = "0.0.0.0/0"
 # good and evil live at one address, as behind a content network.
 RECORDS = {
@@ -39,7 +39,7 @@ RECORDS = {
     ("a.wild.test", "A"): [SITE],
     ("a.b.wild.test", "A"): [SITE],
     ("wild.test", "A"): [SITE],
-    ("rebind.test", "A"): [PRIVATE, "169.254.169.254", HOST_ADDRESS],
+    ("rebind.test", "A"): [PRIVATE, METADATA, "127.0.0.1"],
     ("host.test", "A"): [HOST_ADDRESS],
 }
 HTTP, TLS, SPEAKS_FIRST, ECHO, OTHER_TLS = 80, 443, 2222, 7000, 8443
@@ -146,18 +146,18 @@ async def _servers(world: World, directory: Path) -> list[asyncio.Server]:
             (OTHER_TLS, web, tls),
         ):
             servers.append(await asyncio.start_server(answer, sock=listening(pid, address, port), ssl=context))
-    servers.append(await serve(pid, PRIVATE, HTTP))
+    servers += [await serve(pid, address, HTTP) for address in (PRIVATE, METADATA)]
     servers.append(await serve(world.host_pid, "0.0.0.0", HTTP))
     return servers
 
 
 @asynccontextmanager
-async def policy_world(pool: int = 1) -> AsyncIterator[World]:
-    """Everything started, and nothing left behind."""
+async def world_before_a_supervisor() -> AsyncIterator[World]:
+    """The internet and the host, on which nothing of ours runs yet. Checks that nothing is left behind."""
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sp-")))
         host, internet = (stack.enter_context(network_namespace()) for _ in range(2))
-        wire(host, internet, (SITE, EVIL, PRIVATE, RESOLVER, OTHER_RESOLVER))
+        wire(host, internet, (SITE, EVIL, PRIVATE, METADATA, RESOLVER, OTHER_RESOLVER))
         world = World(host, internet, Supervised(), NameServer(), NameServer())
         world.names.records = dict(RECORDS)
         world.other_names.records = {("good.test", "A"): [EVIL]}
@@ -166,10 +166,6 @@ async def policy_world(pool: int = 1) -> AsyncIterator[World]:
             await world.other_names.open(internet, OTHER_RESOLVER),
         ]
         servers = await _servers(world, directory)
-        argv = [sys.executable, "-m", "sandpty.supervisor.watch", "--data-dir", str(world.host.path)]
-        argv += ["--isolation", "crun", "--server-uid", str(SERVER_UID), "--pool", str(pool)]
-        argv += ["--templates-dir", str(TEMPLATES), "--no-base-build"]
-        inside(host, "env", f"SANDPTY_NAME_SERVERS={RESOLVER}", *argv)
         try:
             yield world
         finally:
@@ -182,3 +178,14 @@ async def policy_world(pool: int = 1) -> AsyncIterator[World]:
                 transport.close()
             assert "sandpty" not in inside(host, "nft", "list", "tables")
             assert "sp" not in inside(host, "ip", "-br", "link").replace(UPLINK, "")
+
+
+@asynccontextmanager
+async def policy_world(pool: int = 1) -> AsyncIterator[World]:
+    """With a supervisor, ended at the end."""
+    async with world_before_a_supervisor() as world:
+        argv = [sys.executable, "-m", "sandpty.supervisor.watch", "--data-dir", str(world.host.path)]
+        argv += ["--isolation", "crun", "--server-uid", str(SERVER_UID), "--pool", str(pool)]
+        argv += ["--templates-dir", str(TEMPLATES), "--no-base-build"]
+        inside(world.host_pid, "env", f"SANDPTY_NAME_SERVERS={RESOLVER}", *argv)
+        yield world

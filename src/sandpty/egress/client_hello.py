@@ -56,7 +56,7 @@ def _handshake(data: bytes) -> bytes | None:
         if data[at] != HANDSHAKE or data[at + 1] != 3 or not 0 < length <= _RECORD_BYTES_MAX:
             raise HelloError("not a TLS handshake")
         message += data[at + 5 : at + 5 + length]
-        if message[0] != _CLIENT_HELLO:
+        if message[:1] not in (b"", bytes([_CLIENT_HELLO])):
             raise HelloError("not a ClientHello")
         if len(message) >= 4 and len(message) >= 4 + int.from_bytes(message[1:4], "big"):
             return message[4 : 4 + int.from_bytes(message[1:4], "big")]
