@@ -61,6 +61,18 @@ async def test_events_keep_the_view_current(supervisor: FakeSupervisor, registry
     await until(lambda: _ids(registry) == [])
 
 
+async def test_an_answer_that_comes_late_does_not_undo_what_happened_since(
+    supervisor: FakeSupervisor, registry: Registry
+) -> None:
+    """A deadline is set and passes at once: the pause is told before the answer about the deadline is read."""
+    sandbox = supervisor.add("i1", SOCKET)
+    await until(lambda: _ids(registry) == ["i1"])
+    supervisor._tell("changed", msgspec.structs.replace(sandbox, state="paused", revision=3))
+    await until(lambda: registry.get("i1").state == "paused")
+    registry.remember(msgspec.structs.replace(sandbox, state="running", revision=2))
+    assert registry.get("i1").state == "paused"
+
+
 async def test_a_sandbox_of_somebody_else_does_not_exist(supervisor: FakeSupervisor, registry: Registry) -> None:
     """Another principal gets the same no_such_sandbox as for an id that never was, on every question."""
     supervisor.add("i1", SOCKET)

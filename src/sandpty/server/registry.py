@@ -119,6 +119,8 @@ class Registry:
     def remember(self, sandbox: Sandbox) -> None:
         """This is what the supervisor says of it now."""
         before = self._sandboxes.get(sandbox.id)
+        if before is not None and before.revision > sandbox.revision:
+            return  # an answer that was overtaken by an event
         self._sandboxes[sandbox.id] = sandbox
         self.ended.discard(sandbox.id)
         token = sandbox.annotations.get("token")

@@ -45,6 +45,7 @@ class Entry:
         return self.meta.phase in ("running", "frozen", "stopped")
 
     def keep(self, *, durable: bool = False) -> None:
+        self.meta.revision += 1
         state.write(self.directory, self.meta, durable=durable)
 
     def follow(self, ended: Callable[[Entry], None]) -> None:

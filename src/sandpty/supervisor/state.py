@@ -70,6 +70,7 @@ class Meta(msgspec.Struct, kw_only=True):
     owner: str = ""
     annotations: dict[str, Any] = {}
     copies: tuple[KeptCopy, ...] = ()
+    revision: int = 0
 
     def plan(self, directory: Path) -> Plan:
         """What the driver needs to know."""
@@ -102,6 +103,7 @@ class Meta(msgspec.Struct, kw_only=True):
             "socket": self.socket,
             "boot_id": self.boot_id,
             "pid": self.pid,
+            "revision": self.revision,
             "paused_memory": self.phase != "stopped",
         }
         return Sandbox(**{**fields, **changed})

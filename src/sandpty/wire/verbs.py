@@ -104,6 +104,7 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
     pid: int = 0  # host pid of the agent, 0 while stopped
     paused_memory: bool = True  # paused: processes are frozen (True) or gone (False)
     ended: EndReason | None = None
+    revision: int = 0  # grows with every change: an answer may arrive after the word of what happened since
 
 
 class SnapshotArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
