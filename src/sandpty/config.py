@@ -164,8 +164,9 @@ KEYS_REVOKED_KEPT: Final = 100  # records of revoked keys, for `sandpty keys lis
 KEY_NAME_CHARACTERS: Final = 64
 
 
-# --- code interpreter ------------------------------------------------------------------------------------------------
+# --- templates and the code interpreter ------------------------------------------------------------------------------
 POOL_STARTED_SIZE: Final = 2  # at most so many warm sandboxes of a template whose program runs already: 55 MB each
+TREE_UNUSED_S: Final = 7 * 86_400.0  # a tree of a template that nobody needs is kept so long after it was built
 INTERPRETER_START_TIMEOUT_S: Final = 20.0  # until it listens; its kernel starts after that
 INTERPRETER_POLL_S: Final = 0.01  # between looks whether it listens
 INTERPRETER_TELL_TIMEOUT_S: Final = 2.0  # for it to take the sandbox's environment

@@ -69,7 +69,7 @@ _RUNTIMES = (
 def examine(data: DataDir) -> list[Finding]:
     """Everything, in the order in which it is worth reading."""
     findings: list[Finding] = []
-    for look in (_isolation, _programs, _machine, _storage, _running):
+    for look in (_isolation, _programs, _machine, _storage, _templates, _running):
         findings.extend(_safely(look, data))
     return findings
 
@@ -256,6 +256,25 @@ def _storage(data: DataDir) -> Iterator[Finding]:
         yield Finding("loop devices", "there, for disk quota")
     else:
         yield Finding("loop devices", "none, so what a sandbox writes has no bound", "note", "modprobe loop")
+
+
+def _templates(_: DataDir) -> Iterator[Finding]:
+    from sandpty.templates import collecting, stacks
+
+    directory = default_templates_dir()
+    if not os.access(directory, os.R_OK):
+        yield Finding("templates", f"{directory}: not there, or not to be read", "note", "sandpty serve builds them")
+        return
+    for name in stacks.STACKS:
+        ready = stacks.ready(directory, name)
+        if ready is not None:
+            yield Finding(f"template {name}", f"ready, {ready.size_bytes >> 20} MiB")
+        else:
+            yield Finding(f"template {name}", "not built; another stands in for it until it is", "note")
+    unused = [tree for tree in collecting.trees(directory) if tree.state == "unused"]
+    if unused:
+        size = sum(tree.size_bytes for tree in unused) >> 20
+        yield Finding("unused trees", f"{len(unused)}, {size} MiB", "note", "sandpty template gc")
 
 
 def _running(data: DataDir) -> Iterator[Finding]:

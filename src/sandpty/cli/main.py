@@ -19,6 +19,7 @@ from sandpty.cli.pausing import fork, pause, resume, snapshot, snapshots
 from sandpty.cli.sandboxes import create, kill, ls
 from sandpty.cli.serve import serve
 from sandpty.cli.shell import shell
+from sandpty.cli.templates import template
 from sandpty.wire.errors import SandptyError
 
 INTERNAL_EXIT_STATUS = 70
@@ -56,7 +57,24 @@ def cli() -> None:
     """
 
 
-for _command in (serve, env, ls, create, kill, shell, pause, resume, snapshot, snapshots, fork, keys, ca, doctor, down):
+for _command in (
+    serve,
+    env,
+    ls,
+    create,
+    kill,
+    shell,
+    pause,
+    resume,
+    snapshot,
+    snapshots,
+    fork,
+    keys,
+    ca,
+    template,
+    doctor,
+    down,
+):
     cli.add_command(_command)
 
 

@@ -120,7 +120,16 @@ def _bounded(display: Any) -> None:
     display.format = bounded
 
 
+def _lossless(shell: Any) -> None:
+    """What is published waits when its reader is slow; ZeroMQ would drop it. (XPUB_NODROP since ZeroMQ 4.1.)"""
+    import zmq
+
+    thread = shell.kernel.iopub_thread
+    thread.socket.setsockopt(zmq.XPUB_NODROP, 1)
+
+
 def load_ipython_extension(shell: Any) -> None:
     """Called by IPython when the kernel starts."""
+    _lossless(shell)
     _formatters(shell.display_formatter)
     _bounded(shell.display_formatter)

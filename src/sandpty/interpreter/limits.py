@@ -26,4 +26,8 @@ WRITE_BYTES = 256 * 1024
 # In the kernel: of one representation of one result. More would be cut by nobody's wish.
 RESULT_CHARACTERS_MAX = 32 * 1024 * 1024
 DATA_CELLS_MAX = 200_000  # of a table whose cells go along as data
+PIECE_CHARACTERS = 64 * 1024  # of output in one message, about
+UNSENT_CHARACTERS_MAX = 1024 * 1024  # of output: whoever writes more waits until it is sent
+UNSENT_PIECES_MAX = 200  # stretches of one stream, for who goes to and fro between the two
+UNSENT_WAIT_S = 0.1  # between looks whether it is
 FLUSH_INTERVAL_S = 0.02  # how long output is gathered before it is sent

@@ -20,21 +20,24 @@ from . import limits
 class _Piece:
     """Neighbouring output of one stream under one request."""
 
-    __slots__ = ("buffer", "parent", "stream")
+    __slots__ = ("buffer", "parent", "size", "stream")
 
     def __init__(self, stream: OrderedStream, parent: Any) -> None:
         self.stream = stream
         self.parent = parent
         self.buffer = StringIO()
+        self.size = 0  # characters
 
 
 class OrderedStream(OutStream):  # type: ignore[misc]
     """A stream of ipykernel's, as `IPKernelApp.outstream_class`."""
 
+    _flush_pending: bool
     _subprocess_flush_pending: bool
     flush_interval = limits.FLUSH_INTERVAL_S
     _pieces: ClassVar[deque[_Piece]] = deque()
-    _pieces_lock: ClassVar[threading.RLock] = threading.RLock()
+    _pieces_lock: ClassVar[threading.Condition] = threading.Condition(threading.RLock())
+    _pieces_size: ClassVar[int] = 0
     _pieces_pid: ClassVar[int] = 0
 
     def write(self, string: str) -> int | None:
@@ -47,28 +50,65 @@ class OrderedStream(OutStream):  # type: ignore[misc]
         with cls._pieces_lock:
             if cls._pieces_pid != os.getpid():  # after a fork: what is there is the parent's to send
                 cls._pieces.clear()
+                cls._pieces_size = 0
                 cls._pieces_pid = os.getpid()
             last = cls._pieces[-1] if cls._pieces else None
-            if last is None or last.stream is not self or last.parent != parent:
+            full = last is not None and last.size >= limits.PIECE_CHARACTERS
+            if last is None or full or last.stream is not self or last.parent != parent:
                 last = _Piece(self, parent)
                 cls._pieces.append(last)
             last.buffer.write(string)
+            last.size += len(string)
+            cls._pieces_size += len(string)
         if self._is_master_process():
-            self._schedule_flush()
+            if cls._overfull():
+                self._wait_until_sent()
+            else:
+                self._schedule_flush()
         elif not self._subprocess_flush_pending:
             self._subprocess_flush_pending = True
             self.pub_thread.schedule(self._flush)
         return len(string)
 
+    def _wait_until_sent(self) -> None:
+        """Whoever writes faster than can be sent goes no further meanwhile."""
+        if threading.current_thread() is self.pub_thread.thread:
+            return
+        cls = OrderedStream
+        with cls._pieces_lock:
+            while cls._overfull():
+                if not self._flush_pending:
+                    self._flush_pending = True
+                    self.pub_thread.schedule(self._flush)
+                cls._pieces_lock.wait(limits.UNSENT_WAIT_S)
+
+    @classmethod
+    def _overfull(cls) -> bool:
+        return cls._pieces_size > limits.UNSENT_CHARACTERS_MAX or len(cls._pieces) > limits.UNSENT_PIECES_MAX
+
     def _flush(self) -> None:
+        """In the thread that sends. Not more at once than fits its own queue: it would wait for itself."""
         self._flush_pending = False
         self._subprocess_flush_pending = False
-        while True:
-            with OrderedStream._pieces_lock:
-                if not OrderedStream._pieces or OrderedStream._pieces_pid != os.getpid():
-                    return
-                piece = OrderedStream._pieces.popleft()
+        cls = OrderedStream
+        with cls._pieces_lock:
+            if cls._pieces_pid != os.getpid():
+                return
+            pieces = [cls._pieces.popleft() for _ in range(min(len(cls._pieces), limits.UNSENT_PIECES_MAX))]
+            more = bool(cls._pieces)
+        for piece in pieces:
             piece.stream._publish(piece)
+        if pieces:
+            size = sum(piece.size for piece in pieces)
+            self.pub_thread.schedule(lambda: cls._sent(size))  # its turn comes after what is sent
+        if more:
+            self.pub_thread.schedule(self._flush)
+
+    @classmethod
+    def _sent(cls, size: int) -> None:
+        with cls._pieces_lock:
+            cls._pieces_size -= size
+            cls._pieces_lock.notify_all()
 
     def _publish(self, piece: _Piece) -> None:
         self.session.pid = os.getpid()

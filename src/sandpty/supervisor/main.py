@@ -33,8 +33,9 @@ from sandpty.supervisor.sockets import SocketService
 from sandpty.supervisor.state import ID_LENGTH
 from sandpty.supervisor.template_builds import Building
 from sandpty.supervisor.usage import Usages
-from sandpty.templates import quick, stacks
+from sandpty.templates import collecting, quick, stacks
 from sandpty.templates.catalog import Catalog
+from sandpty.templates.names import HOST_USR
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import SUPERVISOR_PROTOCOL_VERSION, Host
 
@@ -110,6 +111,9 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
     if driver.isolated:
         for ready in filter(None, (stacks.ready(templates, name) for name in stacks.STACKS)):
             catalog.add(ready)
+            collecting.hold(templates, ready)
+        collecting.hold(templates, catalog.resolve(HOST_USR))
+        collecting.register(templates, data)
     events = Events()
     journal = Journal(data.root)
     events.listeners.append(journal.record)

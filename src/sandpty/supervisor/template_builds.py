@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from sandpty.supervisor.pool import Pool
-from sandpty.templates import stacks
+from sandpty.templates import collecting, stacks
 from sandpty.templates.catalog import Catalog
 from sandpty.templates.names import BASE
 from sandpty.templates.progress import parse
@@ -66,6 +66,7 @@ class Building:
         if template is not None:
             log.info("template %s is ready and serves from now on", name)
             self._catalog.add(template)
+            collecting.hold(self._templates, template)
             self._pool.wake.set()
 
 

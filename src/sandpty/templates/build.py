@@ -7,35 +7,21 @@ other; a finished tree is moved into place in one step, so nobody ever sees half
 from __future__ import annotations
 
 import argparse
-import contextlib
-import fcntl
 import os
 import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-from sandpty.templates import bootstrap
+from sandpty.templates import bootstrap, collecting
+from sandpty.templates.locking import locked
 from sandpty.templates.names import BASE
 from sandpty.templates.progress import Progress, Show, parse
 from sandpty.templates.running import BuildError, Program
 from sandpty.templates.stacks import STACKS
 from sandpty.templates.tree import Tree, describe
-
-
-@contextlib.contextmanager
-def _locked(templates: Path, show: Show) -> Iterator[None]:
-    templates.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with open(templates / "build.lock", "w", encoding="ascii") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            show(Progress(0, "waiting for another build"))
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def build(templates: Path, name: str, show: Show) -> None:
@@ -49,6 +35,7 @@ def build(templates: Path, name: str, show: Show) -> None:
             show(Progress((number * 100 + progress.percent) / part, text))
 
         _build_tree(templates, tree, stack[:number], shown)
+    collecting.collect(templates)
     show(Progress(100, f"{name} is ready"))
 
 
@@ -56,7 +43,7 @@ def _build_tree(templates: Path, tree: Tree, below: tuple[Tree, ...], show: Show
     """Unless it is there. When it fails nothing is left."""
     if tree.description(templates) is not None:
         return
-    with _locked(templates, show):
+    with locked(templates, show):
         if tree.description(templates) is not None:
             return
         for left in templates.glob(".building-*"):  # of a builder that was killed

@@ -134,10 +134,15 @@ def _skeleton(root: Path) -> None:
     write_shell_files(root)
 
 
+def place(templates: Path) -> Path:
+    """Where it is kept, for the host's packages of now."""
+    return templates / f"host-usr-{_fingerprint()}"
+
+
 def build(templates: Path) -> tuple[Layer, ...]:
     """The layers of host-usr, made when they are missing or the host's packages have changed. Raises OSError."""
-    place = templates / f"host-usr-{_fingerprint()}"
-    if not place.exists():
+    target = place(templates)
+    if not target.exists():
         templates.mkdir(mode=0o700, parents=True, exist_ok=True)
         new = templates / f".host-usr-{os.getpid()}"
         shutil.rmtree(new, ignore_errors=True)
@@ -148,9 +153,9 @@ def build(templates: Path) -> tuple[Layer, ...]:
         finally:
             os.umask(umask)
         try:
-            os.rename(new, place)
+            os.rename(new, target)
         except OSError:
-            if not place.exists():  # another supervisor was faster: the same content
+            if not target.exists():  # another supervisor was faster: the same content
                 raise
             shutil.rmtree(new, ignore_errors=True)
-    return Layer(place), Layer(Path("/usr"), "/usr", HIDDEN)
+    return Layer(target), Layer(Path("/usr"), "/usr", HIDDEN)

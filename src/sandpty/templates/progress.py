@@ -31,6 +31,10 @@ class Progress:
 Show = Callable[[Progress], None]
 
 
+def ignored(_: Progress) -> None:
+    """For who does not look."""
+
+
 class Reader:
     """Feed it lines; it tells where the build is. The percentage never goes back."""
 

@@ -43,11 +43,16 @@ class Tree:
 
     def description(self, templates: Path) -> Description | None:
         """None while it is not built."""
-        try:
-            described = json.loads((self.place(templates) / _DESCRIPTION).read_text(encoding="utf-8"))
-            return Description(float(described["created_at"]), int(described["size_bytes"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        return described_in(self.place(templates))
+
+
+def described_in(place: Path) -> Description | None:
+    """What is said of the tree in this directory; None when nothing (complete) is there."""
+    try:
+        described = json.loads((place / _DESCRIPTION).read_text(encoding="utf-8"))
+        return Description(float(described["created_at"]), int(described["size_bytes"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def describe(directory: Path, created_at: float) -> None:
