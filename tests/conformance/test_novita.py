@@ -207,6 +207,30 @@ def test_clones_have_the_files_and_go_their_own_ways(sdk_env: dict[str, str]) ->
         assert each.kill()
 
 
+def test_more_memory_while_it_runs(sdk_env: dict[str, str]) -> None:
+    """`resize` adds; what needs it then fits; too much is refused."""
+    made = Sandbox.create(timeout=300)
+    before = made.get_info().memory_mb
+    made.resize(memory_mib=256)
+    assert made.get_info().memory_mb == before + 256
+    assert made.commands.run("echo still here").stdout == "still here\n"
+    with pytest.raises(SandboxException, match="requested_size_mib"):
+        made.resize(memory_mib=10**9)
+    made.kill()
+
+
+def test_the_network_changes_while_it_runs(sdk_env: dict[str, str]) -> None:
+    """Denied and allowed again; the sandbox says so."""
+    made = Sandbox.create(timeout=300)
+    made.set_network(deny_out=["0.0.0.0/0"])
+    network = made.get_info().network
+    assert network
+    assert network["deny_out"] == ["0.0.0.0/0"]
+    made.set_network()
+    assert not (made.get_info().network or {}).get("deny_out")
+    made.kill()
+
+
 def test_snapshots(sdk_env: dict[str, str]) -> None:
     """Made, listed, started from, deleted."""
     source = Sandbox.create(timeout=600)

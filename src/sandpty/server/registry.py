@@ -343,6 +343,11 @@ class Registry:
         self.get(sandbox_id, principal)
         return await self._change("resume", {"id": sandbox_id, "end_at": ends, "memory": memory})
 
+    async def set_memory(self, sandbox_id: str, principal: Principal, memory_mb: int) -> Sandbox:
+        """Raises bad_argument, no_such_sandbox, runtime_failed."""
+        self.get(sandbox_id, principal)
+        return await self._change("set_memory", {"id": sandbox_id, "memory_mb": memory_mb})
+
     async def set_deadline(self, sandbox_id: str, principal: Principal, ends: float) -> Sandbox:
         self.get(sandbox_id, principal)
         return await self._change("set_deadline", {"id": sandbox_id, "end_at": ends})

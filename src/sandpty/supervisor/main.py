@@ -28,6 +28,7 @@ from sandpty.supervisor.journal import Journal
 from sandpty.supervisor.key_file import KeyFile
 from sandpty.supervisor.lifecycle import Sandboxes
 from sandpty.supervisor.pool import Pool
+from sandpty.supervisor.resizing import Resizing
 from sandpty.supervisor.service import Service
 from sandpty.supervisor.sockets import SocketService
 from sandpty.supervisor.state import ID_LENGTH
@@ -140,7 +141,12 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
         host=host,
         server_uid=options.server_uid,
         keys=KeyFile(data),
-        more={"usage": Usages(sandboxes, driver).verb, "history": journal.verb, "certificate": certificates.verb(data)},
+        more={
+            "usage": Usages(sandboxes, driver).verb,
+            "history": journal.verb,
+            "set_memory": Resizing(sandboxes, driver, background).verb,
+            "certificate": certificates.verb(data),
+        },
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, service.ending.set)

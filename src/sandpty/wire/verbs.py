@@ -21,6 +21,7 @@ object. Requests carry an `id`, answers the same `id`; answers may come in any o
 | watch | - | {}; then events {"event": "changed"|"ended", "sandbox": Sandbox, "reason": str} |
 | templates | - | {"templates": [Template]} |
 | keys | - | Keys; after `reload_keys` also as event {"event": "keys", "keys": [KeyHash]} |
+| set_memory | {"id", "memory_mb"} | Sandbox |
 | usage | {"ids"} | Usages, of those that run |
 | history | HistoryArgs | History |
 | reload_keys | - | Keys, read again from keys.json |

@@ -1,7 +1,7 @@
-"""What Novita's SDKs ask for beyond E2B's control plane: quota, events, clone, reset. The rest of theirs is E2B's v1.
+"""What Novita's SDKs ask for beyond E2B's control plane: quota, events, clone, reset, memory.
 
-Their `reset` begins a sandbox anew from its files: every process ends, the next boot has its own boot id. Their `clone`
-is a fork.
+The rest of theirs is E2B's v1. Their `reset` begins a sandbox anew from its files: every process ends, the next boot
+has its own boot id. Their `clone` is a fork.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sandpty.server.dialects.e2b.creating import timeout_of
 from sandpty.server.dialects.e2b.errors import HttpError, bad_request
 from sandpty.server.dialects.e2b.guard import Row
 from sandpty.server.dialects.e2b.measures import unix_seconds
-from sandpty.server.dialects.e2b.replies import json_reply, sandbox_reply
+from sandpty.server.dialects.e2b.replies import json_reply, no_content, sandbox_reply
 from sandpty.server.dialects.e2b.requests import read_json
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import HistoryArgs, HistoryEntry, Limits, Sandbox
@@ -47,6 +47,12 @@ class CloneBody(msgspec.Struct, frozen=True):
     timeout: int | None = None
 
 
+class HotplugBody(msgspec.Struct, frozen=True):
+    """POST /sandboxes/{id}/hotplug-memory: how much more."""
+
+    requested_size_mib: int
+
+
 class Novita:
     """The handlers."""
 
@@ -62,6 +68,7 @@ class Novita:
             ("GET", "/sandboxes/events", self.events),
             ("POST", "/sandboxes/{id}/reset", self.reset),
             ("POST", "/sandboxes/{id}/clone", self.clone),
+            ("POST", "/sandboxes/{id}/hotplug-memory", self.hotplug),
         ]
 
     async def quota(self, request: web.Request, principal: Principal) -> web.Response:
@@ -138,6 +145,18 @@ class Novita:
                 await self._registry.kill(clone.id, principal)
             raise failed[0]
         return json_reply({"sandboxes": [sandbox_reply(clone, self._domain) for clone in made]}, 201)
+
+    async def hotplug(self, request: web.Request, principal: Principal) -> web.Response:
+        """More memory for a sandbox that runs, at most the host's."""
+        body = await read_json(request, HotplugBody)
+        sandbox = self._registry.running(request.match_info["id"], principal)
+        memory_mb = sandbox.limits.memory_mb + body.requested_size_mib
+        if body.requested_size_mib < 1 or memory_mb > _host_memory_mb():
+            raise bad_request(
+                f"requested_size_mib goes from 1 to what this host has; it would be {memory_mb} MiB in all"
+            )
+        await self._registry.set_memory(sandbox.id, principal, memory_mb)
+        return no_content()
 
     def _ends(self, sandbox: Sandbox, body: ResetBody) -> float:
         if body.timeout is None and sandbox.state == "running":
