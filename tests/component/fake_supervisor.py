@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from sandpty.wire import verbs
-from sandpty.wire.verbs import Host, Limits, Message, Request, Sandbox
+from sandpty.wire.verbs import Failure, Host, Limits, Message, Request, Sandbox
 
 
 class FakeSupervisor:
@@ -24,6 +24,7 @@ class FakeSupervisor:
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self.asked: list[str] = []  # verbs, in order
+        self.failing: dict[str, str] = {}  # verb -> reason it is refused with
 
     def add(self, sandbox_id: str, socket: Path, **annotations: Any) -> Sandbox:
         """A running sandbox, told to the server at once."""
@@ -71,6 +72,11 @@ class FakeSupervisor:
                 return sandbox
         return {}
 
+    def _message(self, request: Request) -> Message:
+        if reason := self.failing.get(request.verb):
+            return Message(id=request.id, error=Failure(reason, f"no {request.verb} today"))
+        return Message(id=request.id, ok=msgspec.Raw(msgspec.json.encode(self._answer(request))))
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         messages = verbs.MessageReader()
@@ -78,8 +84,7 @@ class FakeSupervisor:
             while data := await reader.read(65536):
                 for body in messages.feed(data):
                     request = msgspec.json.decode(body, type=Request)
-                    raw = msgspec.Raw(msgspec.json.encode(self._answer(request)))
-                    writer.write(verbs.pack(Message(id=request.id, ok=raw)))
+                    writer.write(verbs.pack(self._message(request)))
         except ConnectionError:
             pass
         finally:

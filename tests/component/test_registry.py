@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from sandpty import config
-from sandpty.server.auth import Principal
+from sandpty.server.auth import Authenticator, Principal
 from sandpty.server.deadline import end_at
 from sandpty.server.registry import CreateSpec, Registry
 from sandpty.wire.errors import SandptyError
@@ -207,3 +207,16 @@ async def test_without_a_supervisor_there_is_no_server(monkeypatch: pytest.Monke
             pass
     assert refused.value.reason.name == "supervisor_down"
     assert len(asyncio.all_tasks()) == before
+
+
+async def test_keys_that_cannot_be_learned_do_not_part_the_server_from_its_supervisor(
+    supervisor: FakeSupervisor,
+) -> None:
+    """A key file that somebody broke, a supervisor of an older version: the keys that are known still count."""
+    auth = Authenticator("first")
+    learned: list[object] = []
+    supervisor.failing = {"keys": "bad_argument"}
+    async with Registry(str(supervisor.path), learned.append) as registry:
+        assert registry.ready
+    assert learned == []
+    assert auth.principal("first").id

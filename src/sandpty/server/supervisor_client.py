@@ -122,9 +122,10 @@ class SupervisorClient:
         try:
             answer = await self.call("keys", {}, verbs.Keys)
         except SandptyError as error:
-            if error.reason.name != "bad_request":
+            if error.reason.name == "supervisor_down":
                 raise
-            log.warning("the supervisor is of a version without teams: only the first API key is known")
+            # One of a version without teams, or a file that somebody has broken: the keys that are known still count.
+            log.warning("the API keys cannot be learned anew: %s", error)
             return
         if answer.keys is not None:
             self._on_keys(answer.keys)
