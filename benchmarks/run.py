@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import command, create, density, echo, host, interrupt, pausing, ports, stuck_viewer, throughput
+from benchmarks import command, create, density, echo, files, host, interrupt, pausing, ports, stuck_viewer, throughput
 from benchmarks.programs import compile_all
 from benchmarks.report import table
 from benchmarks.results import Report
@@ -27,6 +27,7 @@ BENCHMARKS: dict[str, tuple[str, Callable[[Bench], Report]]] = {
     "command": (command.TITLE, command.run),
     "echo": (echo.TITLE, echo.run),
     "throughput": (throughput.TITLE, throughput.run),
+    "files": (files.TITLE, files.run),
     "density": (density.TITLE, density.run),
     "stuck_viewer": (stuck_viewer.TITLE, stuck_viewer.run),
     "interrupt": (interrupt.TITLE, interrupt.run),

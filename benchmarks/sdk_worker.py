@@ -5,18 +5,29 @@ Runs in an interpreter that has `e2b`, which need not be ours, and imports nothi
     {"op": "create", "url", "key", "user", "env"}  create, pty.create, until the prompt: ms after each step
     {"op": "open", "url", "key"}                    make and keep a sandbox
     {"op": "run", "times", "user", "env"}           commands.run("true") in it, ms each
+    {"op": "opened"}                                its id and access token
+    {"op": "small", "times"}                        files.write and files.read of 1 KB in it, ms each pair
+    {"op": "small_server", "times"}                 the same two requests on one kept connection, without the SDK
+    {"op": "list", "count", "times"}                files.list of that many entries, ms each
+    {"op": "upload", "source"}, {"op": "download"}  files.write and files.read of a big file: seconds
+    {"op": "put", "source", "url"}, {"op": "get", "url"}    the same with the SDK's HTTP library elsewhere
     {"op": "close"}                                 kill it
 """
 
 from __future__ import annotations
 
+import http.client
 import json
 import sys
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
+import httpx
 from e2b import PtySize, Sandbox
 
+TIMEOUT_S = 60.0
+SMALL_BYTES = 1000
 PROMPT_ENDS = (b"$ ", b"# ")
 
 
@@ -58,6 +69,89 @@ def _run(sandbox: Any, order: dict[str, Any]) -> list[float]:
     return taken
 
 
+def _small(sandbox: Any, order: dict[str, Any]) -> list[float]:
+    taken, text = [], "x" * SMALL_BYTES
+    for number in range(order["times"]):
+        start = time.perf_counter()
+        sandbox.files.write(f"small/{number % 10}", text)
+        if len(sandbox.files.read(f"small/{number % 10}")) != SMALL_BYTES:
+            raise RuntimeError("what was read is not what was written")
+        taken.append((time.perf_counter() - start) * 1e3)
+    return taken
+
+
+def _small_server(sandbox: Any, order: dict[str, Any]) -> list[float]:
+    url = urlsplit(sandbox.envd_api_url)
+    connection = http.client.HTTPConnection(url.hostname, url.port, timeout=TIMEOUT_S)
+    headers = {"E2b-Sandbox-Id": sandbox.sandbox_id, "E2b-Sandbox-Port": "49983", "X-Access-Token": _token(sandbox)}
+    taken = []
+    for number in range(order["times"]):
+        path = f"/files?path=small/{number % 10}&username=user"
+        start = time.perf_counter()
+        connection.request("POST", path, b"x" * SMALL_BYTES, {**headers, "Content-Type": "application/octet-stream"})
+        connection.getresponse().read()
+        connection.request("GET", path, headers=headers)
+        if len(connection.getresponse().read()) != SMALL_BYTES:
+            raise RuntimeError("what was read is not what was written")
+        taken.append((time.perf_counter() - start) * 1e3)
+    return taken
+
+
+def _token(sandbox: Any) -> str:
+    return str(sandbox._envd_access_token)
+
+
+def _list(sandbox: Any, order: dict[str, Any]) -> list[float]:
+    sandbox.commands.run(f"mkdir -p many; cd many; seq {order['count']} | xargs touch")
+    taken = []
+    for _ in range(order["times"]):
+        start = time.perf_counter()
+        if len(sandbox.files.list("many")) != order["count"]:
+            raise RuntimeError("the listing is not whole")
+        taken.append((time.perf_counter() - start) * 1e3)
+    return taken
+
+
+def _upload(sandbox: Any, order: dict[str, Any]) -> float:
+    start = time.perf_counter()
+    with open(order["source"], "rb") as source:
+        sandbox.files.write("big", source, request_timeout=TIMEOUT_S)
+    return time.perf_counter() - start
+
+
+def _download(sandbox: Any, _: dict[str, Any]) -> float:
+    start = time.perf_counter()
+    for _piece in sandbox.files.read("big", format="stream"):
+        pass
+    return time.perf_counter() - start
+
+
+def _put(_: Any, order: dict[str, Any]) -> float:
+    start = time.perf_counter()
+    with open(order["source"], "rb") as source:
+        httpx.put(order["url"], content=source, timeout=TIMEOUT_S).raise_for_status()
+    return time.perf_counter() - start
+
+
+def _get(_: Any, order: dict[str, Any]) -> float:
+    start = time.perf_counter()
+    with httpx.stream("GET", order["url"], timeout=TIMEOUT_S) as answer:
+        for _piece in answer.iter_bytes():
+            pass
+    return time.perf_counter() - start
+
+
+FILES = {
+    "small": _small,
+    "small_server": _small_server,
+    "list": _list,
+    "upload": _upload,
+    "download": _download,
+    "put": _put,
+    "get": _get,
+}
+
+
 def main() -> None:
     """Serve orders until stdin ends."""
     kept: Any = None
@@ -71,6 +165,10 @@ def main() -> None:
                 kept = Sandbox.create(**_options(order))
             elif order["op"] == "run":
                 answer = _run(kept, order)
+            elif order["op"] == "opened":
+                answer = {"id": kept.sandbox_id, "token": _token(kept)}
+            elif order["op"] in FILES:
+                answer = FILES[order["op"]](kept, order)
             elif order["op"] == "close":
                 kept.kill()
             print(json.dumps({"ok": answer}), flush=True)
