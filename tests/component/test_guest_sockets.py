@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -34,6 +34,11 @@ while True:
 """
 
 
+def never_cut(sandbox_id: str, callback: Callable[[], None]) -> contextlib.AbstractContextManager[None]:
+    """Stands for the registry, which tells when a sandbox goes."""
+    return contextlib.nullcontext()
+
+
 @pytest_asyncio.fixture(scope="module")
 async def host() -> AsyncIterator[Supervised]:
     """One supervisor for this file."""
@@ -51,7 +56,7 @@ async def peer(host: Supervised) -> AsyncIterator[Peer]:
 @pytest_asyncio.fixture
 async def sockets(host: Supervised) -> AsyncIterator[GuestSockets]:
     """What the server uses."""
-    under_test = GuestSockets(str(host.data.guest_sockets))
+    under_test = GuestSockets(str(host.data.guest_sockets), never_cut)
     yield under_test
     under_test.close()
 
@@ -222,6 +227,30 @@ async def test_nonsense_ends_only_its_own_connection(
     assert await refusal(sockets.connect(both[0], 9)) == "port_closed"
 
 
+async def test_spare_sockets_go_with_their_sandbox(host: Supervised, peer: Peer) -> None:
+    """When it is paused or ends: a socket would keep its network alive. Without it they are asked for again."""
+    cuts: dict[str, Callable[[], None]] = {}
+
+    @contextlib.contextmanager
+    def cutting(sandbox_id: str, callback: Callable[[], None]) -> Iterator[None]:
+        cuts[sandbox_id] = callback
+        yield
+        del cuts[sandbox_id]
+
+    async with created(peer) as (sandbox, plain):
+        before = fds(os.getpid())
+        under_test = GuestSockets(str(host.data.guest_sockets), cutting)
+        await serve(plain, "127.0.0.1", 8005, "hello")
+        for _ in range(20):
+            assert await said(under_test, sandbox, 8005) == "hello"
+        cuts[sandbox.id]()
+        assert not cuts
+        assert await said(under_test, sandbox, 8005) == "hello"
+        under_test.close()
+        assert not cuts
+        await until(lambda: fds(os.getpid()) <= before, DEADLINE_S)
+
+
 async def test_nothing_is_left_open_by_connects_that_fail_or_are_cancelled(
     host: Supervised, sockets: GuestSockets, both: tuple[Sandbox, dict[str, Any]]
 ) -> None:
@@ -238,14 +267,14 @@ async def test_nothing_is_left_open_by_connects_that_fail_or_are_cancelled(
     await until(lambda: (fds(os.getpid()), fds(host.supervisor_pid)) <= (mine, theirs), DEADLINE_S)
 
 
-async def test_a_new_supervisor_gives_sockets_again(host: Supervised, sockets: GuestSockets, peer: Peer) -> None:
-    """The first request after a restart may fail, with a clear reason; the sandbox's services are still there."""
+async def test_a_new_supervisor_gives_sockets_again() -> None:
+    """What is asked while there is none fails with a clear reason; the sandbox's services are still there."""
     async with supervised() as own:
-        source = GuestSockets(str(own.data.guest_sockets))
+        source = GuestSockets(str(own.data.guest_sockets), never_cut)
         async with own.peer() as before:
             plain = await before.create()
             sandbox = msgspec.convert(plain, Sandbox)
-            await serve(plain, "127.0.0.1", 8001, "still here")
+            await serve(plain, "::1", 8001, "still here")  # for which no socket is kept ready
             assert await said(source, sandbox, 8001) == "still here"
         old = own.kill_supervisor()
         await until(lambda: not alive(old), DEADLINE_S)
@@ -258,14 +287,21 @@ async def test_a_new_supervisor_gives_sockets_again(host: Supervised, sockets: G
                     return ""
                 raise
 
+        async def serves() -> bool:
+            with contextlib.suppress(OSError):
+                async with own.peer() as peer:
+                    return sandbox.id in await peer.ids()
+            return False
+
         assert await until(again, DEADLINE_S) == "still here"
+        await until(serves, DEADLINE_S)
         source.close()
 
 
 async def test_the_process_tier_refuses() -> None:
     """Its network is the host's: no one may reach the host's loopback services by naming a sandbox."""
     async with supervised("process") as own, own.peer() as peer:
-        source = GuestSockets(str(own.data.guest_sockets))
+        source = GuestSockets(str(own.data.guest_sockets), never_cut)
         async with created(peer, template="base") as (sandbox, _):
             assert await refusal(source.connect(sandbox, 22)) == "unsupported"
             assert await refusal(source.bound(sandbox, "tcp4", "127.0.0.1", 0)) == "unsupported"

@@ -145,7 +145,7 @@ def make_context(settings: Settings, registry: Registry, auth: Authenticator, st
     """What every dialect is given; `stack` closes what is opened for it."""
     files = FileConnections(registry)
     stack.callback(files.close)
-    guest_sockets = GuestSockets(str(settings.data_dir.guest_sockets))
+    guest_sockets = GuestSockets(str(settings.data_dir.guest_sockets), registry.cutting)
     stack.callback(guest_sockets.close)
     tokens = SignedTokens(settings.runtime_secret)
     interpreters = Interpreters(guest_sockets)

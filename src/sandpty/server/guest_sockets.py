@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from sandpty import config
 from sandpty.server.socket_source import SocketSource
+from sandpty.server.spare_sockets import Cutting, SpareSockets
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.sockets import SocketKind, SocketRequest
 from sandpty.wire.verbs import Sandbox
@@ -45,11 +46,14 @@ class GuestSockets:
     Whoever keeps one beyond a moment guards it with `registry.cutting`: the socket lives on when the sandbox is paused.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, cutting: Cutting) -> None:
+        """`cutting`: the registry's."""
         self._source = SocketSource(path)
+        self._spares = SpareSockets(self._source, cutting)
         self._found: OrderedDict[tuple[str, int], _Place] = OrderedDict()  # where a port was last found
 
     def close(self) -> None:
+        self._spares.close()
         self._source.close()
 
     async def connect(
@@ -112,17 +116,23 @@ class GuestSockets:
 
     async def _attempt(self, sandbox_id: str, port: int, place: _Place) -> tuple[socket.socket | None, str]:
         """A connection if somebody listens there; the guest's own address."""
-        made, own = await self._source.ask(SocketRequest(sandbox_id, (place.kind,)))
+        made, own = await self._socket(sandbox_id, place.kind)
         try:
-            await _connected(made[0], (place.address, port))
+            await _connected(made, (place.address, port))
         except OSError as error:
-            made[0].close()
+            made.close()
             if error.errno in _ELSEWHERE:
                 return None, own
             raise SandptyError("port_closed", f"port {port}: {(error.strerror or str(error)).lower()}") from error
         except BaseException:
-            made[0].close()
+            made.close()
             raise
+        return made, own
+
+    async def _socket(self, sandbox_id: str, kind: SocketKind) -> tuple[socket.socket, str]:
+        if kind == "tcp4" and (spare := self._spares.take(sandbox_id)) is not None:
+            return spare
+        made, own = await self._source.ask(SocketRequest(sandbox_id, (kind,)))
         return made[0], own
 
     def _remember(self, key: tuple[str, int], place: _Place) -> None:
