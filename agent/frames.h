@@ -116,6 +116,8 @@ enum { EVENT_CREATE = 1, EVENT_WRITE, EVENT_REMOVE, EVENT_RENAME, EVENT_CHMOD, E
 enum { NOT_A_FILE = 1000, BAD_PATH, NETWORK_FILE_SYSTEM, FILE_LIMIT };    /* FILE_ERROR: errno, or one of these */
 #define NO_ID UINT32_MAX /* owner or mode: leave it as it is */
 
+#define SERVICE_TAG_PREFIX "sandpty:" /* of tags: started by the host, not by a client */
+
 struct text { /* bytes inside a frame; not terminated */
     const uint8_t *bytes;
     uint32_t length;

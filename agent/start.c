@@ -240,9 +240,16 @@ static struct problem launch(struct process *process, const struct start_request
     return (struct problem){START_FAILED, message};
 }
 
+/* A service of the host's own, as the code interpreter: what is parked beside it goes on waiting. */
+static bool is_service(const struct start_request *request) {
+    static const char prefix[] = SERVICE_TAG_PREFIX;
+    size_t length = sizeof prefix - 1;
+    return request->tag.length >= length && !memcmp(request->tag.bytes, prefix, length);
+}
+
 struct problem process_start(const struct start_request *request, struct process **started) {
     struct problem problem = check(request);
-    if (!problem.code && !request->park && (*started = parked_take(request))) return NO_PROBLEM;
+    if (!problem.code && !request->park && !is_service(request) && (*started = parked_take(request))) return NO_PROBLEM;
     struct user *user = malloc(sizeof *user);
     struct launch *plan = calloc(1, sizeof *plan);
     bool has_nul = false;

@@ -16,7 +16,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import command, create, density, echo, files, host, interrupt, pausing, ports, stuck_viewer, throughput
+from benchmarks import (
+    command,
+    create,
+    density,
+    echo,
+    files,
+    host,
+    interrupt,
+    pausing,
+    ports,
+    run_code,
+    stuck_viewer,
+    throughput,
+)
 from benchmarks.programs import compile_all
 from benchmarks.report import table
 from benchmarks.results import Report
@@ -33,6 +46,7 @@ BENCHMARKS: dict[str, tuple[str, Callable[[Bench], Report]]] = {
     "interrupt": (interrupt.TITLE, interrupt.run),
     "pausing": (pausing.TITLE, pausing.run),
     "ports": (ports.TITLE, ports.run),
+    "run_code": (run_code.TITLE, run_code.run),
 }
 BENCHMARK_TIMEOUT_S = 120
 

@@ -12,6 +12,7 @@ Runs in an interpreter that has `e2b`, which need not be ours, and imports nothi
     {"op": "upload", "source"}, {"op": "download"}  files.write and files.read of a big file: seconds
     {"op": "put", "source", "url"}, {"op": "get", "url"}    the same with the SDK's HTTP library elsewhere
     {"op": "close"}                                 kill it
+    {"op": "code", "url", "key", "times"}           run_code("1 + 1") in a sandbox of its own, ms each after the first
 """
 
 from __future__ import annotations
@@ -152,6 +153,22 @@ FILES = {
 }
 
 
+def _code(order: dict[str, Any]) -> list[float]:
+    from e2b_code_interpreter import Sandbox as CodeSandbox
+
+    sandbox = CodeSandbox.create(**_options(order))
+    taken = []
+    try:
+        for _ in range(order["times"] + 1):
+            start = time.perf_counter()
+            if sandbox.run_code("1 + 1").text != "2":
+                raise RuntimeError("the run says something else")
+            taken.append((time.perf_counter() - start) * 1e3)
+    finally:
+        sandbox.kill()
+    return taken[1:]
+
+
 def main() -> None:
     """Serve orders until stdin ends."""
     kept: Any = None
@@ -169,6 +186,8 @@ def main() -> None:
                 answer = {"id": kept.sandbox_id, "token": _token(kept)}
             elif order["op"] in FILES:
                 answer = FILES[order["op"]](kept, order)
+            elif order["op"] == "code":
+                answer = _code(order)
             elif order["op"] == "close":
                 kept.kill()
             print(json.dumps({"ok": answer}), flush=True)

@@ -69,6 +69,14 @@ def test_the_start_that_asks_for_the_same_gets_what_was_started_in_advance(agent
         assert b"12\r\n24 80\r\n" in shell.seen.data
 
 
+def test_a_service_of_the_hosts_own_leaves_what_is_parked(agent: Agent) -> None:
+    """The code interpreter starts in warm sandboxes, beside the shells that wait there."""
+    pid = park_one(agent)
+    service = agent.start("/bin/sleep", "60", tag="sandpty:interpreter")
+    with service, agent.start(*SHELL, env={"A": "1", "B": "2"}) as shell:
+        assert shell.attached.pid == pid
+
+
 def test_nobody_sees_a_parked_shell(agent: Agent) -> None:
     """It is in no list, and cannot be attached to or signalled."""
     pid = park_one(agent)
