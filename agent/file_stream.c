@@ -76,6 +76,9 @@ static void stream(struct served *served, uint64_t offset, uint64_t length) {
     struct stat about;
     bool whole = fstat(served->open, &about) == 0 && S_ISREG(about.st_mode);
     if (offset > INT64_MAX) length = 0;
+    /* What does not fit the guest's memory comes from the disk: then the kernel had better be ahead of us. */
+    if (whole && length > FILES_AHEAD_BYTES && about.st_size > FILES_AHEAD_BYTES)
+        posix_fadvise(served->open, 0, 0, POSIX_FADV_SEQUENTIAL);
     while (sent < length) {
         size_t want = length - sent < FILES_PIECE_BYTES ? (size_t)(length - sent) : FILES_PIECE_BYTES;
         if (want > INT64_MAX - offset - sent) want = (size_t)(INT64_MAX - offset - sent);

@@ -73,6 +73,7 @@
 #define FILES_REQUEST_BYTES_MAX (64 * KIB)      /* two paths and a set of metadata */
 #define FILES_PIECE_BYTES (256 * KIB)           /* most of a file in one frame, both ways */
 #define FILES_SPLICE_BYTES (64 * KIB)           /* more of a file than this is moved without a copy */
+#define FILES_AHEAD_BYTES MIB                   /* bigger files are told to the kernel as read from end to end */
 #define FILES_GATHER_BYTES (32 * KIB)           /* answers are gathered up to this, then sent */
 #define FILES_NAMES_BYTES_MAX (32 * MIB)        /* names of the directories that one walk is in */
 #define FILES_BATCH_BYTES (256 * KIB)           /* names taken at a time from a directory that is being removed */

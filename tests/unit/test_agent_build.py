@@ -25,13 +25,13 @@ def program_headers(path: Path) -> tuple[int, list[int]]:
 
 
 @pytest.mark.parametrize("arch", build.ARCHES)
-def test_the_agent_is_a_static_binary_of_tens_of_kilobytes(arch: str) -> None:
+def test_the_agent_is_a_small_static_binary(arch: str) -> None:
     """It needs nothing in the image: no interpreter, no library."""
     (path,) = build.build(arches=[arch])
     machine, headers = program_headers(path)
     assert machine == ELF_MACHINES[arch]
     assert PT_INTERP not in headers
-    assert path.stat().st_size < 120_000
+    assert path.stat().st_size < 160_000
     assert path.stat().st_mode & 0o777 == 0o755
 
 
