@@ -1,0 +1,113 @@
+"""E2B's Python SDK and network policies: run as a program in the host's namespace of tests/component/fake_internet.py.
+
+Says `done` when every promise held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from e2b import ALL_TRAFFIC, AsyncSandbox, Sandbox
+from e2b.exceptions import SandboxException
+from e2b.sandbox.commands.command_handle import CommandExitException
+
+SITE, EVIL, RESOLVER = "203.0.113.10", "203.0.113.20", "203.0.113.53"
+
+
+def raises(message: str, call: Callable[[], object]) -> SandboxException:
+    """The SDK's error, whose text holds `message`."""
+    with pytest.raises(SandboxException) as raised:
+        call()
+    assert message in str(raised.value)
+    return raised.value
+
+
+def fetched(sandbox: Sandbox, url: str) -> str:
+    """What curl says, or `exit N`."""
+    try:
+        return sandbox.commands.run(f"curl -sk --connect-timeout 3 --max-time 8 {url}").stdout
+    except CommandExitException as error:
+        return f"exit {error.exit_code}"
+
+
+def addresses() -> None:
+    """The cases of E2B's own tests, with addresses of ours."""
+    with Sandbox.create(network={"deny_out": [ALL_TRAFFIC], "allow_out": [SITE]}) as sandbox:
+        assert "web" in fetched(sandbox, f"https://{SITE}")
+        assert fetched(sandbox, f"https://{EVIL}").startswith("exit")
+    with Sandbox.create(network={"deny_out": [EVIL]}) as sandbox:
+        assert "web" in fetched(sandbox, f"https://{SITE}")
+        assert fetched(sandbox, f"https://{EVIL}").startswith("exit")
+    with Sandbox.create(network={"deny_out": lambda ctx: [ctx.all_traffic], "allow_out": [SITE, EVIL]}) as sandbox:
+        assert all("web" in fetched(sandbox, f"http://{each}") for each in (SITE, EVIL))
+    with Sandbox.create(allow_internet_access=False) as sandbox:
+        assert fetched(sandbox, f"http://{SITE}").startswith("exit")
+        assert sandbox.get_info().allow_internet_access is False
+
+
+def names() -> None:
+    """Domains and wildcards; info shows what was asked for."""
+    network = {"deny_out": [ALL_TRAFFIC], "allow_out": ["good.test", "*.wild.test"], "dns_servers": [RESOLVER]}
+    with Sandbox.create(network=network) as sandbox:
+        assert fetched(sandbox, "http://good.test") == "web good.test"
+        assert fetched(sandbox, "https://a.wild.test") == "web a.wild.test"
+        for url in ("http://evil.test", f"http://{EVIL}", f"https://{SITE}", f"-H 'Host: evil.test' http://{SITE}"):
+            assert fetched(sandbox, url).startswith("exit"), url
+        shown = sandbox.get_info().network
+        assert shown is not None
+        assert shown["allow_out"] == network["allow_out"]
+        assert shown["deny_out"] == [ALL_TRAFFIC]
+        assert shown["dns_servers"] == [RESOLVER]
+
+
+def updates() -> None:
+    """update_network replaces everything, on the instance and by id."""
+    with Sandbox.create() as sandbox:
+        assert "web" in fetched(sandbox, f"http://{EVIL}")
+        sandbox.update_network({"deny_out": [ALL_TRAFFIC], "allow_out": ["good.test"]})
+        assert fetched(sandbox, "http://good.test") == "web good.test"
+        assert fetched(sandbox, f"http://{EVIL}").startswith("exit")
+        Sandbox.update_network(sandbox.sandbox_id, {"allow_internet_access": False})
+        assert fetched(sandbox, "http://good.test").startswith("exit")
+        assert sandbox.get_info().allow_internet_access is False
+        sandbox.update_network({})
+        assert "web" in fetched(sandbox, f"http://{EVIL}")
+        raises("invalid denied CIDR", lambda: sandbox.update_network({"deny_out": ["evil.test"]}))
+        raises("egressProxy", lambda: sandbox.update_network({"egress_proxy": {"address": "proxy.test:1080"}}))
+
+
+def refusals() -> None:
+    """What cannot be held is an error with E2B's words and status."""
+    assert raises("'ALL_TRAFFIC'", lambda: Sandbox.create(network={"allow_out": ["good.test"]})).status_code == 400
+    raises("not a valid CIDR", lambda: Sandbox.create(network={"allow_out": ["a b"], "deny_out": [ALL_TRAFFIC]}))
+    rules = {"good.test": [{"transform": {"headers": {"X-A": "b"}}}]}
+    network = {"rules": rules, "allow_out": ["good.test"], "deny_out": [ALL_TRAFFIC]}
+    assert raises("transform", lambda: Sandbox.create(network=network)).status_code == 501
+
+
+def forks() -> None:
+    """A fork has its source's policy; another key's sandbox is not there."""
+    with Sandbox.create(network={"deny_out": [EVIL]}) as sandbox:
+        fork = sandbox.fork()[0]
+        assert fetched(fork, f"http://{EVIL}").startswith("exit")
+        assert "web" in fetched(fork, f"http://{SITE}")
+        fork.kill()
+    raises("", lambda: Sandbox.update_network("i00000000000000000000", {}))
+
+
+async def asynchronous() -> None:
+    """The same through the asynchronous SDK."""
+    async with await AsyncSandbox.create(network={"deny_out": [ALL_TRAFFIC], "allow_out": ["good.test"]}) as sandbox:
+        assert (await sandbox.commands.run("curl -s http://good.test")).stdout == "web good.test"
+        await sandbox.update_network({"deny_out": [SITE]})
+        assert (await sandbox.commands.run(f"curl -s --max-time 8 http://{SITE} || echo cut")).stdout == "cut\n"
+        assert "web" in (await sandbox.commands.run(f"curl -s http://{EVIL}")).stdout
+
+
+if __name__ == "__main__":
+    for check in (addresses, names, updates, refusals, forks):
+        check()
+    asyncio.run(asynchronous())
+    print("done")
