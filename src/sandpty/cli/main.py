@@ -14,7 +14,9 @@ from sandpty.cli.ca import ca
 from sandpty.cli.doctor import doctor
 from sandpty.cli.down import down
 from sandpty.cli.env import env
+from sandpty.cli.execution import exec_
 from sandpty.cli.keys import keys
+from sandpty.cli.looking import info, logs, metrics, ps
 from sandpty.cli.pausing import fork, pause, resume, snapshot, snapshots
 from sandpty.cli.sandboxes import create, kill, ls
 from sandpty.cli.serve import serve
@@ -58,22 +60,8 @@ def cli() -> None:
 
 
 for _command in (
-    serve,
-    env,
-    ls,
-    create,
-    kill,
-    shell,
-    pause,
-    resume,
-    snapshot,
-    snapshots,
-    fork,
-    keys,
-    ca,
-    template,
-    doctor,
-    down,
+    *(serve, env, ls, create, info, kill, shell, exec_, ps, logs, metrics),
+    *(pause, resume, snapshot, snapshots, fork, keys, ca, template, doctor, down),
 ):
     cli.add_command(_command)
 

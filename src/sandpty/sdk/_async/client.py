@@ -166,6 +166,17 @@ class AsyncClient:
             SandboxInfo, await self._ask("PUT", _sandbox(sandbox_id) + "/deadline", {"timeout_s": timeout_s})
         )
 
+    async def sandbox_log(self, sandbox_id: str) -> list[dict[str, Any]]:
+        """What happened to it, oldest first: `at`, `level`, `message`, ... Raises no_such_sandbox."""
+        lines: list[dict[str, Any]] = (await self._ask("GET", _sandbox(sandbox_id) + "/log")).get("lines", [])
+        return lines
+
+    async def sandbox_metrics(self, sandbox_id: str) -> list[dict[str, Any]]:
+        """What it used, oldest first: `at`, `cpu_pct`, `memory_bytes`, ... Raises no_such_sandbox."""
+        answer = await self._ask("GET", _sandbox(sandbox_id) + "/metrics")
+        samples: list[dict[str, Any]] = answer.get("samples", [])
+        return samples
+
     async def host(self) -> dict[str, Any]:
         """What holds on the server's machine: `tier`, `isolated`, `runtime`, `facts`, `templates`."""
         return await self._ask("GET", "/v1/host")

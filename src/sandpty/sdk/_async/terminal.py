@@ -64,6 +64,8 @@ class AsyncTerminal:
         self._closed = False
         self._size: WindowSize | None = None
         self._unsent_size = False
+        self._input_ended = False
+        self._end_sent = False
         # Positions in what was given to send_input: _taken <= _sent <= _taken + len(_kept). Changed under _sending.
         self._kept = bytearray()
         self._taken = 0
@@ -145,6 +147,12 @@ class AsyncTerminal:
                 self._room.clear()
             await self._flush()
 
+    async def close_stdin(self) -> None:
+        """End of input, after all that was sent. For a process with pipes."""
+        async with self._sending:
+            self._input_ended = True
+            await self._flush()
+
     async def resize(self, size: WindowSize) -> None:
         """Set the window size, now or with the next connection; it takes its place among the inputs."""
         async with self._sending:
@@ -174,6 +182,9 @@ class AsyncTerminal:
             offset = self._base + self._sent if again > 0 else NO_OFFSET
             self._sent += len(chunk)  # before the await: if it fails, what counts is what the agent says it took
             await self._attachment.send_input(chunk, offset)
+        if self._input_ended and not self._end_sent and self._sent == self._taken + len(self._kept):
+            self._end_sent = True
+            await self._attachment.close_stdin()
         if self._sent > self._taken and not self._pinged:
             self._pinged = True
             await self._attachment.ping(self._sent)
@@ -231,5 +242,6 @@ class AsyncTerminal:
         self._base = attachment.info.input - arrived
         self._pinged = False
         self._unsent_size = self._size is not None
+        self._end_sent = False  # saying it again does no harm
         self._attachment = attachment
         self._connected = True
