@@ -80,7 +80,14 @@ def test_the_vendors_sdks_are_those_the_protocol_was_read_from() -> None:
     assert pins("vendor.txt")["e2b"] == pins("dev.txt")["e2b"] == "2.63.0"
     assert pins("vendor.txt")["e2b-code-interpreter"] == "2.11.5"
     package = json.loads((CONSTRAINTS / "vendor-js" / "package.json").read_text())
-    assert package["dependencies"] == {"@e2b/code-interpreter": "2.8.0", "e2b": "2.51.0"}
+    assert package["dependencies"] == {
+        "@e2b/cli": "2.19.0",
+        "@e2b/code-interpreter": "2.8.0",
+        "@hyperbrowser/sdk": "0.92.6",
+        "e2b": "2.51.0",
+        **{name: package["dependencies"][name] for name in ("amaro", "novita-sandbox")},
+    }
+    assert pins("vendor.txt")["hyperbrowser"] == "1.14.0"
 
 
 def test_the_wheel_is_for_every_machine_and_needs_no_compiler(tmp_path: Path) -> None:

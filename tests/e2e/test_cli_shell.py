@@ -59,7 +59,8 @@ def test_the_terminal_has_the_size_of_the_window_and_follows_it(shell: Tmux) -> 
 
 def test_control_c_interrupts_the_program_not_the_shell_command(shell: Tmux) -> None:
     """Keys that signal go to the sandbox."""
-    shell.type("cat")
+    shell.type("echo $((40 + 3)); cat")
+    shell.wait_for("\n43\n")  # the shell's line editor has left the terminal
     shell.type("still here")
     shell.wait(lambda screen: screen.count("still here") == 2)
     shell.keys("C-c")

@@ -108,6 +108,8 @@ class Processes:
         sandbox = await self._sandbox(request)
         wanted = await body(request, SignalBody)
         target = Target[wanted.target.upper()]
+        if isinstance(wanted.signal, str) and wanted.signal.isdigit():
+            raise SandptyError("bad_argument", "a signal is a name or a number, not a number in quotes")
         await control.signal(sandbox.socket, selector(request), signal_number(wanted.signal), target)
         return web.Response(status=204)
 
