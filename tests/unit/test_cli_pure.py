@@ -14,7 +14,7 @@ from sandpty.cli.connection import Duration, Pair, find_server, server_url
 from sandpty.cli.env import exports
 from sandpty.cli.escape import Action, EscapeKeys
 from sandpty.cli.examination import cgroup_mode
-from sandpty.cli.sandboxes import _printable, _span
+from sandpty.cli.sandboxes import _span, printable
 from sandpty.cli.screen_modes import ScreenModes
 from sandpty.cli.serve import is_loopback
 from sandpty.config import DataDir
@@ -163,7 +163,7 @@ def test_offsets_are_remembered_per_terminal_and_forgotten_in_time(
 
 def test_metadata_cannot_steer_the_terminal_it_is_listed_on() -> None:
     """Escape sequences in somebody's metadata are shown as question marks."""
-    assert _printable("a\x1b[2Jb\r\nc") == "a?[2Jb??c"
+    assert printable("a\x1b[2Jb\r\nc") == "a?[2Jb??c"
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(-5, "0s"), (59, "59s"), (300, "5m"), (7200, "2h"), (200_000, "2d")])
