@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import AsyncIterator
@@ -172,7 +173,8 @@ async def test_a_snapshot_under_load_is_whole(peer: Peer) -> None:
             "    os.rename('/root/new', '/root/f')",
         )
     )
-    await run(first, f'echo "{script}" > /root/p.py; (setsid python3 /root/p.py > /dev/null 2>&1 &); sleep 0.3')
+    await run(first, f'echo "{script}" > /root/p.py; (setsid python3 /root/p.py > /dev/null 2>&1 &)')
+    await run(first, "until [ -e /root/f ]; do sleep 0.02; done")
     for _ in range(2):
         second = await started_from(peer, await peer.call("snapshot", id=first["id"]))
         check = "d = open('/root/f').read(); n = d[:len(d) // 50000]; assert d == n * 50000, len(d)"
@@ -191,19 +193,22 @@ async def test_temporary_snapshots_are_not_listed(host: Supervised, peer: Peer) 
     await gone(host, snapshot)
 
 
+def devices(host: Supervised) -> list[str]:
+    """Loop devices of snapshots, by what lies behind them."""
+    found = []
+    for path in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with contextlib.suppress(OSError):  # it has just been freed
+            found.append(path.read_text())
+    return [text for text in found if str(host.path / "snapshots") in text]
+
+
 async def test_nothing_of_snapshots_is_left_on_the_host(host: Supervised, peer: Peer) -> None:
-    """No mounts, no loop devices, once sandboxes and snapshots are gone."""
+    """All that stand on a snapshot share one device; it is free once they are gone."""
+    await until(lambda: not devices(host), 30, "the devices of other tests to be free")
     first = await peer.create()
     snapshot = await peer.call("snapshot", id=first["id"])
-    second = await started_from(peer, snapshot)
-
-    def devices() -> list[str]:
-        files = Path("/sys/block").glob("loop*/loop/backing_file")
-        return [text for text in (path.read_text() for path in files) if str(host.path / "snapshots") in text]
-
-    assert len(devices()) == 1
-    third = await started_from(peer, snapshot)
-    assert len(devices()) == 1, "all that stand on a snapshot share its device"
-    for sandbox in (second, third):
+    children = [await started_from(peer, snapshot) for _ in range(2)]
+    assert len(devices(host)) == 1
+    for sandbox in children:
         await peer.call("kill", id=sandbox["id"])
-    await until(lambda: not devices(), 20, "the device to be free")
+    await until(lambda: not devices(host), 30, "the device to be free")
