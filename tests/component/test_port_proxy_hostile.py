@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import hashlib
 import hmac
 import json
+import socket
 import ssl
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -364,14 +366,24 @@ async def test_connections_to_a_sandbox_are_bounded(host: FakeHost, monkeypatch:
         await until(room, DEADLINE_S)
 
 
+@contextlib.contextmanager
+def closed_port() -> Iterator[tuple[int, socket.socket]]:
+    """A port on which nobody listens, and which nobody else gets; the socket that holds it."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1], bound
+
+
 # --- what the proxy says itself --------------------------------------------------------------------------------------
 
 
 async def test_a_closed_port_is_said_after_some_attempts(host: FakeHost, sandbox: str) -> None:
     """E2B's body; a page for a person with a browser, in which nothing of the request is markup."""
-    async with service(says(HELLO)) as port:
-        pass
-    answer = await ask(host, get(sandbox, port))
+    with closed_port() as (port, _):
+        answer = await ask(host, get(sandbox, port))
+        page = await ask(
+            host, get(sandbox, port, "/<script>", "Accept: text/html,*/*;q=0.8", "User-Agent: Mozilla/5.0")
+        )
     assert answer.status == 502
     assert list(told(answer).items()) == [
         ("sandboxId", sandbox),
@@ -379,7 +391,6 @@ async def test_a_closed_port_is_said_after_some_attempts(host: FakeHost, sandbox
         ("port", port),
         ("code", 502),
     ]
-    page = await ask(host, get(sandbox, port, "/<script>", "Accept: text/html,*/*;q=0.8", "User-Agent: Mozilla/5.0"))
     assert page.status == 502
     assert page.headers["content-type"].startswith("text/html")
     assert f"port {port} of {sandbox}".encode() in page.body
@@ -388,21 +399,20 @@ async def test_a_closed_port_is_said_after_some_attempts(host: FakeHost, sandbox
 
 async def test_a_service_that_starts_meanwhile_is_waited_for(host: FakeHost, sandbox: str) -> None:
     """Nothing listens yet when the request comes."""
-    async with service(says(HELLO)) as port:
-        pass
-    asked = asyncio.create_task(ask(host, get(sandbox, port)))
-    await asyncio.sleep(0.15)
 
     async def hello(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(HELLO)
         writer.close()
 
-    server = await asyncio.start_server(hello, "127.0.0.1", port)
-    try:
-        assert (await asked).body == b"hi"
-    finally:
-        server.close()
+    with closed_port() as (port, bound):
+        asked = asyncio.create_task(ask(host, get(sandbox, port)))
+        await asyncio.sleep(0.15)
+        server = await asyncio.start_server(hello, sock=bound)  # this begins to listen
+        try:
+            assert (await asked).body == b"hi"
+        finally:
+            server.close()
 
 
 async def test_unknown_sandboxes_and_impossible_ports(host: FakeHost, sandbox: str) -> None:
