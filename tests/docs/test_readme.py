@@ -72,3 +72,20 @@ def test_every_link_leads_somewhere(page: str) -> None:
 def test_every_link_of_the_docs_leads_somewhere(page: str) -> None:
     """The same for the pages in docs/."""
     test_every_link_leads_somewhere(page)
+
+
+SDK_PAGE = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/reference/sdk.md").read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize(("number", "printed"), [(0, "Linux\n3 no\n0\n"), (1, "5\n")])
+def test_the_programs_of_the_sdks_page_run_as_printed(server: RunningServer, number: int, printed: str) -> None:
+    """With nothing but the environment that `sandpty env` prints."""
+    ran = subprocess.run(
+        [sys.executable, "-c", SDK_PAGE[number]],
+        env=environment(server),
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert (ran.stdout, ran.stderr) == (printed, "")

@@ -11,7 +11,6 @@ from sandpty.sdk._async.commands import AsyncCommands
 from sandpty.sdk._async.handles import AsyncHandles
 from sandpty.sdk._async.pty import AsyncPty
 from sandpty.sdk._async.terminals import AsyncSandboxTerminals
-from sandpty.sdk.settings import server_from_environment
 from sandpty.sdk.values import SandboxInfo
 from sandpty.wire.errors import SandptyError
 
@@ -53,7 +52,7 @@ class AsyncSandboxBase:
         `url` and `api_key` come from SANDPTY_URL and SANDPTY_API_KEY unless given. Raises unauthenticated,
         server_unreachable, no_such_template, limit.
         """
-        client = AsyncClient(*server_from_environment(url, api_key))
+        client = AsyncClient.from_environment(url, api_key)
         try:
             info = await client.create_sandbox(
                 template or TEMPLATE,
@@ -77,7 +76,7 @@ class AsyncSandboxBase:
 
         Raises no_such_sandbox.
         """
-        client = AsyncClient(*server_from_environment(url, api_key))
+        client = AsyncClient.from_environment(url, api_key)
         try:
             info = await client.get_sandbox(sandbox_id)
             if info.state == "paused":

@@ -12,6 +12,7 @@ import httpx
 
 from sandpty.sdk import errors
 from sandpty.sdk._sync.attachment import Attachment
+from sandpty.sdk.settings import server_from_environment
 from sandpty.sdk.values import ProcessInfo, SandboxInfo, Snapshot, StartedProcess, WindowSize, from_json
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.frames import From
@@ -42,6 +43,11 @@ class Client:
             timeout=httpx.Timeout(REQUEST_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
             trust_env=not self._direct,
         )
+
+    @classmethod
+    def from_environment(cls, url: str | None = None, api_key: str | None = None) -> Client:
+        """With SANDPTY_URL and SANDPTY_API_KEY for what is not given. Raises unauthenticated without a key."""
+        return cls(*server_from_environment(url, api_key))
 
     def _headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self._api_key}"}

@@ -12,7 +12,6 @@ from sandpty.sdk._sync.commands import Commands
 from sandpty.sdk._sync.handles import Handles
 from sandpty.sdk._sync.pty import Pty
 from sandpty.sdk._sync.terminals import SandboxTerminals
-from sandpty.sdk.settings import server_from_environment
 from sandpty.sdk.values import SandboxInfo
 from sandpty.wire.errors import SandptyError
 
@@ -54,7 +53,7 @@ class SandboxBase:
         `url` and `api_key` come from SANDPTY_URL and SANDPTY_API_KEY unless given. Raises unauthenticated,
         server_unreachable, no_such_template, limit.
         """
-        client = Client(*server_from_environment(url, api_key))
+        client = Client.from_environment(url, api_key)
         try:
             info = client.create_sandbox(
                 template or TEMPLATE,
@@ -78,7 +77,7 @@ class SandboxBase:
 
         Raises no_such_sandbox.
         """
-        client = Client(*server_from_environment(url, api_key))
+        client = Client.from_environment(url, api_key)
         try:
             info = client.get_sandbox(sandbox_id)
             if info.state == "paused":
