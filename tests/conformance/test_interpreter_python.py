@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from e2b_code_interpreter.charts import (
 )
 
 from tests.server_fixture import RunningServer
+from tests.waiting import until_sync
 
 TIMEOUT_S = 60.0
 
@@ -341,6 +343,24 @@ def test_a_paused_sandbox_keeps_its_variables(sdk_env: dict[str, str]) -> None:
     with pytest.raises(TimeoutException, match="port is not open"):
         plain.run_code("1")
     plain.kill()
+
+
+def test_a_warm_sandbox_has_its_kernel_before_anybody_asks(code: Sandbox, server: RunningServer) -> None:
+    """It is no process of the client's, and knows the environment that the client gave at create."""
+
+    def waits() -> bool:
+        kept = [json.loads(path.read_text()) for path in (server.data_dir / "sandboxes").glob("*/meta.json")]
+        return any(meta["phase"] == "warm" and meta["template"] == "code-interpreter-v1" for meta in kept)
+
+    until_sync(waits, TIMEOUT_S, "a warm sandbox of the template")
+    sandbox = Sandbox.create(timeout=120, envs={"LATER": "told"})
+    assert sandbox.commands.list() == []
+    kernels = "pgrep -f ipykernel_launche[r] || true"
+    until_sync(lambda: sandbox.commands.run(kernels).stdout, TIMEOUT_S, "its kernel runs")
+    assert ran(sandbox, "import os; os.environ['LATER'], os.environ['E2B_SANDBOX_ID']").text == str(
+        ("told", sandbox.sandbox_id)
+    )
+    sandbox.kill()
 
 
 def test_only_who_has_the_sandboxs_token_runs_code(code: Sandbox, server: RunningServer) -> None:

@@ -40,11 +40,11 @@ class Interpreters:
         if request.path == "/execute":
             _check_token(request, sandbox)
         env = _environment(sandbox)
-        if env and sandbox.id not in self._told:
-            await self._tell(sandbox, env)
+        if env and sandbox.id not in self._told and not await self._tell(sandbox, env):
+            await self.start(sandbox)
 
     async def start(self, sandbox: Sandbox) -> None:
-        """Returns when it listens, or when it does not start: then the port stays closed."""
+        """Returns when it listens and knows its environment, or when it does not start: then the port stays closed."""
         task = self._starting.get(sandbox.id)
         if task is None:
             task = self._starting[sandbox.id] = asyncio.create_task(self._start(sandbox))
@@ -59,11 +59,13 @@ class Interpreters:
             if error.reason.name != "start_failed":  # its template does not have it: as any port that is closed
                 log.warning("the interpreter of %s does not start: %s", sandbox.id, error)
             return
-        self._remember(sandbox)
         try:
             async with asyncio.timeout(config.INTERPRETER_START_TIMEOUT_S):
                 while not await self._listens(sandbox):  # noqa: ASYNC110 - nobody could tell us
                     await asyncio.sleep(config.INTERPRETER_POLL_S)
+            # Who listens may be another one: that of a warm sandbox, which was just starting.
+            if given := _environment(sandbox):
+                await self._tell(sandbox, given)
         except TimeoutError:
             log.warning("the interpreter of %s does not listen", sandbox.id)
 
@@ -79,8 +81,8 @@ class Interpreters:
         while len(self._told) > _KNOWN_MOST:
             self._told.popitem(last=False)
 
-    async def _tell(self, sandbox: Sandbox, env: dict[str, str]) -> None:
-        """Nothing when nobody listens (`start` will tell), or when who listens is not ours."""
+    async def _tell(self, sandbox: Sandbox, env: dict[str, str]) -> bool:
+        """False when nobody listens."""
         body = msgspec.json.encode({"env_vars": env})
         head = (
             f"PUT /environment HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -95,8 +97,11 @@ class Interpreters:
                         self._remember(sandbox)
                 finally:
                     writer.close()
-        except (SandptyError, OSError, TimeoutError):
-            return
+        except SandptyError as error:
+            return error.reason.name != "port_closed"
+        except (OSError, TimeoutError) as error:
+            log.warning("the interpreter of %s does not take its environment: %s", sandbox.id, error)
+        return True
 
 
 def _environment(sandbox: Sandbox) -> dict[str, str]:
