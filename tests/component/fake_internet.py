@@ -102,7 +102,7 @@ class Listener:
         self._socket.close()
 
     def heard(self) -> list[tuple[int, int, str]]:
-        """IP version, protocol and destination of what came until now."""
+        """IP version, protocol and destination of what came until now, but for the host's own link-local multicast."""
         found = []
         with contextlib.suppress(BlockingIOError):
             while True:
@@ -111,7 +111,7 @@ class Listener:
                     continue
                 if kind == _ETH_P_IP:
                     found.append((4, data[9], socket.inet_ntoa(data[16:20])))
-                elif kind == _ETH_P_IPV6:
+                elif kind == _ETH_P_IPV6 and data[24:26] != b"\xff\x02":
                     found.append((6, data[6], socket.inet_ntop(socket.AF_INET6, data[24:40])))
         return found
 

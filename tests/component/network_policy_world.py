@@ -47,7 +47,7 @@ HTTP, TLS, SPEAKS_FIRST, ECHO, OTHER_TLS = 80, 443, 2222, 7000, 8443
 # In the guest. `fetch` tells what a server says, or the name of the error.
 GUEST = """
 import socket, ssl, sys
-def fetch(address, port, say=b"", name=None, wait=8):
+def fetch(address, port, say=b"", name=None, wait=20):
     try:
         with socket.create_connection((address, port), wait) as plain:
             plain.settimeout(wait)

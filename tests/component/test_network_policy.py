@@ -271,7 +271,7 @@ async def test_without_the_egress_process_names_are_closed_until_it_is_back(peer
         finally:
             os.kill(before, signal.SIGKILL)
         await until(lambda: world.egress_pid() != before, 30)
-        await until(lambda: reached(sandbox, "good.test"), 30)
+        await until(lambda: reached(sandbox, "good.test"), 60)
         assert not await reached(sandbox, EVIL)
 
 

@@ -60,8 +60,8 @@ async def guest(peer: Peer) -> dict[str, Any]:
 
 
 def elsewhere(heard: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
-    """What came out, but for TCP to the allowed site and questions to the host's resolver."""
-    return [each for each in heard if each not in ((4, TCP, SITE), (4, UDP, RESOLVER))]
+    """What came out, but for TCP to the allowed site, and what the host says to its resolver."""
+    return [each for each in heard if each not in ((4, TCP, SITE), (4, UDP, RESOLVER), (4, ICMP, RESOLVER))]
 
 
 def _status(pid: int) -> dict[str, str]:
