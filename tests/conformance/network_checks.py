@@ -1,6 +1,6 @@
-"""E2B's Python SDK and network policies: run as a program in the host's namespace of tests/component/fake_internet.py.
+"""E2B's and Hyperbrowser's Python SDKs and network policies.
 
-Says `done` when every promise held.
+Run as a program in the host's namespace of tests/component/fake_internet.py. Says `done` when every promise held.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import pytest
 from e2b import ALL_TRAFFIC, AsyncSandbox, Sandbox
 from e2b.exceptions import SandboxException
 from e2b.sandbox.commands.command_handle import CommandExitException
+from hyperbrowser import Hyperbrowser
+from hyperbrowser.models import CreateSandboxParams
 
 SITE, EVIL, RESOLVER = "203.0.113.10", "203.0.113.20", "203.0.113.53"
 
@@ -97,6 +99,26 @@ def forks() -> None:
     raises("", lambda: Sandbox.update_network("i00000000000000000000", {}))
 
 
+def hyperbrowser() -> None:
+    """Hyperbrowser's SDK: the same policies; an update changes what it names and leaves the rest."""
+    client = Hyperbrowser()
+    params = {"image_name": "base", "allow_internet_access": False, "allow_out": ["good.test"]}
+    sandbox = client.sandboxes.create(CreateSandboxParams(**params))
+    try:
+        assert sandbox.network.allow_internet_access is False
+        assert sandbox.network.allow_out == ["good.test"]
+        assert "web good.test" in sandbox.exec("curl -s http://good.test").stdout
+        assert sandbox.exec(f"curl -s --max-time 8 http://{EVIL}").exit_code != 0
+        sandbox.update_network({"allow_out": [EVIL]})
+        assert sandbox.network.allow_internet_access is False
+        assert "web" in sandbox.exec(f"curl -s http://{EVIL}").stdout
+        assert sandbox.exec("curl -s --max-time 8 http://good.test").exit_code != 0
+        sandbox.clear_network()
+        assert "web" in sandbox.exec(f"curl -s http://{SITE}").stdout
+    finally:
+        sandbox.stop()
+
+
 async def asynchronous() -> None:
     """The same through the asynchronous SDK."""
     async with await AsyncSandbox.create(network={"deny_out": [ALL_TRAFFIC], "allow_out": ["good.test"]}) as sandbox:
@@ -107,7 +129,7 @@ async def asynchronous() -> None:
 
 
 if __name__ == "__main__":
-    for check in (addresses, names, updates, refusals, forks):
+    for check in (addresses, names, updates, refusals, forks, hyperbrowser):
         check()
     asyncio.run(asynchronous())
     print("done")

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 
 from tests.component.network_policy_world import RESOLVER, World, world_before_a_supervisor
@@ -64,10 +65,18 @@ async def served() -> AsyncIterator[Served]:
             await until(lambda: server.poll() is not None or _url(data), 60)
             assert server.poll() is None, (data / "test-server.log").read_text()
             url, key = _url(data), (data / "api_key").read_text().strip()
-            yield Served(world, [f"E2B_API_KEY={key}", f"E2B_API_URL={url}", f"E2B_SANDBOX_URL={url}"])
+            env = {"E2B_API_KEY": key, "E2B_API_URL": url, "E2B_SANDBOX_URL": url}
+            env |= {"HYPERBROWSER_API_KEY": key, "HYPERBROWSER_BASE_URL": url.replace("127.0.0.1", "localhost")}
+            yield Served(world, [f"{name}={value}" for name, value in env.items()])
         finally:
             server.send_signal(signal.SIGTERM)
             server.wait(30)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def sdk_env() -> dict[str, str]:
+    """Not the server of the other files: the SDKs run as programs in the world's host."""
+    return {}
 
 
 async def test_the_python_sdk_creates_and_updates_policies(served: Served) -> None:

@@ -269,6 +269,6 @@ def test_a_change_of_rules_closes_what_they_do_not_allow() -> None:
         assert cut == ["good"]
         assert (guest.name_of("1.1.1.1"), guest.name_of("2.2.2.2")) == (None, "a.wild.test")
         guests.forget("10.0.0.1")
-        assert cut == ["good", "good", "wild"]
+        assert sorted(cut) == ["good", "good", "wild"]
         assert guest.name_of("2.2.2.2") is None
     assert guests.get("10.0.0.1") is None

@@ -132,7 +132,9 @@ class Egress:
             self._pid = program.spawn(argv, fd3=listener.fileno(), output=self._log_path)
         finally:
             listener.close()
-        self._pid_path.write_text(f"{self._pid}\n", encoding="ascii")
+        written = self._pid_path.with_suffix(".new")
+        written.write_text(f"{self._pid}\n", encoding="ascii")
+        os.replace(written, self._pid_path)
         await self._connect()
         try:
             # Only now: it has said that it left our network.
