@@ -126,7 +126,7 @@ async def test_a_big_transfer_goes_through_whole(peer: Peer) -> None:
     """Eight MiB there and back through a port that is neither HTTP nor TLS."""
     script = f"""
 import os, socket, threading
-link, data = socket.create_connection(("good.test", {ECHO})), os.urandom(8 << 20)
+link, data = socket.create_connection(("good.test", {ECHO})), b"SSH-2.0-x\\r\\n" + os.urandom(8 << 20)
 threading.Thread(target=lambda: (link.sendall(data), link.shutdown(socket.SHUT_WR))).start()
 print(b"".join(iter(lambda: link.recv(65536), b"")) == data)
 """

@@ -79,7 +79,7 @@ class Resolver:
     async def _ask(self, key: _Key) -> Found:
         name, kind, servers = key
         question = dns.message.make_query(name, dns.rdatatype.RdataType(kind), use_edns=0, payload=_PAYLOAD_BYTES)
-        for server in servers:
+        for server in servers * config.NAMES_ROUNDS:
             try:
                 answer, _ = await dns.asyncquery.udp_with_fallback(
                     question,
