@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import subprocess
 import sys
@@ -9,8 +10,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from hyperbrowser import Hyperbrowser
+from hyperbrowser import AsyncHyperbrowser, Hyperbrowser
 from hyperbrowser.models import SandboxTerminalCreateParams
+
+from tests.server_fixture import RunningServer
 
 FLOOD_LINES = 50 * 1024 * 1024 // 64
 FLOOD = f"stty raw; seq -f '%063.0f' {FLOOD_LINES}"
@@ -72,3 +75,62 @@ def test_a_flood_of_50_mib_is_cut_and_resumed_by_cursor_byte_for_byte(
     assert connections == 6
     assert cursor == FLOOD_LINES * 64
     assert digest.hexdigest() == expected
+
+
+async def test_a_hundred_terminals_at_once(ahyperbrowser: AsyncHyperbrowser, hyperbrowser_sandbox_id: str) -> None:
+    """Each client gets its own terminal's output, whole, and its own exit code."""
+    sandbox = await ahyperbrowser.sandboxes.get(hyperbrowser_sandbox_id)
+
+    async def one(number: int) -> None:
+        line = f"stty raw; seq -f 'terminal-{number}-%g' 2000; exit {number}"
+        terminal = await sandbox.terminal.create(SandboxTerminalCreateParams(command="bash", args=["-c", line]))
+        connection = await terminal.attach()
+        data = b""
+        async for event in connection.events():
+            if event.type == "exit":
+                assert event.status.exit_code == number
+                break
+            data += event.raw
+        else:
+            raise AssertionError("the stream ended without its exit frame")
+        await connection.close()
+        assert data == b"".join(b"terminal-%d-%d\n" % (number, at) for at in range(1, 2001))
+
+    async with asyncio.timeout(DEADLINE_S):
+        await asyncio.gather(*(one(number) for number in range(100)))
+
+
+def server_rss_bytes(server: RunningServer) -> int:
+    """Resident memory of the server process."""
+    assert server.process is not None
+    with open(f"/proc/{server.process.pid}/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+
+def test_a_client_that_stops_reading_costs_the_others_nothing(
+    server: RunningServer, hyperbrowser: Hyperbrowser, hyperbrowser_sandbox_id: str, expected: str
+) -> None:
+    """It never reads; another viewer of the same terminal gets 50 MiB at full speed; the server does not grow."""
+    sandbox = hyperbrowser.sandboxes.get(hyperbrowser_sandbox_id)
+    line = f"read -r go; {FLOOD}"
+    terminal = sandbox.terminal.create(SandboxTerminalCreateParams(command="bash", args=["-c", line]))
+    stuck = [terminal.attach() for _ in range(5)]
+    reader = terminal.attach()
+    before = server_rss_bytes(server)
+    digest, count = hashlib.sha256(), 0
+    reader.write("go\n")
+    for event in reader.events():
+        if event.type == "exit":
+            assert event.status.exit_code == 0
+            break
+        at = event.raw.find(b"0" * 62 + b"1") if count == 0 else 0
+        if at >= 0:  # before it comes the echo of what was typed
+            count += len(event.raw) - at
+            digest.update(event.raw[at:])
+    assert count == FLOOD_LINES * 64
+    assert digest.hexdigest() == expected
+    assert server_rss_bytes(server) - before < 48 * 1024 * 1024
+    assert sandbox.exec("echo others are fine").stdout == "others are fine\n"
+    for connection in stuck:
+        connection._websocket.socket.close()
+    reader.close()
