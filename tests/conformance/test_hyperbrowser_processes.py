@@ -54,7 +54,7 @@ def test_a_command_gives_its_output_and_exit_code(sandbox: SandboxHandle) -> Non
     assert (result.exit_code, result.stdout, result.stderr) == (7, "out é€😀\n", "err\n")
     assert (result.status, result.error, result.output_truncated) == ("exited", None, False)
     assert result.started_at <= result.completed_at
-    params = SandboxExecParams(command="printf %s", args=["a b"], cwd="/tmp", env={"X": "1"})
+    params = SandboxExecParams(command="printf", args=["%s", "a b"], cwd="/tmp", env={"X": "1"})
     assert sandbox.processes.exec(params).stdout == "a b"
     assert sandbox.exec("pwd; echo $X", cwd="/tmp", env={"X": "y"}).stdout == "/tmp\ny\n"
     assert sandbox.exec("id -un").stdout == "user\n"

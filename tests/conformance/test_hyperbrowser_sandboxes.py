@@ -214,6 +214,26 @@ def test_ports_are_closed_until_they_are_exposed(server: RunningServer, hyperbro
     sandbox.stop()
 
 
+def test_a_sandboxs_network_is_narrowed_and_widened(hyperbrowser: Hyperbrowser) -> None:
+    """At its creation and while it runs; what an update does not name stays; nonsense is refused."""
+    params = CreateSandboxParams(image_name="base", allow_internet_access=False, allow_out=["10.9.8.7"])
+    sandbox = hyperbrowser.sandboxes.create(params)
+    assert (sandbox.network.allow_internet_access, sandbox.network.allow_out) == (False, ["10.9.8.7"])
+    changed = sandbox.update_network({"deny_out": ["10.1.0.0/16"]}).network
+    assert (changed.allow_internet_access, changed.allow_out, changed.deny_out) == (
+        False,
+        ["10.9.8.7"],
+        ["10.1.0.0/16"],
+    )
+    changed = hyperbrowser.sandboxes.update_network(sandbox.id, {"allow_internet_access": True}).network
+    assert changed.allow_internet_access
+    cleared = sandbox.clear_network().network
+    assert (cleared.allow_internet_access, cleared.allow_out, cleared.deny_out) == (True, [], [])
+    assert hyperbrowser.sandboxes.get(sandbox.id).network.deny_out == []
+    assert refused(lambda: sandbox.update_network({"allow_out": ["no sense at all"]}))[0] == 400
+    sandbox.stop()
+
+
 def test_what_is_not_served_is_said_in_the_vendors_shape(hyperbrowser: Hyperbrowser, sandbox: SandboxHandle) -> None:
     """501 with the code `unsupported`, and nobody tries again."""
     sandboxes, unsupported = hyperbrowser.sandboxes, (501, "unsupported", "control")

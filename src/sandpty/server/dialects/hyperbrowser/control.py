@@ -17,6 +17,7 @@ from sandpty.server.dialects.hyperbrowser.errors import (
     unsupported,
 )
 from sandpty.server.dialects.hyperbrowser.images import Images
+from sandpty.server.dialects.hyperbrowser.network import Networks
 from sandpty.server.dialects.hyperbrowser.ports import Ports
 from sandpty.server.dialects.hyperbrowser.sandboxes import Sandboxes
 from sandpty.server.dialects.hyperbrowser.snapshots import Snapshots
@@ -33,7 +34,7 @@ def routes(context: Context) -> list[web.RouteDef]:
         ("GET", "/sandboxes", sandboxes.list),
         ("GET", "/sandbox/{id}", sandboxes.get),
         ("PUT", "/sandbox/{id}/stop", sandboxes.stop),
-        ("PUT", "/sandbox/{id}/network", sandboxes.network),
+        ("PUT", "/sandbox/{id}/network", Networks(context).update),
         ("POST", "/sandbox/{id}/expose", ports.expose),
         ("POST", "/sandbox/{id}/unexpose", ports.unexpose),
         ("POST", "/sandbox/{id}/snapshot", snapshots.create),

@@ -7,8 +7,6 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-import msgspec
-
 from sandpty import config
 from sandpty.server.dialects.hyperbrowser import models
 from sandpty.server.dialects.hyperbrowser.starting import directory, exit_code, shown
@@ -70,7 +68,7 @@ class JsonText:
 async def result(sandbox: Sandbox, info: ProcessInfo, **members: Any) -> AsyncIterator[bytes]:
     """A ProcessResult as JSON, in pieces: a log is too big to be held for every request."""
     head = {**result_head(info, truncated=info.start > 0), **members}
-    yield msgspec.json.encode(head)[:-1]
+    yield json.dumps(head).encode()[:-1]
     for stream, name in ((Stream.STDOUT, b"stdout"), (Stream.STDERR, b"stderr")):
         yield b',"%s":"' % name
         text = JsonText()

@@ -10,6 +10,7 @@ import base64
 import json
 from collections.abc import AsyncIterator, Callable
 
+import msgspec
 from aiohttp import web
 
 from sandpty import config
@@ -40,6 +41,10 @@ def as_text() -> Encode:
     return encode
 
 
+def ascii_json(value: object) -> bytes:
+    return json.dumps(msgspec.to_builtins(value)).encode()
+
+
 class EventStream:
     """The response. `open` sends its head."""
 
@@ -60,7 +65,7 @@ class EventStream:
         await self.response.write(b"\n\n")
 
     async def say_error(self, message: str, code: str) -> None:
-        await self.say("error", json.dumps({"error": message, "code": code}).encode())
+        await self.say("error", ascii_json({"error": message, "code": code}))
 
     async def keep_alive(self) -> None:
         await self.response.write(b": still here\n\n")

@@ -23,6 +23,7 @@ from sandpty.server.dialects.hyperbrowser.process_stream import (
     ProcessStream,
     as_base64,
     as_text,
+    ascii_json,
 )
 from sandpty.server.dialects.hyperbrowser.requests import look, number, read_json, wait_for_end
 from sandpty.server.dialects.hyperbrowser.starting import PROCESS, process_start, selector
@@ -67,13 +68,13 @@ class Processes:
             info = await look(sandbox, Selector.process(attached.info.process))
             out = EventStream(request)
             await out.open()
-            await out.say("started", msgspec.json.encode(summary(info)))
+            await out.say("started", ascii_json(summary(info)))
             ledger = self._ledgers.of(sandbox.id, start.tag)
             stream = ProcessStream(out, attached, ledger, as_base64, first=1)
             if await self._carry(sandbox, attached, out, stream) is not None:
                 info = await look(sandbox, Selector.process(info.process))
                 head = {**result_head(info, truncated=False), "stdout": "", "stderr": "", "last_seq": stream.last}
-                await out.say("done", msgspec.json.encode(head))
+                await out.say("done", ascii_json(head))
             return out.response
 
     async def exec(self, request: web.Request) -> web.StreamResponse:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from typing import Any, get_args
 
-import msgspec
 from aiohttp import web
 
 from sandpty import config
 from sandpty.server.auth import Principal
 from sandpty.server.context import Context
-from sandpty.server.dialects.hyperbrowser import models
+from sandpty.server.dialects.hyperbrowser import models, network
 from sandpty.server.dialects.hyperbrowser.errors import bad_request, json_response, not_found, unsupported
 from sandpty.server.dialects.hyperbrowser.images import image_name, launch_template, page_of
 from sandpty.server.dialects.hyperbrowser.ports import checked, exposed_ports
@@ -21,9 +20,8 @@ from sandpty.server.dialects.hyperbrowser.tokens import iso, origin, running, ru
 from sandpty.server.ended import EndedSandbox
 from sandpty.server.ports.policy import PortPolicy
 from sandpty.server.registry import CreateSpec
-from sandpty.wire import network_rules
 from sandpty.wire.errors import SandptyError
-from sandpty.wire.verbs import Limits, NetworkPolicy, Sandbox
+from sandpty.wire.verbs import Limits, Sandbox
 
 _CLOSE_REASONS = {"killed": "user_requested", "timeout": "timeout"}
 
@@ -66,12 +64,13 @@ class Sandboxes:
         if body.region is not None:
             extras["region"] = body.region
         ports = PortPolicy(exposed=checked(body.exposed_ports or [])).annotations()
+        internet, policy = network.policy_of(body)
         template, limits = await self._launched(body, principal)
         spec = CreateSpec(
             template=template,
             timeout_s=minutes * 60,
-            internet=body.allow_internet_access is not False,
-            network=_policy(body, NetworkPolicy(), body.allow_internet_access is not False),
+            internet=internet,
+            network=policy,
             limits=limits,
             extras={"hyperbrowser": extras, **ports},
         )
@@ -133,16 +132,6 @@ class Sandboxes:
         except SandptyError:
             return ""
 
-    # --- network ---
-
-    async def network(self, request: web.Request, principal: Principal) -> web.StreamResponse:
-        body = await read_json(request, models.NetworkBody)
-        sandbox = running(self._context, request.match_info["id"], principal)
-        internet = sandbox.internet if body.allow_internet_access is None else body.allow_internet_access
-        policy = _policy(body, sandbox.network, internet)
-        changed = await self._registry.set_network(sandbox.id, principal, internet, policy)
-        return json_response({"network": _network(changed)})
-
     async def secret_process(self, request: web.Request, principal: Principal) -> web.StreamResponse:
         running(self._context, request.match_info["id"], principal)
         raise unsupported("processes with secrets are")
@@ -184,26 +173,8 @@ class Sandboxes:
             disk_size_mib=limits.disk_mb,
             timeout_minutes=extras.get("minutes", max(1, round((sandbox.end_at - sandbox.started_at) / 60))),
             exposed_ports=exposed_ports(request, sandbox),
-            network=_network(sandbox),
+            network=network.shown(sandbox),
         )
-
-
-def _policy(body: models.NetworkBody, before: NetworkPolicy, internet: bool) -> NetworkPolicy:
-    """What is not said stays as it was. Raises HyperbrowserError 400."""
-    allow_out = before.allow_out if body.allow_out is None else tuple(body.allow_out)
-    deny_out = before.deny_out if body.deny_out is None else tuple(body.deny_out)
-    try:
-        network_rules.parse(allow_out, deny_out, internet=internet)
-    except network_rules.RuleError as error:
-        raise bad_request(str(error)) from error
-    return msgspec.structs.replace(before, allow_out=allow_out, deny_out=deny_out)
-
-
-def _network(sandbox: Sandbox) -> models.Network:
-    policy = sandbox.network
-    return models.Network(
-        allow_internet_access=sandbox.internet, allow_out=list(policy.allow_out), deny_out=list(policy.deny_out)
-    )
 
 
 def _with_token(listed: models.SandboxListed, token: str | None, expires: str | None) -> models.SandboxDetail:
