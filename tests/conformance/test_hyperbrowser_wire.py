@@ -59,6 +59,7 @@ class Wire:
     sandbox: SandboxHandle
     terminal: str
     tokens: SignedTokens
+    http: httpx.Client
 
     @property
     def claims(self) -> RuntimeClaims:
@@ -85,7 +86,8 @@ def wire(server: RunningServer, hyperbrowser: Hyperbrowser) -> Iterator[Wire]:
     sandbox = hyperbrowser.sandboxes.create({"image_name": "base"})
     terminal = sandbox.terminal.create({"command": "bash", "args": ["--norc", "--noprofile"]})
     secret = (server.data_dir / "runtime_secret").read_text().strip().encode()
-    yield Wire(server, sandbox, terminal.id, SignedTokens(secret))
+    with httpx.Client(timeout=30) as http:
+        yield Wire(server, sandbox, terminal.id, SignedTokens(secret), http)
     sandbox.stop()
 
 
@@ -123,7 +125,7 @@ def test_every_route_refuses_tokens_that_are_not_right(wire: Wire, method: str, 
         headers = {"Connection": "Upgrade", "Upgrade": "websocket"} if "/ws" in path or "{route}" in path else {}
         if token:
             headers["Authorization"] = f"Bearer {token}".encode("latin-1")
-        answer = httpx.request(method, wire.server.url + wire.fill(path), headers=headers, timeout=30)
+        answer = wire.http.request(method, wire.server.url + wire.fill(path), headers=headers)
         assert answer.status_code == (404 if what == "of another owner" and "presigned" not in path else 401), what
         assert answer.json()["message"], what
         assert answer.headers["x-request-id"]
@@ -136,7 +138,8 @@ def test_a_right_token_opens_what_a_wrong_one_does_not(wire: Wire) -> None:
     assert httpx.get(url, headers={"Authorization": f"Bearer {token}"}, timeout=30).status_code == 200
     with pytest.raises(InvalidStatus, match="401"):
         wire.attach(token="wrong")
-    wire.attach().close()
+    with wire.attach():
+        pass
 
 
 def test_there_are_as_many_routes_as_the_sdks_use() -> None:
@@ -181,7 +184,7 @@ def test_garbage_costs_only_its_own_connection(wire: Wire, garbage: str | bytes)
         mark = f"alive-{time.monotonic_ns()}"
         other.send(json.dumps({"type": "input", "data": f"echo {mark}\n"}))
         said = b""
-        while f"\n{mark}\r\n".encode() not in said:
+        while f"\r{mark}\r\n".encode() not in said:
             said += base64.b64decode(json.loads(other.recv(timeout=DEADLINE_S))["data"])
 
 
@@ -190,7 +193,8 @@ def test_a_message_that_is_too_big_costs_only_its_own_connection(wire: Wire) -> 
     with wire.attach() as bad:
         bad.send(json.dumps({"type": "input", "data": "x" * 3_000_000}))
         assert frames_until_closed(bad)[1] == 1009
-    wire.attach().close()
+    with wire.attach():
+        pass
 
 
 @pytest.mark.parametrize("cursor", ["-1", "x", "1.5", "9" * 30, "%00"])
@@ -203,7 +207,7 @@ def test_a_cursor_that_is_no_number_is_refused(wire: Wire, cursor: str) -> None:
 def test_frames_are_output_and_one_exit_and_nothing_else(wire: Wire) -> None:
     """Each below 1 MiB; seq is the offset at which a chunk ends; the connection is closed properly after the exit."""
     terminal = wire.sandbox.terminal.create({"command": "bash", "args": ["-c", "stty raw; head -c 3000000 /dev/zero"]})
-    mine = Wire(wire.server, wire.sandbox, terminal.id, wire.tokens)
+    mine = Wire(wire.server, wire.sandbox, terminal.id, wire.tokens, wire.http)
     with mine.attach(max_size=1024 * 1024) as connection:
         frames, code = frames_until_closed(connection)
     assert code == 1000
@@ -223,7 +227,7 @@ def test_a_body_that_is_no_json_is_refused(wire: Wire) -> None:
     for path in ("/pty", f"/pty/{wire.terminal}/wait", f"/pty/{wire.terminal}/resize", "/processes", "/files/write"):
         for body in (b"{", b"[]", b"\xff", b'{"command":7,"rows":"x","timeoutMs":"y","path":[]}'):
             url = f"{wire.server.url}/sandbox/{wire.sandbox.id}{path}"
-            answer = httpx.post(url, content=body, headers=headers, timeout=30)
+            answer = wire.http.post(url, content=body, headers=headers)
             assert answer.status_code == 400, (path, body, answer.text)
             assert answer.json()["code"] == "bad_request"
 
@@ -235,7 +239,7 @@ def test_a_stream_outlives_its_token(wire: Wire) -> None:
     url = f"{wire.server.url}/sandbox/{wire.sandbox.id}/pty/{wire.terminal}"
     headers = {"Authorization": f"Bearer {short}"}
     with wire.attach(token=short) as connection:
-        until_sync(lambda: httpx.get(url, headers=headers, timeout=30).status_code == 401, DEADLINE_S)
+        until_sync(lambda: wire.http.get(url, headers=headers).status_code == 401, DEADLINE_S)
         connection.send(json.dumps({"type": "input", "data": "echo out-$((20+3))-lived\n"}))
         said = b""
         while b"out-23-lived" not in said:
