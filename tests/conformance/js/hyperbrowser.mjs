@@ -165,8 +165,8 @@ const checks = {
 
     const process_ = await sandbox.processes.start('read line; echo got:$line; echo oops >&2')
     assert.equal((await sandbox.getProcess(process_.id)).id, process_.id)
-    await process_.writeStdin('typed\n')
-    await process_.writeStdin({ eof: true })
+    await process_.writeStdin('ty')
+    await process_.writeStdin({ data: 'ped\n', eof: true })
     const events = await collect(process_.stream())
     assert.deepEqual(events.map((event) => event.type), ['stdout', 'stderr', 'exit'])
     assert.deepEqual(events.slice(0, 2).map((event) => event.seq), [1, 2])
