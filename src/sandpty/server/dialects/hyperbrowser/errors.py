@@ -107,6 +107,10 @@ def answering(handler: Handler) -> Handler:
             response = unexpected(error).response()
         if not response.prepared:
             response.headers["x-request-id"] = secrets.token_hex(8)
+            if (
+                "Upgrade" in request.headers
+            ):  # Node would keep a refused WebSocket's connection, and not end before it does
+                response.force_close()
         return response
 
     return handle
