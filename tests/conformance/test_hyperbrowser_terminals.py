@@ -98,7 +98,7 @@ def test_a_terminal_is_created_typed_into_and_exits(sandbox: SandboxHandle) -> N
     assert list(connection.events()) == []
     connection.close()
     text = data.decode()
-    assert "\r/tmp\r\n30 90\r\npérson\r\ntyped-2\r\n" in text
+    assert "/tmp\r\n30 90\r\npérson\r\ntyped-2\r\n" in text
     assert (status.exit_code, status.running, status.timed_out) == (3, False, False)
     again = sandbox.terminal.get(terminal.id, include_output=True)
     assert output(again.current) == data
@@ -173,11 +173,11 @@ def test_a_signal_goes_to_what_runs_in_front(sandbox: SandboxHandle) -> None:
     terminal = interactive(sandbox)
     connection = terminal.attach()
     connection.write("echo begin; sleep 1000\n")
-    read_until(connection, b"\rbegin\r\n")
+    read_until(connection, b"begin\r\n")
     until_sync(lambda: "sleep" in sandbox.exec("ps -t pts/* -o comm= || ps -e -o comm=").stdout, DEADLINE_S)
     terminal.signal("INT")
     connection.write("echo code=$?\n")
-    read_until(connection, b"\rcode=130\r\n")
+    read_until(connection, b"code=130\r\n")
     assert terminal.signal("TERM").running
     status = terminal.kill()
     assert (status.running, status.exit_code) == (False, 137)
@@ -235,7 +235,7 @@ def test_several_clients_see_and_type_the_same(sandbox: SandboxHandle) -> None:
     terminal = interactive(sandbox)
     first, second = terminal.attach(), terminal.attach()
     first.write("echo from-first-$((1+1))\n")
-    assert read_until(second, b"\rfrom-first-2\r\n")
+    assert read_until(second, b"from-first-2\r\n")
     second.write("echo from-second-$((1+1)); exit 5\n")
     data, status = read(first)
     assert b"from-second-2" in data
