@@ -98,7 +98,8 @@ def test_a_terminal_is_created_typed_into_and_exits(sandbox: SandboxHandle) -> N
     assert list(connection.events()) == []
     connection.close()
     text = data.decode()
-    assert "/tmp\r\n30 90\r\npérson\r\ntyped-2\r\n" in text
+    for answer in ("/tmp\r\n", "30 90\r\n", "pérson\r\n", "typed-2\r\n"):  # the echo of `exit` may fall between them
+        assert answer in text
     assert (status.exit_code, status.running, status.timed_out) == (3, False, False)
     again = sandbox.terminal.get(terminal.id, include_output=True)
     assert output(again.current) == data
