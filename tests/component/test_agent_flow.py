@@ -50,7 +50,7 @@ def test_a_slow_viewer_alone_loses_nothing(agent: Agent) -> None:
     """Law 7: the process waits for its only reader, as with ssh; then everything comes, without a gap."""
     with agent.start("sh", "-c", NUMBERS, flags=PIPES, stall_ms=frames.NEVER_MS) as slow:
         end = settled_end(agent, slow.selector)
-        assert end <= SOCKET + CREDIT + READ
+        assert end <= SOCKET + CREDIT + 4 * READ < TOTAL  # how much a socket takes varies with how it came
         exit = slow.read_exit()
         assert exit.end == TOTAL
         assert slow.seen.gaps == []

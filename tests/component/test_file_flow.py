@@ -24,7 +24,7 @@ from tests.component.test_files import content, refused
 from tests.waiting import until, until_sync
 
 MIB = 1 << 20
-BIG = 256 * MIB
+BIG = 96 * MIB
 CHILDREN = 64  # FILES_CHILDREN_MAX
 FUZZ_S = 4.0
 
@@ -55,7 +55,7 @@ async def alone(guest: FilesRoot) -> int:
 
 
 async def test_a_big_file_passes_both_ways_in_little_memory(guest: FilesRoot) -> None:
-    """256 MiB up and down: neither this process nor the child grows with it."""
+    """96 MiB up and down: neither this process nor the child grows with it."""
     piece = os.urandom(MIB)
     async with await guest.open() as files:
         child = await alone(guest)

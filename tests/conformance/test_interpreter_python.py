@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from e2b_code_interpreter.charts import (
     SuperChart,
 )
 
+from sandpty.supervisor import state
 from tests.server_fixture import RunningServer
 from tests.waiting import until_sync
 
@@ -349,8 +349,8 @@ def test_a_warm_sandbox_has_its_kernel_before_anybody_asks(code: Sandbox, server
     """It is no process of the client's, and knows the environment that the client gave at create."""
 
     def waits() -> bool:
-        kept = [json.loads(path.read_text()) for path in (server.data_dir / "sandboxes").glob("*/meta.json")]
-        return any(meta["phase"] == "warm" and meta["template"] == "code-interpreter-v1" for meta in kept)
+        kept = (state.read(directory) for directory in (server.data_dir / "sandboxes").iterdir())
+        return any(meta is not None and (meta.phase, meta.template) == ("warm", "code-interpreter-v1") for meta in kept)
 
     until_sync(waits, TIMEOUT_S, "a warm sandbox of the template")
     sandbox = Sandbox.create(timeout=120, envs={"LATER": "told"})

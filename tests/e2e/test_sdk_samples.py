@@ -131,7 +131,7 @@ async def test_creating_and_attaching(runs: dict[str, Run], server: RunningServe
 
 async def test_the_interactive_terminal(server: RunningServer) -> None:
     """A person types, interrupts and exits; the sandbox goes with the sample."""
-    with tempfile.TemporaryDirectory(prefix="sp-sample-", dir="/tmp") as directory:
+    with tempfile.TemporaryDirectory(prefix="sp-sample-", dir="/tmp", ignore_cleanup_errors=True) as directory:
         script = Path(directory) / "interactive.py"
         script.write_text(SAMPLES[INTERACTIVE].code, encoding="utf-8")
         env = {**server.env, "PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": directory, "TERM": "xterm"}

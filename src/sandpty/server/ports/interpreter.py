@@ -40,8 +40,11 @@ class Interpreters:
         if request.path == "/execute":
             _check_token(request, sandbox)
         env = _environment(sandbox)
-        if env and sandbox.id not in self._told and not await self._tell(sandbox, env):
-            await self.start(sandbox)
+        for _ in range(config.INTERPRETER_TELL_TRIES):
+            if not env or sandbox.id in self._told:
+                return
+            if not await self._tell(sandbox, env):
+                await self.start(sandbox)
 
     async def start(self, sandbox: Sandbox) -> None:
         """Returns when it listens and knows its environment, or when it does not start: then the port stays closed."""
