@@ -185,7 +185,7 @@ def test_the_interactive_terminal(programs: Programs, hyperbrowser: Hyperbrowser
             person.type("until [ \"$(stty size)\" = '30 101' ]; do sleep 0.1; done; echo resized-$((1+1))")
             person.resize(101, 30)
             person.wait_for("resized-2", DEADLINE_S)
-        said(person, "tput cols; echo é€", "é€")
+        said(person, "tput cols; echo é$((1+1))€", "é2€")
         person.type("sleep 1000")
         person.wait_for("sleep 1000", DEADLINE_S)
         person.keys("C-c")
