@@ -172,6 +172,12 @@ INTERPRETER_POLL_S: Final = 0.01  # between looks whether it listens
 INTERPRETER_TELL_TRIES: Final = 3  # one that is just starting may not take it at first
 INTERPRETER_TELL_TIMEOUT_S: Final = 10.0  # for it to take the sandbox's environment
 
+# --- built templates -------------------------------------------------------------------------------------------------
+TEMPLATES_MAX: Final = 500  # records per team; a list of all of them is one answer of the supervisor
+TEMPLATE_BUILDS_KEPT: Final = 50  # per template: older ones without a tag are forgotten
+TEMPLATE_TAGS_MAX: Final = 200  # per template
+TEMPLATE_RECORD_BYTES: Final = 1024 * 1024  # of one record; the environments of its builds are most of it
+
 # --- ports -----------------------------------------------------------------------------------------------------------
 GUEST_SOCKET_REQUESTS_MAX: Final = 64  # unanswered at the supervisor; the others wait their turn in the server
 GUEST_SOCKET_TIMEOUT_S: Final = 10.0  # one answer of the supervisor's; it takes a tenth of a millisecond
@@ -297,6 +303,11 @@ class DataDir:
     @property
     def templates(self) -> Path:
         return self.root / "templates"
+
+    @property
+    def template_records(self) -> Path:
+        """One JSON file for each template that was built or imported."""
+        return self.root / "template_records"
 
     @property
     def snapshots(self) -> Path:

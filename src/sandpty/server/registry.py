@@ -28,7 +28,8 @@ from sandpty.server.supervisor_client import SupervisorClient, TemplateList
 from sandpty.wire import verbs
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.first_shell import USER, FirstShell
-from sandpty.wire.verbs import Limits, NetworkPolicy, Sandbox, Template
+from sandpty.wire.templates import Template
+from sandpty.wire.verbs import Limits, NetworkPolicy, Sandbox
 
 log = logging.getLogger(__name__)
 

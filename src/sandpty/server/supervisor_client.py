@@ -12,6 +12,7 @@ import msgspec
 from sandpty import config
 from sandpty.wire import verbs
 from sandpty.wire.errors import REASONS, SandptyError
+from sandpty.wire.templates import Template
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -26,7 +27,7 @@ class SnapshotList(msgspec.Struct, frozen=True):
 
 
 class TemplateList(msgspec.Struct, frozen=True):
-    templates: list[verbs.Template]
+    templates: list[Template]
 
 
 class SupervisorClient:

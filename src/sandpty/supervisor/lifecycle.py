@@ -26,12 +26,15 @@ from sandpty.supervisor.booting import Booting
 from sandpty.supervisor.checks import check_annotations, check_disk, check_limits, check_network, disk_error
 from sandpty.supervisor.entry import Entry
 from sandpty.supervisor.events import Events
+from sandpty.supervisor.origins import Images, NoImages, Origins
 from sandpty.supervisor.pausing import Pausing
 from sandpty.supervisor.snapshots import Snapshots
 from sandpty.supervisor.state import Meta
+from sandpty.supervisor.template_records import TemplateRecords
 from sandpty.templates.catalog import Catalog, Ready
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.first_shell import FIRST_SHELLS, FirstShell
+from sandpty.wire.templates import Defaults
 from sandpty.wire.verbs import CreateArgs, EndReason, Limits, NetworkPolicy, Sandbox
 
 log = logging.getLogger(__name__)
@@ -45,14 +48,16 @@ class Sandboxes:
         data: DataDir,
         driver: Driver,
         catalog: Catalog,
+        records: TemplateRecords,
         *,
         events: Events,
         background: Background,
         server_uid: int,
+        images: Images | None = None,
     ) -> None:
         self._data = data
         self._driver = driver
-        self._catalog = catalog
+        self._records = records
         self._events = events
         self._background = background
         self._host_boot_id = state.host_boot_id()
@@ -61,7 +66,8 @@ class Sandboxes:
         self._booting = Booting(driver, server_uid, self._agent_ended)
         self.pausing = Pausing(self, driver, self._booting, background)
         self.trash = Trash(data.root / "trash", background)
-        self.snapshots = Snapshots(data.snapshots, self, driver, background)
+        self.snapshots = Snapshots(data.snapshots, self, driver, background, records)
+        self.origins = Origins(catalog, self.snapshots, records, images or NoImages())
         self.deadline_changed = asyncio.Event()
         self.idle = asyncio.Event()  # no create under way: the pool may refill
         self.idle.set()
@@ -95,7 +101,7 @@ class Sandboxes:
     async def create(self, args: CreateArgs, claim: Callable[[str], Entry | None]) -> Sandbox:
         """A sandbox for the server: a warm one, if `claim` gives one, turned into what was asked for; or a new one."""
         check_network(args.internet, args.network, isolated=self._driver.isolated)
-        template = self._template(args)
+        template = self.origins.ready(args)
         limits = args.limits or template.limits or Limits()
         check_limits(limits)
         check_annotations(args.annotations)
@@ -103,21 +109,20 @@ class Sandboxes:
         self.idle.clear()
         try:
             # A warm sandbox's disk has its size already; everything else can be changed.
-            fits = limits.disk_mb == Limits().disk_mb and not args.snapshot
+            fits = template.warm and limits.disk_mb == Limits().disk_mb
             entry = claim(args.template) if fits else None
             if entry is None or not await self._claim(entry, args, limits):
-                shells = () if args.first_shell is None else (args.first_shell,)
+                # A shell with more in its environment, or of another user, is another shell.
+                usual = args.first_shell is not None and template.defaults == Defaults()
+                shells = (args.first_shell,) if usual and args.first_shell else ()
                 entry = await self.boot_new(template, limits, args.internet, shells, args.network)
+            if template.record:
+                self._records.used(template.record)
             return self._hand_out(entry, args)
         finally:
             self._creating -= 1
             if self._creating == 0:
                 self.idle.set()
-
-    def _template(self, args: CreateArgs) -> Ready:
-        if args.snapshot:
-            return self.snapshots.ready(args.snapshot, args.template)
-        return self._catalog.resolve(args.template)
 
     async def _claim(self, entry: Entry, args: CreateArgs, limits: Limits) -> bool:
         """Give a warm sandbox its limits and network policy; False when it turns out to be unusable."""
@@ -185,6 +190,7 @@ class Sandboxes:
             socket=str(self._data.agents / f"{sandbox_id}.sock"),
             internet=internet,
             network=network or NetworkPolicy(),
+            defaults=template.defaults,
         )
         entry = self._entries[sandbox_id] = Entry(meta, self._data.sandboxes / sandbox_id)
         try:

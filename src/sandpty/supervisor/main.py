@@ -33,6 +33,8 @@ from sandpty.supervisor.service import Service
 from sandpty.supervisor.sockets import SocketService
 from sandpty.supervisor.state import ID_LENGTH
 from sandpty.supervisor.template_builds import Building
+from sandpty.supervisor.template_records import TemplateRecords
+from sandpty.supervisor.template_verbs import template_verbs
 from sandpty.supervisor.usage import Usages
 from sandpty.templates import collecting, quick, stacks
 from sandpty.templates.catalog import Catalog
@@ -118,11 +120,16 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
     events = Events()
     journal = Journal(data.root)
     events.listeners.append(journal.record)
-    sandboxes = Sandboxes(data, driver, catalog, events=events, background=background, server_uid=options.server_uid)
+    records = TemplateRecords(data.template_records, catalog)
+    records.load()
+    sandboxes = Sandboxes(
+        data, driver, catalog, records, events=events, background=background, server_uid=options.server_uid
+    )
     pool = Pool(sandboxes, catalog, background, options.pool)
     # First what is there already: the canary must not take a slot that a living sandbox has.
     await adopt_all(data, driver, sandboxes, pool)
     sandboxes.snapshots.load()
+    records.released = sandboxes.snapshots.collect
     facts = await driver.probe(catalog.default.layers)
     host = Host(
         version=SUPERVISOR_PROTOCOL_VERSION,
@@ -135,7 +142,6 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
     service = Service(
         sandboxes,
         pool,
-        catalog,
         events=events,
         background=background,
         host=host,
@@ -146,6 +152,7 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
             "history": journal.verb,
             "set_memory": Resizing(sandboxes, driver, background).verb,
             "certificate": certificates.verb(data),
+            **template_verbs(records),
         },
     )
     for number in (signal.SIGTERM, signal.SIGINT):

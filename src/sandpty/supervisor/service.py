@@ -25,7 +25,6 @@ from sandpty.supervisor.events import Events
 from sandpty.supervisor.key_file import KeyFile
 from sandpty.supervisor.lifecycle import Sandboxes
 from sandpty.supervisor.pool import Pool
-from sandpty.templates.catalog import Catalog
 from sandpty.wire import verbs
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import Failure, Host, Message, Request
@@ -83,7 +82,6 @@ class Service:
         self,
         sandboxes: Sandboxes,
         pool: Pool,
-        catalog: Catalog,
         *,
         events: Events,
         background: Background,
@@ -95,7 +93,6 @@ class Service:
         """`more`: verbs that others serve."""
         self._sandboxes = sandboxes
         self._pool = pool
-        self._catalog = catalog
         self._events = events
         self._background = background
         self._host = host
@@ -119,7 +116,6 @@ class Service:
             "delete_snapshot": self._delete_snapshot,
             "annotate": self._annotate,
             "network": self._network,
-            "templates": self._templates,
             "keys": self._known_keys,
             "reload_keys": self._reload_keys,
             "shutdown": self._shutdown,
@@ -230,9 +226,6 @@ class Service:
     async def _network(self, raw: msgspec.Raw) -> verbs.Sandbox:
         args = msgspec.json.decode(raw, type=NetworkArgs)
         return await self._sandboxes.set_network(args.id, args.internet, args.policy)
-
-    async def _templates(self, raw: msgspec.Raw) -> dict[str, list[verbs.Template]]:
-        return {"templates": self._catalog.list()}
 
     async def _known_keys(self, raw: msgspec.Raw) -> verbs.Keys:
         content = self._keys.read()

@@ -29,8 +29,10 @@ from sandpty.supervisor.checks import check_disk
 from sandpty.supervisor.entry import Entry
 from sandpty.supervisor.pausing import Holder
 from sandpty.supervisor.state import KeptCopy, KeptLayer
+from sandpty.supervisor.template_records import TemplateRecords
 from sandpty.templates.catalog import Ready
 from sandpty.wire.errors import SandptyError
+from sandpty.wire.templates import Defaults
 from sandpty.wire.verbs import Limits, Snapshot, SnapshotArgs
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,7 @@ class Kept(msgspec.Struct, kw_only=True):
     limits: Limits
     created_at: float
     size_bytes: int
+    defaults: Defaults = Defaults()
     deleted: bool = False
     temporary: bool = False
 
@@ -84,11 +87,14 @@ class World(Holder, Protocol):
 class Snapshots:
     """All snapshots of one data directory; `load` it once the sandboxes are known."""
 
-    def __init__(self, directory: Path, sandboxes: World, driver: Driver, background: Background) -> None:
+    def __init__(
+        self, directory: Path, sandboxes: World, driver: Driver, background: Background, records: TemplateRecords
+    ) -> None:
         self._directory = directory
         self._sandboxes = sandboxes
         self._driver = driver
         self._background = background
+        self._records = records
         self._kept: dict[str, Kept] = {}
         self._copying = asyncio.Semaphore(config.COPIES_IN_PARALLEL)
 
@@ -99,12 +105,26 @@ class Snapshots:
         shown = (kept for kept in self._kept.values() if not kept.deleted and not kept.temporary)
         return [kept.snapshot() for kept in sorted(shown, key=lambda kept: (kept.created_at, kept.id))]
 
-    def ready(self, snapshot_id: str, template: str) -> Ready:
-        """What a sandbox is made from that starts from the snapshot. Raises no_such_snapshot."""
-        kept = self._get(snapshot_id)
+    def ready(self, snapshot_id: str, template: str, *, deleted: bool = False) -> Ready:
+        """What a sandbox is made from that starts from the snapshot. Raises no_such_snapshot.
+
+        `deleted`: also while it is only kept because a template needs it.
+        """
+        kept = self._kept.get(snapshot_id) if deleted else self._get(snapshot_id)
+        if kept is None:
+            raise SandptyError("no_such_snapshot", f"snapshot {snapshot_id[:64]} does not exist")
         layers = tuple(layer.layer() for layer in kept.layers)
         copies = tuple(copy.copy() for copy in kept.copies)
-        return Ready(template, layers, kept.created_at, kept.size_bytes, copies, kept.limits)
+        return Ready(
+            template,
+            layers,
+            kept.created_at,
+            kept.size_bytes,
+            copies,
+            limits=kept.limits,
+            defaults=kept.defaults,
+            warm=False,
+        )
 
     def _get(self, snapshot_id: str) -> Kept:
         kept = self._kept.get(snapshot_id)
@@ -138,6 +158,7 @@ class Snapshots:
                     layers=meta.layers,
                     copies=(*state.kept_copies((copy,)), *meta.copies),
                     limits=meta.limits,
+                    defaults=meta.defaults,
                     created_at=time.time(),
                     size_bytes=_size_bytes(directory),
                     temporary=args.temporary,
@@ -211,11 +232,12 @@ class Snapshots:
 
     def collect(self) -> None:
         """Remove every deleted snapshot on which nothing stands."""
+        needed = {files.id for files in self._records.files() if files.kind == "snapshot"}
         used = {copy.directory for entry in self._sandboxes.entries.values() for copy in entry.meta.copies}
         # Newest first: with the last one that stood on another, the other may go too.
         for kept in sorted(self._kept.values(), key=lambda kept: -kept.created_at):
             own = self._directory / kept.id
-            if kept.deleted and str(own) not in used:
+            if kept.deleted and kept.id not in needed and str(own) not in used:
                 del self._kept[kept.id]
                 self._driver.forget_copy(own)
                 self._sandboxes.trash.take(own)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from sandpty.isolation.driver import Copy, Layer, Plan, Started
+from sandpty.wire.templates import Defaults
 from sandpty.wire.verbs import Limits, NetworkPolicy, Sandbox
 
 META_NAME = "meta.json"
@@ -70,6 +71,7 @@ class Meta(msgspec.Struct, kw_only=True):
     owner: str = ""
     annotations: dict[str, Any] = {}
     copies: tuple[KeptCopy, ...] = ()
+    defaults: Defaults = Defaults()
     revision: int = 0
 
     def plan(self, directory: Path) -> Plan:
@@ -103,6 +105,7 @@ class Meta(msgspec.Struct, kw_only=True):
             "socket": self.socket,
             "boot_id": self.boot_id,
             "pid": self.pid,
+            "defaults": self.defaults,
             "revision": self.revision,
             "paused_memory": self.phase != "stopped",
         }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sandpty.isolation.driver import Copy, Layer
 from sandpty.templates.names import BASE, CODE_INTERPRETER
 from sandpty.wire.errors import SandptyError
-from sandpty.wire.verbs import Limits, Template
+from sandpty.wire.templates import Defaults, Template
+from sandpty.wire.verbs import Limits
 
 _BUILT = (BASE, CODE_INTERPRETER)  # ours, as opposed to the quick one
 
@@ -18,6 +19,7 @@ class Ready:
     """A template that sandboxes can be made from.
 
     started: a program that runs, as the guest's user, in warm sandboxes of it before they are asked for.
+    warm: whether some are kept ready. record: the id of the template's record, "" of ours.
     """
 
     name: str
@@ -27,6 +29,9 @@ class Ready:
     copies: tuple[Copy, ...] = ()  # of a snapshot, the newest first
     limits: Limits | None = None  # of the sandbox that a snapshot is of
     started: tuple[str, ...] = ()
+    defaults: Defaults = field(default_factory=Defaults)
+    warm: bool = True
+    record: str = ""
 
 
 class Catalog:
@@ -51,6 +56,10 @@ class Catalog:
         """Whether it is built."""
         return name in self._built
 
+    def knows(self, name: str) -> bool:
+        """Whether it is one of ours."""
+        return name in self._built or name in _BUILT or name == self._quick.name
+
     def progress(self, name: str, detail: str) -> None:
         """How far the building of a template is, or why it failed."""
         self._details[name] = detail
@@ -72,12 +81,24 @@ class Catalog:
         quick = self._quick
         return [
             *shown,
-            Template(name=quick.name, state="ready", created_at=quick.created_at, size_bytes=quick.size_bytes),
+            _listed(quick.name, quick),
         ]
 
     def _shown(self, name: str, built: Ready | None) -> Template:
         template = built or self.default
         detail = f"{template.name} stands in for it: {self._details.get(name, 'not built yet')}" if not built else ""
-        return Template(
-            name=name, state="ready", detail=detail, created_at=template.created_at, size_bytes=template.size_bytes
-        )
+        return _listed(name, template, detail)
+
+
+def _listed(name: str, template: Ready, detail: str = "") -> Template:
+    return Template(
+        id=name,
+        name=name,
+        names=(name,),
+        public=True,
+        state="ready",
+        detail=detail,
+        created_at=template.created_at,
+        updated_at=template.created_at,
+        size_bytes=template.size_bytes,
+    )

@@ -19,7 +19,7 @@ object. Requests carry an `id`, answers the same `id`; answers may come in any o
 | annotate | {"id", "annotations"} | Sandbox |
 | network | {"id", "internet", "policy": NetworkPolicy} | Sandbox; the rules hold, also for connections that exist |
 | watch | - | {}; then events {"event": "changed"|"ended", "sandbox": Sandbox, "reason": str} |
-| templates | - | {"templates": [Template]} |
+| templates, template, save_template, delete_template | | templates.py beside this module |
 | keys | - | Keys; after `reload_keys` also as event {"event": "keys", "keys": [KeyHash]} |
 | set_memory | {"id", "memory_mb"} | Sandbox |
 | usage | {"ids"} | Usages, of those that run |
@@ -28,7 +28,7 @@ object. Requests carry an `id`, answers the same `id`; answers may come in any o
 | certificate | - | Certificate, as `sandpty serve` was asked to use |
 | shutdown | {"kill": bool} | {}; with kill every sandbox is ended first |
 
-msgspec is used here, and nowhere else in `wire`: the SDK never imports this module.
+msgspec is used here and in `templates`, and nowhere else in `wire`: the SDK never imports them.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from typing import Any, Literal
 import msgspec
 
 from sandpty.wire.first_shell import FirstShell
+from sandpty.wire.templates import Defaults, Files
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 MAX_ANNOTATIONS_BYTES = 256 * 1024
@@ -70,10 +71,13 @@ class NetworkPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 class CreateArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`template` is a name or an id; `annotations` is kept and given back, never looked into.
 
-    `first_shell`: whose usual shell is likely to be asked for first; a new sandbox starts it in advance.
+    `first_shell`: whose usual shell is likely to be asked for first; a new sandbox starts it in advance. `files` and
+    `defaults`: instead of the template's, for builds.
     """
 
     template: str
+    files: Files | None = None
+    defaults: Defaults | None = None
     snapshot: str = ""  # the id of one to start from; `template` is then only what the sandbox says of itself
     end_at: float  # unix seconds
     on_timeout: Literal["kill", "pause", "pause_disk"] = "kill"
@@ -103,6 +107,7 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
     boot_id: str
     network: NetworkPolicy = NetworkPolicy()
     pid: int = 0  # host pid of the agent, 0 while stopped
+    defaults: Defaults = Defaults()
     paused_memory: bool = True  # paused: processes are frozen (True) or gone (False)
     ended: EndReason | None = None
     revision: int = 0  # grows with every change: an answer may arrive after the word of what happened since
@@ -128,17 +133,6 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits
     created_at: float
     size_bytes: int
-
-
-class Template(msgspec.Struct, frozen=True, kw_only=True):
-    """`state`: ready, building or failed; `detail` says what is going on."""
-
-    name: str
-    aliases: tuple[str, ...] = ()
-    state: Literal["ready", "building", "failed"]
-    detail: str = ""
-    created_at: float = 0.0
-    size_bytes: int = 0
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):

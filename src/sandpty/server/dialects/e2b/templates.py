@@ -15,7 +15,8 @@ from sandpty.server.dialects.e2b.errors import HttpError
 from sandpty.server.dialects.e2b.guard import Row
 from sandpty.server.dialects.e2b.listing import rfc3339
 from sandpty.server.dialects.e2b.replies import ENVD_VERSION, json_reply
-from sandpty.wire.verbs import Limits, Template
+from sandpty.wire.templates import Template
+from sandpty.wire.verbs import Limits
 
 _BUILD_STATUS = {"ready": "ready", "building": "building", "failed": "error"}
 

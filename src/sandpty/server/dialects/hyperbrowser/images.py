@@ -14,7 +14,8 @@ from sandpty.server.context import Context
 from sandpty.server.dialects.hyperbrowser import models
 from sandpty.server.dialects.hyperbrowser.errors import HyperbrowserError, bad_request, json_response, not_found
 from sandpty.server.dialects.hyperbrowser.tokens import iso
-from sandpty.wire.verbs import Sandbox, Template
+from sandpty.wire.templates import Template
+from sandpty.wire.verbs import Sandbox
 
 PUBLIC = "public"
 # The vendor's public images that every program of its documents names. Until a template is called so, `base` stands in

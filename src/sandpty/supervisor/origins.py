@@ -1,0 +1,64 @@
+"""What a new sandbox is made from: one of our templates, a built one, an image or a snapshot."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Protocol
+
+from sandpty.supervisor.snapshots import Snapshots
+from sandpty.supervisor.template_records import TemplateRecords, limits_of
+from sandpty.templates.catalog import Catalog, Ready
+from sandpty.wire.errors import SandptyError
+from sandpty.wire.templates import Files
+from sandpty.wire.verbs import CreateArgs
+
+
+class Images(Protocol):
+    """Images that were imported."""
+
+    def ready(self, image_id: str) -> Ready:
+        """What sandboxes of this image are made from. Raises no_such_template."""
+
+
+class NoImages:
+    """Where none can be imported."""
+
+    def ready(self, image_id: str) -> Ready:
+        raise SandptyError("no_such_template", f"image {image_id[:80]!r} was not imported")
+
+
+class Origins:
+    """Finds it; the first that knows the name wins: ours, then records."""
+
+    def __init__(self, catalog: Catalog, snapshots: Snapshots, records: TemplateRecords, images: Images) -> None:
+        self._catalog = catalog
+        self._snapshots = snapshots
+        self._records = records
+        self._images = images
+
+    def ready(self, args: CreateArgs) -> Ready:
+        """Raises no_such_template, no_such_snapshot."""
+        found = self._found(args)
+        return found if args.defaults is None else replace(found, defaults=args.defaults)
+
+    def _found(self, args: CreateArgs) -> Ready:
+        if args.snapshot:
+            return self._snapshots.ready(args.snapshot, args.template)
+        if args.files is not None:
+            return self.of_files(args.files, args.template)
+        if self._catalog.knows(args.template):
+            return self._catalog.resolve(args.template)
+        template, build = self._records.resolve(args.template, args.owner)
+        assert build.files is not None
+        found = self.of_files(build.files, template.id)
+        return replace(found, limits=limits_of(build), defaults=build.defaults, record=template.id)
+
+    def of_files(self, files: Files, name: str) -> Ready:
+        """`name`: what the sandbox says of itself. Raises no_such_template, no_such_snapshot."""
+        match files.kind:
+            case "template":
+                return replace(self._catalog.resolve(files.id), name=name, started=(), warm=False)
+            case "image":
+                return replace(self._images.ready(files.id), name=name, warm=False)
+            case "snapshot":
+                return self._snapshots.ready(files.id, name, deleted=True)
