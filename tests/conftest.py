@@ -8,6 +8,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from tests.registry_fixture import Registry, fill, running_registry
 from tests.server_fixture import RunningServer, running_server
 
 
@@ -15,6 +16,14 @@ from tests.server_fixture import RunningServer, running_server
 def server() -> Iterator[RunningServer]:
     """One server for all tests of a session that do not break it."""
     with running_server() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def registry() -> Iterator[Registry]:
+    """A registry with the stand-ins of tests/registry_fixture.py; tests may push more, each under a name of its own."""
+    with running_registry() as running:
+        fill(running)
         yield running
 
 
