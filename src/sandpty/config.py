@@ -97,6 +97,7 @@ REQUEST_BODY_BYTES: Final = 1024 * 1024  # JSON bodies; the largest legitimate o
 ENVELOPE_BYTES: Final = 4 * 1024 * 1024  # one Connect envelope (base64 of the largest INPUT fits)
 INPUT_CHUNK_BYTES: Final = 512 * 1024  # larger input is split into several INPUT frames
 LIST_PAGE_MAX: Final = 100  # E2B's page limit
+QUERY_FIELDS_MAX: Final = 64  # of a query that names files; the longest has nine
 TIMEOUT_MAX_S: Final = 30 * 24 * 3600  # longest life of a sandbox without renewal
 SANDBOX_TIMEOUT_S: Final = 300  # E2B's v2 default
 SANDBOX_TIMEOUT_V1_S: Final = 15  # E2B's v1 default
@@ -119,6 +120,7 @@ UPLOAD_FILES_MAX: Final = 10_000  # of one multipart body; their paths are remem
 UPLOAD_LINGER_S: Final = 30.0  # after an early answer the rest of an upload is read so long, so that the answer arrives
 COMPOSES_IN_PARALLEL: Final = 4  # each holds two files connections, and waits for the second holding the first
 COMPOSE_SOURCES_MAX: Final = 10_000  # files joined into one by one request
+WATCH_MESSAGE_BYTES: Final = 1024  # from a native client: the one word it may say has four
 WATCHER_IDLE_S: Final = 3600.0  # a polled watcher nobody asks is removed: it is a process of the sandbox
 
 # --- supervisor ------------------------------------------------------------------------------------------------------

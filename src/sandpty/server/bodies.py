@@ -1,9 +1,10 @@
-"""Reading the bodies of requests, bounded in size and in time."""
+"""Reading the bodies and queries of requests, bounded in size and in time."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TypeVar
+from urllib.parse import parse_qsl
 
 import msgspec
 from aiohttp import web
@@ -36,3 +37,12 @@ def decode_json(body: bytes, model: type[T]) -> T:
         return msgspec.json.decode(body.strip() or b"{}", type=model)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise SandptyError("bad_request", f"the request body is not valid: {error}") from error
+
+
+def query_pairs(request: web.Request) -> list[tuple[str, str]]:
+    """The query as it was sent. Path names are bytes: they come as `str` with surrogateescape. Raises bad_request."""
+    raw = request.rel_url.raw_query_string
+    try:
+        return parse_qsl(raw, keep_blank_values=True, errors="surrogateescape", max_num_fields=config.QUERY_FIELDS_MAX)
+    except ValueError as error:
+        raise SandptyError("bad_request", "the query has too many parts") from error

@@ -64,6 +64,25 @@ class Watch:
         self._waiting.clear()
         return events
 
+    async def ask_all(self) -> int:
+        """For who takes `news`: the number that comes once all that has happened until now was told."""
+        self._token += 1
+        await self._socket.send(file_frames.encode_sync(self._token))
+        return self._token
+
+    async def news(self) -> list[WatchEvent] | int:
+        """What the guest says next: events, as they come, or the number of an `ask_all`. Not beside `pending`."""
+        kind, payload = await self._socket.frame()
+        if kind == FileFrame.SYNCED:
+            try:
+                return file_frames.decode_number(payload)
+            except FrameError as error:
+                raise self._socket.misbehaved(str(error)) from error
+        self._take(kind, payload)
+        events = list(self._waiting)
+        self._waiting.clear()
+        return events
+
     def close(self) -> None:
         """Watch no more. Safe to repeat."""
         self._socket.close()

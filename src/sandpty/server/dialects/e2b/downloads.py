@@ -9,11 +9,11 @@ from sandpty.server.dialects.e2b.acting import Acting, acting_for
 from sandpty.server.dialects.e2b.connect import CORS_HEADERS
 from sandpty.server.dialects.e2b.errors import HttpError
 from sandpty.server.dialects.e2b.signatures import FileQuery
-from sandpty.server.files import ranges
+from sandpty.server.files.exact import send_content, wants_exact
 from sandpty.server.files.paths import base_name, printable
-from sandpty.server.files.sending import choose_coding, content_disposition, content_type, send_file, send_part
+from sandpty.server.files.sending import choose_coding, content_disposition, content_type
 from sandpty.server.registry import default_user
-from sandpty.terminal.files import Entry, EntryType, Reading
+from sandpty.terminal.files import EntryType
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import Sandbox
 
@@ -22,7 +22,7 @@ async def download(context: Context, sandbox: Sandbox, request: web.Request, que
     """Raises HttpError, SandptyError before anything was sent."""
     async with acting_for(context, sandbox, query.username or default_user(sandbox)) as guest:
         path = guest.path(query.path)
-        exact = request.method == "HEAD" or ranges.asks_for_part(request.headers)
+        exact = wants_exact(request)
         coding = "identity" if exact else choose_coding(request.headers.get("Accept-Encoding"))
         try:
             return await _answer(guest, request, path, exact, coding)
@@ -45,40 +45,7 @@ async def _answer(
             "X-Content-Type-Options": "nosniff",
             **CORS_HEADERS,
         }
-        if not exact:
-            if reading.entry.size and coding == "identity":
-                headers |= _validators(reading.entry)
-            return await send_file(request, reading, headers, coding=coding)
-        return await _exact(request, reading, headers | _validators(reading.entry))
-
-
-def _validators(entry: Entry) -> dict[str, str]:
-    return {
-        "Accept-Ranges": "bytes",
-        "ETag": ranges.entity_tag(entry),
-        "Last-Modified": ranges.last_modified(entry),
-    }
-
-
-async def _exact(request: web.Request, reading: Reading, headers: dict[str, str]) -> web.StreamResponse:
-    """What depends on the file's own length and age."""
-    entry = reading.entry
-    status = ranges.condition_status(request.headers, entry)
-    if status != 200:
-        return web.Response(status=status, headers=headers)
-    part = None
-    if ranges.range_holds(request.headers, entry):
-        try:
-            part = ranges.parse_range(request.headers.get("Range"), entry.size)
-        except ranges.UnsatisfiableError:
-            return web.Response(status=416, headers=headers | {"Content-Range": f"bytes */{entry.size}"})
-    if request.method == "HEAD":
-        return web.Response(headers=headers | {"Content-Length": str(entry.size)})
-    if part is None:
-        await reading.read()
-        return await send_file(request, reading, headers)
-    await reading.read(part.offset, part.length)
-    return await send_part(request, reading, headers | {"Content-Range": part.header}, part.length)
+        return await send_content(request, reading, headers, exact=exact, coding=coding)
 
 
 def _failure(error: SandptyError, path: str) -> Exception:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from urllib.parse import parse_qsl
 
 import msgspec
 from aiohttp import web
 
 from sandpty import config
+from sandpty.server.bodies import query_pairs
 from sandpty.server.context import Context
 from sandpty.server.dialects.e2b import file_models as models
 from sandpty.server.dialects.e2b.downloads import download
@@ -24,7 +24,6 @@ from sandpty.server.files.paths import printable
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import Sandbox
 
-_QUERY_FIELDS_MAX = 64
 _MIB = 1024 * 1024
 Answer = Callable[[Context, Sandbox, web.Request, FileQuery], Awaitable[web.StreamResponse]]
 
@@ -48,12 +47,10 @@ def routes(context: Context) -> list[web.RouteDef]:
 
 
 def _query(request: web.Request) -> FileQuery:
-    """Path names are bytes: they are taken from the query as it was sent."""
-    raw = request.rel_url.raw_query_string
     try:
-        pairs = parse_qsl(raw, keep_blank_values=True, errors="surrogateescape", max_num_fields=_QUERY_FIELDS_MAX)
-    except ValueError as error:
-        raise bad_request("the query has too many parts") from error
+        pairs = query_pairs(request)
+    except SandptyError as error:
+        raise bad_request(error.message) from error
     return FileQuery.of(pairs)
 
 

@@ -1,4 +1,4 @@
-"""The native dialect: /v1 REST for sandboxes and processes, a WebSocket per attachment.
+"""The native dialect: /v1 REST for sandboxes, processes and files, a WebSocket per attachment and per watch.
 
 Byte by byte in docs/reference/protocol.md. Every module has a class with `routes()`; here they are put together.
 """
@@ -9,10 +9,12 @@ from aiohttp import web
 
 from sandpty.server.context import Context
 from sandpty.server.dialects.native.attach import Attaching
+from sandpty.server.dialects.native.files import FileHandlers
 from sandpty.server.dialects.native.measures import Measures
 from sandpty.server.dialects.native.processes import Processes
 from sandpty.server.dialects.native.sandboxes import Sandboxes
 from sandpty.server.dialects.native.snapshots import Snapshots
+from sandpty.server.dialects.native.watching import Watching
 
 
 def routes(context: Context) -> list[web.AbstractRouteDef]:
@@ -24,5 +26,7 @@ def routes(context: Context) -> list[web.AbstractRouteDef]:
         *Measures(context).routes(),
         *Processes(context).routes(),
         *Attaching(context).routes(),
+        *FileHandlers(context).routes(),
+        *Watching(context).routes(),
         web.route("*", "/v1/{rest:.*}", sandboxes.unknown),
     ]
