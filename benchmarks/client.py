@@ -173,6 +173,17 @@ class WebSocket:
             head = bytes((0x80 | opcode, 0x80 | 126)) + struct.pack(">H", len(data))
         self._stream.connection.sendall(head + b"\0\0\0\0" + data)  # the mask 0 leaves the data as it is
 
+    def say(self, message: Any) -> None:
+        """Send a text: JSON."""
+        self._send(1, json.dumps(message).encode())
+
+    def heard(self) -> Any:
+        """The next message, which must be a text, as JSON."""
+        opcode, data = self._message()
+        if opcode != 1:
+            raise ConnectionError(f"no text: {data[:300].decode(errors='replace')}")
+        return json.loads(data)
+
     def type(self, data: bytes) -> None:
         """Send INPUT."""
         self._send(2, struct.pack("<BQ", INPUT, NO_OFFSET) + data)

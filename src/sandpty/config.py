@@ -35,6 +35,7 @@ CLIENT_SEND_BUFFER_BYTES: Final = 128 * 1024  # kernel send buffer per client co
 CLIENT_UNSENT_BYTES: Final = 16 * 1024  # per WebSocket, in our transport and again unsent in the kernel
 CLIENT_WRITE_HIGH_BYTES: Final = 64 * 1024  # our transport's high-water mark per client connection
 WS_CLOSE_TIMEOUT_S: Final = 30.0  # for a slow client to take what is left and say goodbye
+WS_FIRST_MESSAGE_S: Final = 10.0  # until a client that wants a process started has said which
 WS_HEARTBEAT_S: Final = 25.0  # below the 60 s at which common proxies cut idle connections
 E2B_KEEPALIVE_S: Final = 90.0  # when the client asks for no interval (E2B's own default)
 E2B_DEADLINE_GRACE_S: Final = 2.0  # the agent kills at the deadline and says so; this much later the stream ends anyway

@@ -24,11 +24,12 @@ from sandpty.wire import frames
 from sandpty.wire.errors import REASONS
 from sandpty.wire.frames import Exit, ExitReason, FrameType, From, ProcessFlags, Stream, Target
 from sandpty.wire.verbs import Limits
-from tests.e2e.native import Box, sandbox
+from tests.e2e.native import Box, opened, sandbox
 from tests.server_fixture import RunningServer
 from tests.waiting import until
 
 PAGE = (Path(__file__).parents[2] / "docs/reference/protocol.md").read_text()
+SHOWN = 101  # a WebSocket that shows a process
 FIELDS = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q"}
 
 
@@ -43,13 +44,15 @@ def rows(section: str) -> Iterator[list[str]]:
 def documented_routes() -> dict[tuple[str, str], list[str]]:
     """(method, path) of every route on the page, with its row."""
     found = {}
-    for section, prefix in (("Sandboxes", ""), ("Processes", "/v1/sandboxes/{id}"), ("Files", "/v1/sandboxes/{id}")):
+    for section, prefix in (
+        ("Sandboxes", ""),
+        *((each, "/v1/sandboxes/{id}") for each in ("Processes", "Files", "Attach")),
+    ):
         for row in rows(section):
             if match := re.fullmatch(r"`(GET|POST|PUT|DELETE) (\S+)`", row[0]):
                 found[match[1], match[2].replace("…", prefix)] = row
-    for socket in ("/processes/{process}/attach", "/files/watch"):
-        assert f"`GET …{socket}`, a WebSocket" in PAGE
-        found["GET", "/v1/sandboxes/{id}" + socket] = []
+    assert "`GET …/files/watch`, a WebSocket" in PAGE
+    found["GET", "/v1/sandboxes/{id}/files/watch"] = []
     return found
 
 
@@ -203,11 +206,20 @@ def statuses(row: list[str]) -> set[int]:
     return {int(status) for status in re.findall(r"\b(20\d)\b", row[2])}
 
 
+async def _started(own: Box) -> dict[tuple[str, str], int]:
+    """The WebSockets that start what they show, each once."""
+    async with own.started("true"):
+        pass
+    async with opened(own.server, {"process": {"argv": ["true"]}, "sandbox": {"timeout_s": 60}}) as (other, _):
+        await own.api.delete(other.path)
+    return {("GET", "/v1/sandboxes/{id}/start"): SHOWN, ("GET", "/v1/start"): SHOWN}
+
+
 async def test_every_documented_route_answers_as_documented(server: RunningServer) -> None:
     """Each route is called once in its purpose, and answers with the status of its row."""
     async with sandbox(server) as own:
         process = await own.terminal("sh", "-c", "printf x; read line; exit 7")
-        called: dict[tuple[str, str], int] = {}
+        called = await _started(own)
 
         async def call(method: str, path: str, body: Any = None) -> Any:
             url = path.replace("{id}", own.id).replace("{process}", str(process))
@@ -243,7 +255,7 @@ async def test_every_documented_route_answers_as_documented(server: RunningServe
         looked = await call("GET", of_process)
         assert (looked["cols"], looked["rows"]) == (90, 30)
         async with own.attach(process) as terminal:
-            called["GET", of_process + "/attach"] = 200
+            called["GET", of_process + "/attach"] = SHOWN
             await terminal.type(b"\r")
             await terminal.until_exit()
         exit_ = await call("GET", of_process + "/wait")
@@ -255,7 +267,10 @@ async def test_every_documented_route_answers_as_documented(server: RunningServe
 
         assert set(called) == {route for route in ROUTES if "/files" not in route[1]}  # those: test_protocol_files.py
         for route, status in called.items():
-            assert not ROUTES[route] or status in statuses(ROUTES[route]), (route, status)
+            assert status in statuses(ROUTES[route]) or (status == SHOWN and "`ATTACHED`" in ROUTES[route][2]), (
+                route,
+                status,
+            )
         example = json.loads(re.search(r'```json\n(\{"id".*?)```', PAGE, re.DOTALL)[1].replace("…", "..."))  # type: ignore[index]
         assert set(described) == set(example)
         assert set(described["limits"]) == set(example["limits"])

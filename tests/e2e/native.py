@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -202,12 +203,18 @@ class Box:
         self, process: int | str, query: str = "from=offset", *, acks: bool = False
     ) -> AsyncIterator[Terminal]:
         """Attach, and receive ATTACHED."""
-        url = f"{self.server.url}{self.path}/processes/{process}/attach?{query}"
-        async with (
-            aiohttp.ClientSession(headers=self.server.headers) as session,
-            session.ws_connect(url, max_msg_size=0, heartbeat=None) as socket,
-        ):
+        async with _socket(self.server, f"{self.path}/processes/{process}/attach?{query}") as socket:
             terminal = Terminal(socket, acks)
+            await terminal.until_frame(Attached)
+            yield terminal
+
+    @asynccontextmanager
+    async def started(self, *argv: str, query: str = "", **wanted: Any) -> AsyncIterator[Terminal]:
+        """Start a process and attach to it in one, and receive ATTACHED."""
+        body = {"user": guest_user(self.server), **wanted, "argv": list(argv)}
+        async with _socket(self.server, f"{self.path}/start?{query}") as socket:
+            await socket.send_json(body)
+            terminal = Terminal(socket, client_acks="window" in query)
             await terminal.until_frame(Attached)
             yield terminal
 
@@ -219,6 +226,35 @@ class Box:
         except aiohttp.WSServerHandshakeError as error:
             return error.status
         raise AssertionError("the attach was not refused")
+
+
+@asynccontextmanager
+async def _socket(
+    server: RunningServer, path: str, headers: dict[str, str] | None = None
+) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+    async with (
+        aiohttp.ClientSession(headers=server.headers if headers is None else headers) as session,
+        session.ws_connect(server.url + path, max_msg_size=0, heartbeat=None) as socket,
+    ):
+        yield socket
+
+
+@asynccontextmanager
+async def opened(
+    server: RunningServer, first: Any, path: str = "/v1/start", **headers: str
+) -> AsyncIterator[tuple[Box, Terminal]]:
+    """A sandbox and a process in one exchange. Raises ClosedError when it is refused after the upgrade."""
+    async with (
+        httpx.AsyncClient(base_url=server.url, headers=server.headers, timeout=30) as api,
+        _socket(server, path, {**server.headers, **headers}) as socket,
+    ):
+        await socket.send_json(first)
+        answer = await socket.receive(TIMEOUT_S)
+        if answer.type is not aiohttp.WSMsgType.TEXT:
+            raise ClosedError(socket.close_code, answer.extra or "")
+        terminal = Terminal(socket, client_acks=False)
+        await terminal.until_frame(Attached)
+        yield Box(server, api, json.loads(answer.data)["id"]), terminal
 
 
 def guest_user(server: RunningServer) -> str:

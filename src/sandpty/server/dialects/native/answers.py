@@ -49,9 +49,14 @@ async def body(request: web.Request, model: type[T]) -> T:
         raw = await request.read()
     except web.HTTPRequestEntityTooLarge as error:
         raise SandptyError("too_large", "the request body is over 1 MiB") from error
+    return decoded(raw or b"{}", model)
+
+
+def decoded(raw: bytes | str, model: type[T]) -> T:
+    """JSON of a client. Raises bad_request."""
     try:
-        return msgspec.json.decode(raw or b"{}", type=model)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        return msgspec.json.decode(raw, type=model)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise SandptyError("bad_request", str(error)) from error
 
 

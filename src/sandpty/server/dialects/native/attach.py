@@ -1,308 +1,181 @@
-"""The WebSocket of one attachment. Each binary message is `u8 type, payload`: an agent frame without its length.
+"""The WebSockets of attachments: to a process that runs, or to one that is started with it.
 
-Two loops, each awaiting its own side, so the kernel's flow control is the backpressure in both directions: the client's
-socket slows the agent's reader, the program's input slows the client. Nothing is queued here. A third loop looks for
-signs of life.
+Byte by byte in docs/reference/protocol.md.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import secrets
-import socket as sockets
-import struct
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import cast
+from typing import TypeVar
 
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import WSMsgType, web
 
 from sandpty import config
+from sandpty.server.auth import Principal
 from sandpty.server.context import Context
-from sandpty.server.dialects.native.answers import PROCESS, answering, number, principal
-from sandpty.server.dialects.native.processes import selector
-from sandpty.server.websocket_output import write_binary
+from sandpty.server.dialects.native.answers import PROCESS, SANDBOX, answering, decoded, number, principal
+from sandpty.server.dialects.native.models import OpenBody, StartBody, sandbox_json
+from sandpty.server.dialects.native.processes import selector, start_request
+from sandpty.server.dialects.native.relay import Relay, close_with
+from sandpty.server.dialects.native.sandboxes import create_spec
 from sandpty.terminal import attachment
-from sandpty.terminal.attachment import Attachment
 from sandpty.wire import frames
 from sandpty.wire.errors import SandptyError
-from sandpty.wire.frames import AgentErrorCode, Attach, Cursor, FrameError, FrameType, From, Target
+from sandpty.wire.frames import Attach, From
+from sandpty.wire.verbs import Sandbox
 
-log = logging.getLogger(__name__)
-_WRITING = frozenset((FrameType.INPUT, FrameType.RESIZE, FrameType.SIGNAL, FrameType.CLOSE_STDIN))
-_ENDS = frozenset((WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED))
-_INPUT = int(FrameType.INPUT)
-_INPUT_HEADER_BYTES = 9  # u8 type, u64 offset
-_U64 = struct.Struct("<Q")
-_SIZE = struct.Struct("<HH")
-_SIGNAL = struct.Struct("<BB")
+T = TypeVar("T")
 
 
 class Attaching:
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._relays: set[_Relay] = set()
+        self._relays: set[Relay] = set()
         context.stopping.append(self._going_away)
 
     def routes(self) -> Sequence[web.AbstractRouteDef]:
-        return [web.get(PROCESS + "/attach", self.attach)]
+        return [
+            web.get(PROCESS + "/attach", self.attach),
+            web.get(SANDBOX + "/start", self.start),
+            web.get("/v1/start", self.open),
+        ]
 
     def _going_away(self) -> None:
         for relay in self._relays:
             relay.go_away()
 
-    def _request(self, request: web.Request) -> Attach:
-        origin = request.query.get("from", "continue").upper()
-        mode = request.query.get("mode", "rw")
-        if origin not in From.__members__:
-            raise SandptyError("bad_request", "from must be offset, tail, continue, end or screen")
-        if mode not in ("rw", "ro"):
-            raise SandptyError("bad_request", "mode must be rw or ro")
-        return Attach(
-            selector(request),
-            may_write=mode == "rw",
-            origin=From[origin],
-            value=number(request, "value", 0, 2**63),
-            window=number(request, "window", 0, 2**31),
-            stall_ms=number(request, "stall_ms", 0, frames.NEVER_MS),
-        )
+    async def _sandbox(self, request: web.Request, who: Principal) -> Sandbox:
+        return await self._context.registry.awake(request.match_info["sandbox"], who)
 
     @answering
     async def attach(self, request: web.Request) -> web.StreamResponse:
         """Errors before the upgrade are HTTP answers; after it, close codes 4000 + status."""
         who = principal(self._context, request)
-        registry = self._context.registry
-        sandbox = await registry.awake(request.match_info["sandbox"], who)
-        wanted = self._request(request)
-        client_acks = wanted.window > 0
-        if not client_acks:
-            wanted = replace(wanted, window=config.ATTACH_WINDOW_BYTES)
-        socket = web.WebSocketResponse(
-            timeout=config.WS_CLOSE_TIMEOUT_S,
-            autoping=False,
-            max_msg_size=frames.MAX_FRAME_BYTES,
-            compress=False,
-            writer_limit=config.CLIENT_UNSENT_BYTES,
-        )
-        if not socket.can_prepare(request):
-            raise SandptyError("bad_request", "attach is a WebSocket; this request does not ask for one")
-        async with await attachment.attach(sandbox.socket, wanted) as attached:
-            with registry.cutting(sandbox.id, attached.close):
-                registry.running(sandbox.id, who)  # it may have been paused while we attached
-                await socket.prepare(request)
-                _keep_little_unsent(request.transport)
-                relay = _Relay(socket, request.transport, attached, wanted, client_acks=client_acks)
-                self._context.auth.when_revoked(request, who, relay.key_revoked)
-                self._relays.add(relay)
-                try:
-                    await relay.run()
-                finally:
-                    self._relays.discard(relay)
-                    relay.leave()
-            return socket
+        sandbox = await self._sandbox(request, who)
+        wanted = _attach_request(request)
+        socket = _socket(request)
+        window = wanted.window or config.ATTACH_WINDOW_BYTES
+        async with await attachment.attach(sandbox.socket, replace(wanted, window=window)) as attached:
+            relay = Relay(socket, attached, may_write=wanted.may_write, client_acks=wanted.window > 0)
+            await self._carry(request, who, sandbox, relay)
+        return socket
 
+    @answering
+    async def start(self, request: web.Request) -> web.StreamResponse:
+        """A process with the attachment to it: the first message says what to start, as the body of a POST does.
 
-def _keep_little_unsent(transport: asyncio.Transport | None) -> None:
-    """What lies in our buffers when the user types Ctrl-C is stale output that nobody can take back.
-
-    The kernel's bound counts only what is not sent yet: a distant client is still sent as much as its way holds.
-    """
-    if transport is not None and not transport.is_closing():
-        transport.set_write_buffer_limits(high=config.CLIENT_UNSENT_BYTES)
-        client = transport.get_extra_info("socket")
-        client.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NOTSENT_LOWAT, config.CLIENT_UNSENT_BYTES)
-
-
-class _Relay:
-    def __init__(
-        self,
-        socket: web.WebSocketResponse,
-        transport: asyncio.Transport | None,
-        attached: Attachment,
-        wanted: Attach,
-        *,
-        client_acks: bool,
-    ) -> None:
-        self._socket = socket
-        self._transport = transport
-        self._attached = attached
-        self._may_write = wanted.may_write
-        self._client_acks = client_acks
-        self._heard = 0  # messages from the client
-        self._sent = 0  # events given to it
-        self._taking = False  # the program holds the client's input back
-        self._going_away = False
-        self._revoked = False
-        self._output_task: asyncio.Task[None] | None = None
-
-    def go_away(self) -> None:
-        """The server stops: say so, so that the client attaches to the next one. Does nothing when already ending."""
-        self._going_away = True
-        if self._output_task is not None:
-            self._output_task.cancel()
-
-    def key_revoked(self) -> None:
-        """Whoever attached with it is let in no more: nothing is carried from now on."""
-        self._revoked = True
-        self._may_write = False
-        if self._output_task is not None:
-            self._output_task.cancel()
-
-    async def run(self) -> None:
-        """Until the process has ended, either side is gone, or the client breaks the protocol."""
-        output = self._output_task = asyncio.create_task(self._output(), name="attachment-output")
-        input_ = asyncio.create_task(self._input(), name="attachment-input")
-        beat = asyncio.create_task(self._beat(), name="attachment-beat")
-        tasks = (output, input_, beat)
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            ended = next(task for task in tasks if task.done())  # what the agent said last goes first
-        finally:
-            # Nobody else may be reading the WebSocket while it is closed, else its closing handshake is skipped.
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        if self._revoked:
-            await self._close(SandptyError("unauthenticated", "the API key was revoked"))
-        elif self._going_away:
-            await self._socket.close(code=WSCloseCode.GOING_AWAY, message=b"the server stops; attach again")
-        else:
-            await self._close(ended.exception())
-
-    def leave(self) -> None:
-        """A client that has not taken everything by now never will: keep neither its bytes nor its socket."""
-        if self._transport is not None and self._transport.get_write_buffer_size():
-            self._transport.abort()
-
-    async def _output(self) -> None:
-        """Agent to client, until EXIT or a loss."""
-        send = self._socket.send_bytes
-        await send(frames.message(self._attached.info))
-        self._attached.take_at_once(self._output_at_once)
-        while self._attached.exit is None:
-            await send(cast(bytes, await self._attached.receive_message()))  # a memoryview does as well
-            self._sent += 1
-            if not self._client_acks:
-                self._attached.acknowledge()
-
-    def _output_at_once(self) -> None:
-        """What has just come in while `_output` waits for it, as long as the client takes it without waiting."""
-        transport = self._transport
-        if transport is None or transport.is_closing() or self._socket.closed:
-            return
-        for _ in range(config.AGENT_FRAMES_PER_TURN):
-            if transport.get_write_buffer_size() > config.CLIENT_UNSENT_BYTES:
-                return
-            message = self._attached.take_message()
-            if message is None:
-                return
-            write_binary(transport, message)
-            self._sent += 1
-            if not self._client_acks:
-                self._attached.acknowledge()
-
-    async def _close(self, error: BaseException | None) -> None:
-        if error is None:
-            await self._socket.close(code=WSCloseCode.OK)
-            return
-        if isinstance(error, ConnectionError):
-            self._abort()
-            return
-        if not isinstance(error, SandptyError):
-            incident = secrets.token_hex(6)
-            log.error("incident %s: attachment failed", incident, exc_info=error)
-            error = SandptyError("internal", f"the server's log has it under incident {incident}")
-        text = f"{error.reason.name}: {error.message}".encode("utf-8", "replace")[: config.WS_CLOSE_TEXT_BYTES]
-        await self._socket.close(code=error.reason.ws_close, message=text.decode("utf-8", "ignore").encode())
-
-    def _abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-
-    async def _beat(self) -> None:
-        """Ping a silent client; raise ConnectionResetError when it shows no sign of life after that.
-
-        Input it sent, output it took and bytes that left our buffer are signs. While the program takes no input its
-        messages, and so its pongs, are not read: then silence says nothing.
+        It saves who opens a terminal a request. What fails after the upgrade is a close code.
         """
-        before: tuple[int, int, int] | None = None
-        asked = False
-        while True:
-            await asyncio.sleep(config.WS_HEARTBEAT_S / 2)
-            unsent = self._transport.get_write_buffer_size() if self._transport is not None else 0
-            now = (self._heard, self._sent, unsent)
-            silent = now == before
-            if silent and asked and not self._taking:
-                raise ConnectionResetError("the client shows no sign of life")
-            before, asked = now, silent
-            if silent and not unsent:
-                await self._socket.ping()  # also shows whether the connection still exists
+        await self._sandbox(request, principal(self._context, request))
 
-    async def _input(self) -> None:
-        """Client to agent, until the client goes away or breaks the protocol."""
-        while (message := await self._socket.receive()).type not in _ENDS:
-            self._heard += 1
-            if message.type is WSMsgType.BINARY:
-                self._taking = True
-                try:
-                    await self._take(message.data)
-                except FrameError as error:
-                    raise SandptyError("bad_frame", str(error)) from error
-                self._taking = False
-            elif message.type is WSMsgType.PING:
-                await self._socket.pong(message.data)
-            elif message.type is WSMsgType.TEXT:
-                raise SandptyError("bad_frame", "messages are binary frames; this one was text")
+        async def begin(socket: web.WebSocketResponse) -> None:
+            body = await _first_message(socket, StartBody)
+            who = principal(self._context, request)  # the key may have been revoked, the sandbox paused meanwhile
+            await self._start(request, socket, who, await self._sandbox(request, who), body)
 
-    async def _take(self, data: bytes) -> None:
-        if not data:
-            raise FrameError("an empty message is no frame")
-        kind = data[0]
-        if kind == _INPUT and self._may_write and _INPUT_HEADER_BYTES < len(data) <= config.INPUT_CHUNK_BYTES:
-            await self._attached.relay_input(data)  # a key: no faster way is too fast
-            return
-        cursor = Cursor(memoryview(data)[1:])
-        if kind in _WRITING and not self._may_write:
-            # The agent refuses too, but the agent lives with the guest and is not who guards a viewer's role.
-            await self._refuse(AgentErrorCode.READ_ONLY, "this attachment may only read")
-            return
-        match kind:
-            case FrameType.INPUT:
-                (offset,) = cursor.take(_U64)
-                await self._attached.send_input(cursor.rest(), offset)
-            case FrameType.RESIZE:
-                await self._resize(*_fields(cursor, _SIZE))
-            case FrameType.SIGNAL:
-                target, number_ = _fields(cursor, _SIGNAL)
-                if target > Target.TREE or not 1 <= number_ <= config.SIGNAL_MAX:
-                    raise FrameError("there is no such signal or target")
-                await self._attached.signal(number_, Target(target))
-            case FrameType.CLOSE_STDIN:
-                cursor.finish()
-                await self._attached.close_stdin()
-            case FrameType.ACK:
-                self._attached.ack(*_fields(cursor, _U64))
-            case FrameType.PING:
-                await self._attached.ping(*_fields(cursor, _U64))
-            case _:
-                raise FrameError(f"a client does not send frames of type 0x{kind:02x}")
+        return await self._upgraded(request, begin)
 
-    async def _refuse(self, code: AgentErrorCode, message: str) -> None:
-        await self._socket.send_bytes(frames.message(frames.AgentError(code, message)))
+    @answering
+    async def open(self, request: web.Request) -> web.StreamResponse:
+        """The same in a sandbox that is made for it: the server's first message is a text, that sandbox."""
+        principal(self._context, request)
 
-    async def _resize(self, cols: int, rows: int) -> None:
-        """A bad size is answered, not punished: windows are dragged to nothing by accident."""
+        async def begin(socket: web.WebSocketResponse) -> None:
+            body = await _first_message(socket, OpenBody)
+            who = principal(self._context, request)
+            key = request.headers.get("Idempotency-Key", "")
+            sandbox = await self._context.registry.create(create_spec(body.sandbox), who, key)
+            await socket.send_json(sandbox_json(sandbox))
+            await self._start(request, socket, who, sandbox, body.process)
+
+        return await self._upgraded(request, begin)
+
+    async def _upgraded(
+        self, request: web.Request, begin: Callable[[web.WebSocketResponse], Awaitable[None]]
+    ) -> web.WebSocketResponse:
+        """Upgrade first; what fails from then on closes the WebSocket."""
+        _window(request), _stall_ms(request)  # what is wrong with them is said before the upgrade
+        socket = _socket(request)
+        await socket.prepare(request)
         try:
-            await self._attached.resize(cols, rows)
+            await begin(socket)
         except SandptyError as error:
-            if error.reason.name != "bad_window_size":
-                raise
-            await self._refuse(AgentErrorCode.BAD_ARGUMENT, error.message)
+            await close_with(socket, error)
+        return socket
+
+    async def _start(
+        self, request: web.Request, socket: web.WebSocketResponse, who: Principal, sandbox: Sandbox, body: StartBody
+    ) -> None:
+        window = _window(request)
+        wanted = replace(
+            start_request(sandbox, body), window=window or config.ATTACH_WINDOW_BYTES, stall_ms=_stall_ms(request)
+        )
+        async with await attachment.start(sandbox.socket, wanted) as attached:
+            await self._carry(request, who, sandbox, Relay(socket, attached, client_acks=window > 0))
+
+    async def _carry(self, request: web.Request, who: Principal, sandbox: Sandbox, relay: Relay) -> None:
+        """Raises sandbox_paused, no_such_sandbox when it was paused or killed while we attached."""
+        registry = self._context.registry
+        with registry.cutting(sandbox.id, relay.cut):
+            registry.running(sandbox.id, who)
+            await relay.prepare(request)
+            self._context.auth.when_revoked(request, who, relay.key_revoked)
+            self._relays.add(relay)
+            try:
+                await relay.run()
+            finally:
+                self._relays.discard(relay)
+                relay.leave()
 
 
-def _fields(cursor: Cursor, fields: struct.Struct) -> tuple[int, ...]:
-    """All of a frame's fields, before anything is done with them. Raises FrameError."""
-    values = cursor.take(fields)
-    cursor.finish()
-    return values
+def _window(request: web.Request) -> int:
+    return number(request, "window", 0, 2**31)
+
+
+def _stall_ms(request: web.Request) -> int:
+    return number(request, "stall_ms", 0, frames.NEVER_MS)
+
+
+def _attach_request(request: web.Request) -> Attach:
+    origin = request.query.get("from", "continue").upper()
+    mode = request.query.get("mode", "rw")
+    if origin not in From.__members__:
+        raise SandptyError("bad_request", "from must be offset, tail, continue, end or screen")
+    if mode not in ("rw", "ro"):
+        raise SandptyError("bad_request", "mode must be rw or ro")
+    return Attach(
+        selector(request),
+        may_write=mode == "rw",
+        origin=From[origin],
+        value=number(request, "value", 0, 2**63),
+        window=_window(request),
+        stall_ms=_stall_ms(request),
+    )
+
+
+def _socket(request: web.Request) -> web.WebSocketResponse:
+    """Raises bad_request when no WebSocket is asked for."""
+    socket = web.WebSocketResponse(
+        timeout=config.WS_CLOSE_TIMEOUT_S,
+        autoping=False,
+        max_msg_size=frames.MAX_FRAME_BYTES,
+        compress=False,
+        writer_limit=config.CLIENT_UNSENT_BYTES,
+    )
+    if not socket.can_prepare(request):
+        raise SandptyError("bad_request", "this is a WebSocket; the request does not ask for one")
+    return socket
+
+
+async def _first_message(socket: web.WebSocketResponse, model: type[T]) -> T:
+    """What to start. Raises bad_request, timeout."""
+    try:
+        async with asyncio.timeout(config.WS_FIRST_MESSAGE_S):
+            message = await socket.receive()
+    except TimeoutError as error:
+        raise SandptyError("timeout", "the first message, which says what to start, did not come") from error
+    if message.type is not WSMsgType.TEXT:
+        raise SandptyError("bad_request", "the first message is a text: what to start, in JSON")
+    return decoded(message.data, model)

@@ -80,6 +80,13 @@ class StartBody(_Body, frozen=True):
     log_bytes: int = 0
 
 
+class OpenBody(_Body, frozen=True):
+    """A process in a sandbox that is made for it."""
+
+    process: StartBody
+    sandbox: CreateBody = CreateBody()
+
+
 class SignalBody(_Body, frozen=True):
     """`signal` by name, with or without SIG, or by number."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from aiohttp import web
 
@@ -44,12 +45,12 @@ def start_request(sandbox: Sandbox, wanted: StartBody) -> Start:
         raise SandptyError("bad_timeout", f"deadline_s must be between 0 and {config.TIMEOUT_MAX_S}")
     if not 0 <= wanted.log_bytes <= config.PROCESS_LOG_MAX_BYTES:
         raise SandptyError("bad_argument", f"log_bytes must be between 0 and {config.PROCESS_LOG_MAX_BYTES}")
-    flags = StartFlags.REPLY_ONLY
+    flags = StartFlags(0)
     if wanted.pty is not None:
         check_window_size(wanted.pty.cols, wanted.pty.rows)
-        flags |= StartFlags.PTY
+        flags = StartFlags.PTY
     elif wanted.stdin:
-        flags |= StartFlags.STDIN
+        flags = StartFlags.STDIN
     terminal = TERMINAL if wanted.pty else {}
     return Start(
         argv=wanted.argv,
@@ -88,8 +89,9 @@ class Processes:
     @answering
     async def start(self, request: web.Request) -> web.Response:
         sandbox = await self._sandbox(request)
-        wanted = await body(request, StartBody)
-        started = await attachment.start_detached(sandbox.socket, start_request(sandbox, wanted))
+        wanted = start_request(sandbox, await body(request, StartBody))
+        wanted = replace(wanted, flags=wanted.flags | StartFlags.REPLY_ONLY)
+        started = await attachment.start_detached(sandbox.socket, wanted)
         return web.json_response({"process": started.process, "pid": started.pid}, status=201)
 
     @answering

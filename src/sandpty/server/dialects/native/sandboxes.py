@@ -22,6 +22,21 @@ from sandpty.server.registry import CreateSpec
 from sandpty.wire.errors import SandptyError
 
 
+def create_spec(wanted: CreateBody) -> CreateSpec:
+    return CreateSpec(
+        template=wanted.template,
+        timeout_s=wanted.timeout_s,
+        on_timeout=wanted.on_timeout,
+        metadata=wanted.metadata,
+        env=wanted.env,
+        internet=wanted.internet,
+        network=wanted.network,
+        limits=wanted.limits,
+        auto_resume=wanted.auto_resume,
+        first_shell="native",
+    )
+
+
 class Sandboxes:
     """Handlers; each is one line of the table in docs/reference/protocol.md."""
 
@@ -54,19 +69,7 @@ class Sandboxes:
         who = principal(self._context, request)
         wanted = await body(request, CreateBody)
         key = request.headers.get("Idempotency-Key", "")
-        spec = CreateSpec(
-            template=wanted.template,
-            timeout_s=wanted.timeout_s,
-            on_timeout=wanted.on_timeout,
-            metadata=wanted.metadata,
-            env=wanted.env,
-            internet=wanted.internet,
-            network=wanted.network,
-            limits=wanted.limits,
-            auto_resume=wanted.auto_resume,
-            first_shell="native",
-        )
-        return web.json_response(sandbox_json(await self._registry.create(spec, who, key)), status=201)
+        return web.json_response(sandbox_json(await self._registry.create(create_spec(wanted), who, key)), status=201)
 
     @answering
     async def list(self, request: web.Request) -> web.Response:
