@@ -181,6 +181,29 @@ TEMPLATE_BUILDS_KEPT: Final = 50  # per template: older ones without a tag are f
 TEMPLATE_TAGS_MAX: Final = 200  # per template
 TEMPLATE_RECORD_BYTES: Final = 1024 * 1024  # of one record; the environments of its builds are most of it
 
+# --- images ----------------------------------------------------------------------------------------------------------
+IMAGE_MANIFEST_BYTES: Final = 4 * 1024 * 1024  # a manifest, index or configuration; registries take no larger ones
+IMAGE_LAYERS_MAX: Final = 256  # Docker makes 127 at most
+IMAGE_BLOBS_BYTES: Final = 32 * 1024**3  # packed, together; the largest ones in use hold CUDA and take 10 GiB
+IMAGE_TREE_BYTES: Final = 64 * 1024**3  # unpacked, all layers together: what decompression bombs run into
+IMAGE_ENTRIES_MAX: Final = 2_000_000  # of all layers together; an inode each. A large Python image has 150,000
+IMAGE_NAME_BYTES: Final = 4095  # of an entry's path: the kernel's PATH_MAX
+IMAGE_DEPTH_MAX: Final = 256  # directories above an entry: what removes a tree again walks down them
+IMAGE_MEMORY_BYTES: Final = 1536 * 1024**2  # address space of what unpacks; 2 million names take 300 MB
+IMAGE_INSPECT_TIMEOUT_S: Final = 60.0  # for a registry to tell its manifest
+IMAGE_STALL_S: Final = 120.0  # a pull or an unpacking that makes no progress for so long is given up
+IMAGE_IMPORT_S: Final = 4 * 3600.0  # the whole of an import; 32 GiB at 20 Mbit/s
+IMAGE_PROGRESS_S: Final = 0.25  # between words of how far it is
+IMAGE_NOTICES_MAX: Final = 20  # about what was left out; the rest is counted
+IMAGE_SKEL_FILES_MAX: Final = 32  # copied from an image's /etc/skel into the home of `user` ...
+IMAGE_SKEL_FILE_BYTES: Final = 64 * 1024  # ... each of at most this size
+IMAGE_ACCOUNTS_BYTES: Final = 4 * 1024 * 1024  # of an image's /etc/passwd and its like
+IMAGES_UID: Final = 61_982  # of what talks to registries; nobody else's
+IMPORTS_IN_PARALLEL: Final = 2  # each takes a core to unpack
+IMPORTS_MAX: Final = 32  # under way or waiting
+IMAGE_HELD_S: Final = 600.0  # an image that was just imported is kept so long, until a template refers to it
+IMAGE_UNUSED_S: Final = 7 * 86_400.0  # an image that nothing refers to is kept so long after its import
+
 # --- ports -----------------------------------------------------------------------------------------------------------
 GUEST_SOCKET_REQUESTS_MAX: Final = 64  # unanswered at the supervisor; the others wait their turn in the server
 GUEST_SOCKET_TIMEOUT_S: Final = 10.0  # one answer of the supervisor's; it takes a tenth of a millisecond
@@ -311,6 +334,21 @@ class DataDir:
     def template_records(self) -> Path:
         """One JSON file for each template that was built or imported."""
         return self.root / "template_records"
+
+    @property
+    def images(self) -> Path:
+        """The trees of imported images, by id."""
+        return self.root / "images"
+
+    @property
+    def registries(self) -> Path:
+        """The operator's word on registries: mirrors, plain HTTP (containers-registries.conf)."""
+        return self.root / "registries.conf"
+
+    @property
+    def registry_auth(self) -> Path:
+        """The operator's credentials for registries (containers-auth.json, as `docker login` writes it)."""
+        return self.root / "registries-auth.json"
 
     @property
     def snapshots(self) -> Path:

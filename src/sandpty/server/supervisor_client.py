@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import secrets
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -12,6 +14,7 @@ import msgspec
 from sandpty import config
 from sandpty.wire import verbs
 from sandpty.wire.errors import REASONS, SandptyError
+from sandpty.wire.images import Image, ImportArgs, ImportProgress
 from sandpty.wire.templates import Template
 
 log = logging.getLogger(__name__)
@@ -50,6 +53,7 @@ class SupervisorClient:
         self._on_keys = on_keys
         self._writer: asyncio.StreamWriter | None = None
         self._answers: dict[int, asyncio.Future[msgspec.Raw]] = {}
+        self._imports: dict[str, Callable[[ImportProgress], None]] = {}
         self._next_id = 0
         self._connected = asyncio.Event()
         self._met = False  # whether the present attempt got as far as being connected
@@ -150,10 +154,31 @@ class SupervisorClient:
                 answer.set_result(message.ok if message.ok is not None else msgspec.Raw(b"{}"))
         elif message.event is not None and message.sandbox is not None:
             self._on_event(message.event, message.sandbox, message.reason)
+        elif message.progress is not None and (show := self._imports.get(message.progress.token)) is not None:
+            show(message.progress)
         elif message.event == "keys" and message.keys is not None and self._on_keys is not None:
             self._on_keys(message.keys)
 
-    async def call(self, verb: str, args: msgspec.Struct | dict[str, Any], answer_type: type[T]) -> T:
+    async def import_image(self, args: ImportArgs, show: Callable[[ImportProgress], None]) -> Image:
+        """Returns once the image's files are here; `show` is told how far it is. Cancelled, the import ends too."""
+        args = msgspec.structs.replace(args, token=secrets.token_hex(8))
+        self._imports[args.token] = show
+        try:
+            return await self.call("import_image", args, Image, timeout_s=config.IMAGE_IMPORT_S)
+        except asyncio.CancelledError:
+            with contextlib.suppress(SandptyError):
+                await asyncio.shield(self.call("cancel_import", {"token": args.token}, dict))
+            raise
+        finally:
+            del self._imports[args.token]
+
+    async def call(
+        self,
+        verb: str,
+        args: msgspec.Struct | dict[str, Any],
+        answer_type: type[T],
+        timeout_s: float = config.SUPERVISOR_REPLY_TIMEOUT_S,
+    ) -> T:
         """Ask and wait for the answer. Raises SandptyError: what the supervisor answers, or supervisor_down."""
         writer = self._writer
         if writer is None:
@@ -168,7 +193,7 @@ class SupervisorClient:
             except ValueError as error:
                 raise SandptyError("too_large", str(error)) from error
             writer.write(packed)
-            async with asyncio.timeout(config.SUPERVISOR_REPLY_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 await writer.drain()
                 raw = await answer
         except TimeoutError as error:

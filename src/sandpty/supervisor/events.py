@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from sandpty import config
 from sandpty.wire import verbs
+from sandpty.wire.images import ImportProgress
 
 
 class Events:
@@ -34,6 +35,9 @@ class Events:
 
     def publish_keys(self, keys: list[verbs.KeyHash]) -> None:
         self._tell(verbs.Message(event="keys", keys=keys))
+
+    def publish_import(self, progress: ImportProgress) -> None:
+        self._tell(verbs.Message(event="import", progress=progress))
 
     def _tell(self, message: verbs.Message) -> None:
         for queue in list(self._queues):

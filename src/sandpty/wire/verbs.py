@@ -20,6 +20,7 @@ object. Requests carry an `id`, answers the same `id`; answers may come in any o
 | network | {"id", "internet", "policy": NetworkPolicy} | Sandbox; the rules hold, also for connections that exist |
 | watch | - | {}; then events {"event": "changed"|"ended", "sandbox": Sandbox, "reason": str} |
 | templates, template, save_template, delete_template | | templates.py beside this module |
+| import_image, cancel_import, images | | images.py beside this module |
 | keys | - | Keys; after `reload_keys` also as event {"event": "keys", "keys": [KeyHash]} |
 | set_memory | {"id", "memory_mb"} | Sandbox |
 | usage | {"ids"} | Usages, of those that run |
@@ -28,7 +29,7 @@ object. Requests carry an `id`, answers the same `id`; answers may come in any o
 | certificate | - | Certificate, as `sandpty serve` was asked to use |
 | shutdown | {"kill": bool} | {}; with kill every sandbox is ended first |
 
-msgspec is used here and in `templates`, and nowhere else in `wire`: the SDK never imports them.
+msgspec is used here, in `templates` and in `images`, and nowhere else in `wire`: the SDK never imports them.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from typing import Any, Literal
 import msgspec
 
 from sandpty.wire.first_shell import FirstShell
+from sandpty.wire.images import ImportProgress
 from sandpty.wire.templates import Defaults, Files
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
@@ -234,6 +236,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     sandbox: Sandbox | None = None
     reason: str = ""
     keys: list[KeyHash] | None = None
+    progress: ImportProgress | None = None
 
 
 def key_hash(key: str) -> str:
