@@ -179,6 +179,10 @@ INTERPRETER_TELL_TIMEOUT_S: Final = 10.0  # for it to take the sandbox's environ
 TEMPLATES_MAX: Final = 500  # records per team; a list of all of them is one answer of the supervisor
 TEMPLATE_BUILDS_KEPT: Final = 50  # per template: older ones without a tag are forgotten
 TEMPLATE_TAGS_MAX: Final = 200  # per template
+LAYERS_MAX: Final = 2000  # per team, kept for builds to come
+LAYERS_BYTES_MAX: Final = 64 * 1024**3  # per team, of those that are kept for builds to come
+LAYER_UNUSED_S: Final = 14 * 86_400.0  # then nobody will build on it any more
+LAYERS_DEEP_MAX: Final = 8  # of one build before they are merged: each is a mount at every start
 TEMPLATE_RECORD_BYTES: Final = 1024 * 1024  # of one record; the environments of its builds are most of it
 
 # --- images ----------------------------------------------------------------------------------------------------------

@@ -110,7 +110,7 @@ class Disk:
         """An empty image of that size. Raises OSError."""
         blank = self._blank / f"{disk_mb}.img"
         if not blank.exists():
-            _make_file_system(blank, disk_mb * 1024 * 1024)
+            make_file_system(blank, disk_mb * 1024 * 1024)
         _copy_sparse(blank, target)
 
 
@@ -172,7 +172,8 @@ def _clean(image: Path) -> bool:
         return file.read(2) == _STATE_VALID
 
 
-def _make_file_system(path: Path, size: int) -> None:
+def make_file_system(path: Path, size: int) -> None:
+    """An empty image of so many bytes. Raises OSError."""
     mkfs = shutil.which("mkfs.ext4", path="/usr/sbin:/sbin:/usr/bin:/bin")
     if mkfs is None:
         raise FileNotFoundError("mkfs.ext4 is not installed (Debian: apt-get install e2fsprogs)")
@@ -206,6 +207,14 @@ def copy(directory: Path, target: Path) -> None:
         raise OSError(number, lines[-1] if lines else "cp fails")
 
 
+def take(directory: Path, target: Path) -> None:
+    """Move the disk of the ended sandbox in `directory` to `target`. Raises OSError."""
+    name = IMAGE_NAME if (directory / IMAGE_NAME).exists() else "disk"
+    if name == IMAGE_NAME:
+        _wait_released(directory / name)
+    os.rename(directory / name, target / name)
+
+
 def sync(directory: Path) -> None:
     """Returns once a copy would survive a power cut. Raises OSError."""
     image = directory / IMAGE_NAME
@@ -226,14 +235,23 @@ def _copy_sparse(source: Path, target: Path) -> None:
         with contextlib.suppress(OSError):
             fcntl.ioctl(write, _FICLONE, read.fileno())
             return
-        size = os.fstat(read.fileno()).st_size
-        write.truncate(size)
-        at = 0
-        with contextlib.suppress(OSError):  # ENXIO: no data beyond this offset
-            while at < size:
-                start = os.lseek(read.fileno(), at, os.SEEK_DATA)
-                at = os.lseek(read.fileno(), start, os.SEEK_HOLE)
-                _copy_range(read.fileno(), write.fileno(), start, at)
+        copy_data(read.fileno(), write.fileno())
+
+
+def copy_data(source: int, target: int) -> None:
+    """The content of one file into another, which is empty; holes stay holes. Raises OSError."""
+    size = os.fstat(source).st_size
+    os.ftruncate(target, size)
+    at = 0
+    while at < size:
+        try:
+            start = os.lseek(source, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # no data beyond this offset
+                return
+            raise
+        at = os.lseek(source, start, os.SEEK_HOLE)
+        _copy_range(source, target, start, at)
 
 
 def _copy_range(source: int, target: int, start: int, end: int) -> None:

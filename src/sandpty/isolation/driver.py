@@ -136,6 +136,12 @@ class Driver(Protocol):
     async def copy(self, plan: Plan, started: Started, directory: Path) -> Copy:
         """Copy what the sandbox has written into `directory` (empty). Its processes must not run meanwhile."""
 
+    async def take(self, plan: Plan, directory: Path) -> Copy:
+        """As `copy`, of a sandbox that was stopped and is about to be destroyed: its disk is moved, not copied."""
+
+    async def merge(self, plan: Plan, copies: Sequence[Copy], directory: Path) -> Copy:
+        """One copy that can stand for these (the topmost first), on the plan's layers, made in `directory`."""
+
     async def sync_copy(self, directory: Path) -> None:
         """Returns once the copy in `directory` would survive a power cut."""
 

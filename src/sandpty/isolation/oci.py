@@ -25,7 +25,19 @@ from typing import Any
 
 from sandpty import config
 from sandpty.config import DataDir
-from sandpty.isolation import bundle, canary, cgroup, disk, overlay, process_table, program, seccomp, syscalls, versions
+from sandpty.isolation import (
+    bundle,
+    canary,
+    cgroup,
+    disk,
+    merging,
+    overlay,
+    process_table,
+    program,
+    seccomp,
+    syscalls,
+    versions,
+)
 from sandpty.isolation.background import Background
 from sandpty.isolation.driver import Copy, GuestNetwork, Layer, Plan, Started, Stats, TierRefusedError
 from sandpty.isolation.idmap import range_of, tag_of
@@ -351,6 +363,17 @@ class OciDriver:
         else:
             disk.wait_released(plan.directory)
         disk.copy(plan.directory, directory)
+
+    async def take(self, plan: Plan, directory: Path) -> Copy:
+        try:
+            await asyncio.to_thread(disk.take, plan.directory, directory)
+        except OSError as error:
+            raise SandptyError("runtime_failed", f"the disk cannot be taken: {error}") from error
+        return Copy(directory, range_of(self._tag, plan.slot).base, plan.id)
+
+    async def merge(self, plan: Plan, copies: Sequence[Copy], directory: Path) -> Copy:
+        await merging.run(directory, 2 * plan.limits.disk_mb, len(plan.layers), copies)
+        return replace(copies[0], directory=directory)
 
     async def sync_copy(self, directory: Path) -> None:
         try:

@@ -71,6 +71,12 @@ class ProcessDriver:
     async def copy(self, plan: Plan, started: Started, directory: Path) -> Copy:
         raise SandptyError("unsupported", "the process tier cannot copy: its sandboxes write to the host's own files")
 
+    async def take(self, plan: Plan, directory: Path) -> Copy:
+        raise SandptyError("unsupported", "the process tier cannot copy: its sandboxes write to the host's own files")
+
+    async def merge(self, plan: Plan, copies: Sequence[Copy], directory: Path) -> Copy:
+        raise SandptyError("unsupported", "the process tier cannot copy: its sandboxes write to the host's own files")
+
     async def sync_copy(self, directory: Path) -> None:
         pass  # there are none
 

@@ -14,7 +14,7 @@ from sandpty.isolation.driver import Driver
 from sandpty.supervisor import state
 from sandpty.supervisor.checks import disk_error
 from sandpty.supervisor.entry import Entry
-from sandpty.supervisor.parking import park
+from sandpty.supervisor.parking import park, run_from_boot
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.first_shell import FirstShell
 
@@ -36,6 +36,7 @@ class Booting:
         try:
             if self._driver.isolated:
                 park(meta, shells)
+                run_from_boot(meta)
             started = await self._driver.start(entry.plan, listener)
         finally:
             listener.close()

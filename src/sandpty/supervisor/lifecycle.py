@@ -293,6 +293,16 @@ class Sandboxes:
         log.info("ended %s reason=%s", entry.meta.id, reason)
         self._events.publish("ended", entry.meta.sandbox(ended=reason, pid=0), reason)
 
+    @contextlib.asynccontextmanager
+    async def ending(self, entry: Entry) -> AsyncIterator[None]:
+        """Around what is done with a sandbox (locked) that ends for good; it is gone afterwards, come what may."""
+        entry.ended = "killed"
+        entry.unfollow()
+        try:
+            yield
+        finally:
+            await self._end(entry, "killed")
+
     async def _remove(self, entry: Entry) -> None:
         meta = entry.meta
         entry.unfollow()

@@ -26,6 +26,7 @@ from sandpty.supervisor.deadlines import Deadlines
 from sandpty.supervisor.events import Events
 from sandpty.supervisor.journal import Journal
 from sandpty.supervisor.key_file import KeyFile
+from sandpty.supervisor.layers import Layers
 from sandpty.supervisor.lifecycle import Sandboxes
 from sandpty.supervisor.pool import Pool
 from sandpty.supervisor.resizing import Resizing
@@ -152,6 +153,7 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
             "history": journal.verb,
             "set_memory": Resizing(sandboxes, driver, background).verb,
             "certificate": certificates.verb(data),
+            "layer": Layers(sandboxes.snapshots).verb,
             **template_verbs(records),
         },
     )

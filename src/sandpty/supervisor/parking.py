@@ -13,6 +13,7 @@ from sandpty.supervisor.state import Meta
 from sandpty.wire import frames
 from sandpty.wire.first_shell import FirstShell, e2b_variables, first_shell
 from sandpty.wire.interpreter import interpreter_start
+from sandpty.wire.template_commands import START_TAG, command_of
 
 
 def start_ahead(meta: Meta, argv: tuple[str, ...]) -> None:
@@ -30,6 +31,17 @@ def park(meta: Meta, shells: Sequence[FirstShell]) -> None:
         return
     wishes = b"".join(frames.encode_park(first_shell(kind, meta.id, meta.template)) for kind in shells)
     _leave(meta, wishes)
+
+
+def run_from_boot(meta: Meta) -> None:
+    """Leave the template's start command, if it has one, in the queue of the sandbox's socket. Raises OSError.
+
+    Whether it does what it is meant to do is what the template's ready command tells.
+    """
+    if not meta.defaults.start_cmd:
+        return
+    env = e2b_variables(meta.id, meta.template) | meta.defaults.env
+    _leave(meta, frames.encode_start(command_of(meta.defaults, meta.defaults.start_cmd, env, START_TAG)))
 
 
 def _leave(meta: Meta, message: bytes) -> None:

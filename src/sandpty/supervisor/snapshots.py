@@ -15,6 +15,9 @@ import os
 import secrets
 import string
 import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -57,6 +60,8 @@ class Kept(msgspec.Struct, kw_only=True):
     defaults: Defaults = Defaults()
     deleted: bool = False
     temporary: bool = False
+    layer: str = ""  # the key of a build's layer
+    used_at: float = 0.0  # of a layer
 
     def snapshot(self) -> Snapshot:
         """What the server is told."""
@@ -83,6 +88,9 @@ class World(Holder, Protocol):
     def trash(self) -> Trash:
         """Where directories go."""
 
+    def ending(self, entry: Entry) -> AbstractAsyncContextManager[None]:
+        """Around what is done with a sandbox that ends for good; afterwards it is gone."""
+
 
 class Snapshots:
     """All snapshots of one data directory; `load` it once the sandboxes are known."""
@@ -96,13 +104,20 @@ class Snapshots:
         self._background = background
         self._records = records
         self._kept: dict[str, Kept] = {}
+        self._needed: list[tuple[str, ...]] = []  # what snapshots that are being made stand on
+        self.made_layer: Callable[[str], None] = lambda owner: None
         self._copying = asyncio.Semaphore(config.COPIES_IN_PARALLEL)
 
     # --- questions ---
 
+    @property
+    def kept(self) -> Iterable[Kept]:
+        """All, layers and those that are deleted too."""
+        return self._kept.values()
+
     def list(self) -> list[Snapshot]:
-        """Those that can be started from and were not made for a moment only, oldest first."""
-        shown = (kept for kept in self._kept.values() if not kept.deleted and not kept.temporary)
+        """Those that can be started from and were not made for a moment or a build only, oldest first."""
+        shown = (kept for kept in self._kept.values() if not (kept.deleted or kept.temporary or kept.layer))
         return [kept.snapshot() for kept in sorted(shown, key=lambda kept: (kept.created_at, kept.id))]
 
     def ready(self, snapshot_id: str, template: str, *, deleted: bool = False) -> Ready:
@@ -144,9 +159,14 @@ class Snapshots:
         async with self._copying, self._sandboxes.held(args.id) as entry:
             meta = entry.meta
             self._check(entry, args)
+            needed = tuple(copy.directory for copy in meta.copies)
+            self._needed.append(needed)
             try:
                 directory.mkdir(mode=0o700)
-                copy = await self._copy(entry, directory)
+                copy = await (self._take(entry, directory) if args.layer else self._copy(entry, directory))
+                copies = (copy, *(kept.copy() for kept in meta.copies))
+                if args.layer and len(copies) > config.LAYERS_DEEP_MAX:
+                    copies = (await self._merged(entry, copies, directory),)
                 if not args.temporary:
                     await self._driver.sync_copy(directory)
                 kept = Kept(
@@ -156,27 +176,35 @@ class Snapshots:
                     sandbox_id=meta.id,
                     template=meta.template,
                     layers=meta.layers,
-                    copies=(*state.kept_copies((copy,)), *meta.copies),
+                    copies=state.kept_copies(copies),
                     limits=meta.limits,
                     defaults=meta.defaults,
                     created_at=time.time(),
                     size_bytes=_size_bytes(directory),
                     temporary=args.temporary,
+                    layer=args.layer,
+                    used_at=time.time(),
                 )
                 self._write(kept)
             except BaseException:
                 self._sandboxes.trash.take(directory)
                 raise
-        self._kept[snapshot_id] = kept
+            finally:
+                self._needed.remove(needed)
+            self._kept[snapshot_id] = kept
         self._replace_namesakes(kept)
         if args.temporary:
-            asyncio.get_running_loop().call_later(config.SNAPSHOT_TEMPORARY_S, self._drop, snapshot_id)
+            asyncio.get_running_loop().call_later(config.SNAPSHOT_TEMPORARY_S, self.drop, snapshot_id)
+        if args.layer:
+            self.made_layer(kept.owner)
         log.info("snapshot %s of %s, %d bytes", snapshot_id, args.id, kept.size_bytes)
         return kept.snapshot()
 
     def _check(self, entry: Entry, args: SnapshotArgs) -> None:
         """Raises limit, no_space."""
-        mine = [kept for kept in self._kept.values() if kept.owner == entry.meta.owner]
+        if args.layer:
+            return  # there is a bound for those too, and older ones make room (layers.py)
+        mine = [kept for kept in self._kept.values() if kept.owner == entry.meta.owner and not kept.layer]
         if len(mine) >= config.SNAPSHOTS_MAX:
             raise SandptyError("limit", f"a team holds {config.SNAPSHOTS_MAX} snapshots at most")
         if len(entry.meta.copies) >= config.COPIES_DEEP_MAX:
@@ -197,6 +225,29 @@ class Snapshots:
             if running:
                 await self._driver.thaw(entry.plan)
 
+    async def _take(self, entry: Entry, directory: Path) -> Copy:
+        """End the sandbox and keep its disk itself: nothing is copied."""
+        async with self._sandboxes.ending(entry):
+            await self._driver.stop(entry.plan, entry.meta.started)
+            return await self._driver.take(entry.plan, directory)
+
+    async def _merged(self, entry: Entry, copies: Sequence[Copy], directory: Path) -> Copy:
+        """One for all of them, in the place of the first."""
+        below = directory.with_name(f"{directory.name}.below")
+        os.rename(directory, below)
+        try:
+            os.mkdir(directory, mode=0o700)
+            moved = (replace(copies[0], directory=below), *copies[1:])
+            return await self._driver.merge(entry.plan, moved, directory)
+        finally:
+            self._sandboxes.trash.take(below)
+
+    def touch(self, kept: Kept) -> None:
+        """A build has asked for this layer."""
+        kept.used_at = time.time()
+        with contextlib.suppress(OSError):  # it is a matter of when it goes
+            self._write(kept)
+
     def _write(self, kept: Kept) -> None:
         """On the disk when this returns, whole or not at all."""
         place = self._directory / kept.id / META_NAME
@@ -212,16 +263,17 @@ class Snapshots:
         for kept in list(self._kept.values()):
             same = kept.name and (kept.owner, kept.name) == (new.owner, new.name)
             if same and kept.id != new.id and not kept.deleted:
-                self._drop(kept.id)
+                self.drop(kept.id)
 
     # --- remove ---
 
     async def delete(self, snapshot_id: str) -> None:
         """Nobody can start from it any more; its bytes go with the last sandbox that stands on them."""
         self._get(snapshot_id)
-        self._drop(snapshot_id)
+        self.drop(snapshot_id)
 
-    def _drop(self, snapshot_id: str) -> None:
+    def drop(self, snapshot_id: str) -> None:
+        """Unless it is dropped already."""
         kept = self._kept.get(snapshot_id)
         if kept is not None and not kept.deleted:
             kept.deleted = True
@@ -235,6 +287,7 @@ class Snapshots:
         needed = {files.id for files in self._records.files() if files.kind == "snapshot"}
         used = {copy.directory for entry in self._sandboxes.entries.values() for copy in entry.meta.copies}
         # Newest first: with the last one that stood on another, the other may go too.
+        used.update(*self._needed)
         for kept in sorted(self._kept.values(), key=lambda kept: -kept.created_at):
             own = self._directory / kept.id
             if kept.deleted and kept.id not in needed and str(own) not in used:

@@ -14,6 +14,7 @@ object. Requests carry an `id`, answers the same `id`; answers may come in any o
 | resume | {"id", "end_at", "memory"?} | Sandbox; without memory it starts again from its files |
 | set_deadline | {"id", "end_at"} | Sandbox |
 | snapshot | SnapshotArgs | Snapshot: the sandbox's files, kept; it stands still meanwhile |
+| layer | {"owner", "key"} | Snapshot: the layer that was made under that key |
 | snapshots | - | {"snapshots": [Snapshot]} |
 | delete_snapshot | {"id"} | {}; sandboxes that stand on it go on |
 | annotate | {"id", "annotations"} | Sandbox |
@@ -117,11 +118,12 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
 
 class SnapshotArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`id`: of the sandbox. A name moves from an older snapshot of the same owner. `temporary`: for a fork, not listed,
-    gone after a while."""
+    gone after a while. `layer`: for a build, under this key; not listed, and the sandbox ends with it."""
 
     id: str
     name: str = ""
     temporary: bool = False
+    layer: str = ""
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
