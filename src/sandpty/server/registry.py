@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,12 +21,13 @@ from sandpty import config
 from sandpty.server.auth import Principal
 from sandpty.server.deadline import end_at
 from sandpty.server.ended import EndedSandboxes
+from sandpty.server.guest_defaults import default_user as default_user
 from sandpty.server.idempotency import Key, Once
 from sandpty.server.snapshots import Snapshots
 from sandpty.server.supervisor_client import SupervisorClient, TemplateList
 from sandpty.wire import verbs
 from sandpty.wire.errors import SandptyError
-from sandpty.wire.first_shell import USER, FirstShell
+from sandpty.wire.first_shell import FirstShell
 from sandpty.wire.templates import Template
 from sandpty.wire.verbs import Limits, NetworkPolicy, Sandbox
 
@@ -49,16 +49,6 @@ class CreateSpec:
     auto_resume: bool = False  # paused with its memory, it goes on by itself when somebody uses it
     extras: dict[str, Any] = field(default_factory=dict)
     first_shell: FirstShell | None = None
-
-
-def default_user(sandbox: Sandbox) -> str:
-    """Whom a process runs as when nobody is named: `user`; without isolation, the agent's own account."""
-    if sandbox.tier != "process":
-        return USER
-    try:
-        return str(os.stat(f"/proc/{sandbox.pid}").st_uid)
-    except OSError:
-        return USER  # it has just ended: the start will say so
 
 
 def wakes(sandbox: Sandbox) -> bool:

@@ -15,6 +15,7 @@ import msgspec
 from aiohttp import web
 
 from sandpty import config
+from sandpty.server.guest_defaults import default_env
 from sandpty.server.guest_sockets import GuestSockets
 from sandpty.server.ports.answers import PortError
 from sandpty.terminal import attachment
@@ -108,9 +109,8 @@ class Interpreters:
 
 
 def _environment(sandbox: Sandbox) -> dict[str, str]:
-    """What the sandbox was created with."""
-    env: dict[str, str] = sandbox.annotations.get("env") or {}
-    return env
+    """What the sandbox's template and create say."""
+    return default_env(sandbox)
 
 
 def _check_token(request: web.Request, sandbox: Sandbox) -> None:

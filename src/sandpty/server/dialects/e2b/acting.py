@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sandpty.server.context import Context
 from sandpty.server.files.paths import expand
-from sandpty.server.registry import default_user
+from sandpty.server.guest_defaults import default_user
 from sandpty.terminal.files import Account, Files
 from sandpty.wire.verbs import Sandbox
 

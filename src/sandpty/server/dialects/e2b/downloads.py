@@ -12,7 +12,7 @@ from sandpty.server.dialects.e2b.signatures import FileQuery
 from sandpty.server.files.exact import send_content, wants_exact
 from sandpty.server.files.paths import base_name, printable
 from sandpty.server.files.sending import choose_coding, content_disposition, content_type
-from sandpty.server.registry import default_user
+from sandpty.server.guest_defaults import default_user
 from sandpty.terminal.files import EntryType
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import Sandbox

@@ -14,8 +14,9 @@ from sandpty import config
 from sandpty.server import bodies
 from sandpty.server.context import Context
 from sandpty.server.dialects.e2b.errors import HttpError, bad_request, http_error, sandbox_not_found, token_refused
+from sandpty.server.guest_defaults import default_user
 from sandpty.server.ports.routing import ID_HEADERS, OWN_PORT, PORT_HEADERS, target_by_host
-from sandpty.server.registry import default_user, wakes
+from sandpty.server.registry import wakes
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import Sandbox
 

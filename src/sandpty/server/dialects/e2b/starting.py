@@ -8,6 +8,7 @@ from sandpty import config
 from sandpty.server.dialects.e2b import models
 from sandpty.server.dialects.e2b.connect import ConnectError, error_from
 from sandpty.server.dialects.e2b.selecting import number, window_size
+from sandpty.server.guest_defaults import default_cwd, default_env
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.first_shell import e2b_variables
 from sandpty.wire.frames import NEVER_MS, ProcessInfo, Start, StartFlags
@@ -17,10 +18,8 @@ _COMMAND_TEXT_MAX = 200
 
 
 def sandbox_env(sandbox: Sandbox) -> dict[str, str]:
-    """What every process of the sandbox is started with: E2B's own variables, then those given at create."""
-    own = e2b_variables(sandbox.id, sandbox.template)
-    given: dict[str, str] = sandbox.annotations.get("env", {})
-    return own | given
+    """What every process of the sandbox is started with: E2B's own variables, the template's, those given at create."""
+    return e2b_variables(sandbox.id, sandbox.template) | default_env(sandbox)
 
 
 def _check_text(text: str, what: str) -> str:
@@ -42,7 +41,7 @@ def start_of(request: models.StartRequest, sandbox: Sandbox, user: str, deadline
     process = request.process
     if process is None or not process.cmd:
         raise ConnectError("invalid_argument", "the request names no command")
-    cwd = process.cwd or ""
+    cwd = process.cwd or default_cwd(sandbox)
     if cwd.startswith("~") and cwd != "~" and not cwd.startswith("~/"):
         raise ConnectError("invalid_argument", f"cannot expand the home directory of another user: '{cwd[:200]}'")
     cols, rows, flags = 0, 0, StartFlags(0)

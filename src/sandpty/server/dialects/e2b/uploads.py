@@ -20,7 +20,7 @@ from sandpty.server.dialects.e2b.signatures import FileQuery
 from sandpty.server.files.multipart import MultipartReader, boundary_of
 from sandpty.server.files.paths import base_name, printable
 from sandpty.server.files.receiving import body_pieces
-from sandpty.server.registry import default_user
+from sandpty.server.guest_defaults import default_user
 from sandpty.terminal.files import EntryType
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import Sandbox

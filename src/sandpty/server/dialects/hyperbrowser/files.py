@@ -24,7 +24,7 @@ from sandpty.server.dialects.hyperbrowser.process_status import JsonText
 from sandpty.server.dialects.hyperbrowser.requests import number, read_json
 from sandpty.server.dialects.hyperbrowser.tokens import authorized_sandbox
 from sandpty.server.files.paths import base_name, expand, printable
-from sandpty.server.registry import default_user
+from sandpty.server.guest_defaults import default_user
 from sandpty.terminal.files import Entry, EntryType, Files, Reading
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import Sandbox

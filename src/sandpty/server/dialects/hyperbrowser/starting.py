@@ -12,7 +12,7 @@ import shlex
 from sandpty import config
 from sandpty.server.dialects.hyperbrowser import models
 from sandpty.server.dialects.hyperbrowser.errors import HyperbrowserError, bad_request, not_found
-from sandpty.server.registry import default_user
+from sandpty.server.guest_defaults import default_cwd, default_env, default_user
 from sandpty.wire.frames import NEVER_MS, Exit, ProcessInfo, Selector, Start, StartFlags
 from sandpty.wire.verbs import Sandbox
 
@@ -50,8 +50,7 @@ def _environment(sandbox: Sandbox, given: dict[str, str] | None, own: dict[str, 
     for key, value in (given or {}).items():
         if not key or "=" in key or "\0" in key + value:
             raise bad_request(f"not an environment variable: {key[:40]!r}")
-    at_create: dict[str, str] = sandbox.annotations.get("env", {})
-    return {**own, **at_create, **(given or {})}
+    return {**own, **default_env(sandbox), **(given or {})}
 
 
 def _text(text: str, what: str) -> str:
@@ -70,7 +69,7 @@ def terminal_start(body: models.TerminalBody, sandbox: Sandbox) -> Start:
         argv=argv,
         env=_environment(sandbox, body.env, own),
         user=default_user(sandbox),
-        cwd=_text(body.cwd or "", "cwd"),
+        cwd=_text(body.cwd or default_cwd(sandbox), "cwd"),
         tag=new_id(TERMINAL),
         flags=StartFlags.PTY | StartFlags.REPLY_ONLY,
         cols=body.cols or 80,
@@ -87,7 +86,7 @@ def process_start(body: models.ProcessBody, sandbox: Sandbox, flags: StartFlags)
         argv=[_SHELL, "-c", _text(line, "an argument")],
         env=_environment(sandbox, body.env, {"LANG": "C.UTF-8"}),
         user=_text(body.run_as or default_user(sandbox), "runAs"),
-        cwd=_text(body.cwd or "", "cwd"),
+        cwd=_text(body.cwd or default_cwd(sandbox), "cwd"),
         tag=new_id(PROCESS),
         flags=flags,
         log_bytes=config.HYPERBROWSER_PROCESS_LOG_BYTES,

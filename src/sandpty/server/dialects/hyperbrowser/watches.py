@@ -18,7 +18,7 @@ from sandpty.server.dialects.hyperbrowser import file_models as models
 from sandpty.server.dialects.hyperbrowser.errors import not_found, replay_window_expired
 from sandpty.server.dialects.hyperbrowser.tokens import now_ms
 from sandpty.server.files.paths import expand, printable
-from sandpty.server.registry import default_user
+from sandpty.server.guest_defaults import default_user
 from sandpty.terminal.files import Watch, WatchEvent, WatchEventType
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import Sandbox

@@ -21,7 +21,7 @@ from sandpty.server.files.exact import send_content, wants_exact
 from sandpty.server.files.paths import base_name, expand, printable
 from sandpty.server.files.receiving import body_pieces
 from sandpty.server.files.sending import content_disposition, content_type
-from sandpty.server.registry import default_user
+from sandpty.server.guest_defaults import default_user
 from sandpty.terminal.files import KEEP, Entry, EntryType, Files
 from sandpty.wire.errors import SandptyError
 

@@ -12,7 +12,7 @@ from sandpty import config
 from sandpty.server.context import Context
 from sandpty.server.dialects.native.answers import PROCESS, SANDBOX, answering, body, number, principal
 from sandpty.server.dialects.native.models import SignalBody, StartBody, WindowSize, exit_json, process_json
-from sandpty.server.registry import default_user
+from sandpty.server.guest_defaults import default_cwd, default_env, default_user
 from sandpty.terminal import attachment, control
 from sandpty.terminal.attachment import check_window_size
 from sandpty.terminal.signals import signal_number
@@ -54,9 +54,9 @@ def start_request(sandbox: Sandbox, wanted: StartBody) -> Start:
     terminal = TERMINAL if wanted.pty else {}
     return Start(
         argv=wanted.argv,
-        env={**terminal, **sandbox.annotations.get("env", {}), **wanted.env},
+        env={**terminal, **default_env(sandbox), **wanted.env},
         user=wanted.user or default_user(sandbox),
-        cwd=wanted.cwd,
+        cwd=wanted.cwd or default_cwd(sandbox),
         tag=wanted.tag,
         flags=flags,
         cols=wanted.pty.cols if wanted.pty else 0,

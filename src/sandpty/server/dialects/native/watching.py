@@ -18,7 +18,7 @@ from sandpty.server.dialects.native import file_models as models
 from sandpty.server.dialects.native.answers import answering, principal
 from sandpty.server.dialects.native.files import FILES
 from sandpty.server.files.paths import expand
-from sandpty.server.registry import default_user
+from sandpty.server.guest_defaults import default_user
 from sandpty.terminal.files import Watch
 from sandpty.wire.errors import SandptyError
 
