@@ -176,6 +176,9 @@ INTERPRETER_TELL_TRIES: Final = 3  # one that is just starting may not take it a
 INTERPRETER_TELL_TIMEOUT_S: Final = 10.0  # for it to take the sandbox's environment
 
 # --- built templates -------------------------------------------------------------------------------------------------
+READY_TIMEOUT_S: Final = 50.0  # for the ready command of a new sandbox; clients give a create 60 s
+READY_POLL_MIN_S: Final = 0.02  # between attempts of the ready command ...
+READY_POLL_MAX_S: Final = 0.5  # ... of which each is a process
 TEMPLATES_MAX: Final = 500  # records per team; a list of all of them is one answer of the supervisor
 TEMPLATE_BUILDS_KEPT: Final = 50  # per template: older ones without a tag are forgotten
 TEMPLATE_TAGS_MAX: Final = 200  # per template

@@ -8,8 +8,9 @@ from pathlib import Path
 from sandpty.config import DataDir
 from sandpty.isolation.background import Background
 from sandpty.isolation.driver import Driver, TierRefusedError
-from sandpty.isolation.oci import OciDriver, find_runtime
+from sandpty.isolation.oci import OciDriver
 from sandpty.isolation.process import ProcessDriver
+from sandpty.isolation.runtimes import find_runtime
 
 
 def choose(name: str, data: DataDir, agent: Path, background: Background) -> Driver:

@@ -17,9 +17,8 @@ import resource
 import shutil
 import signal
 import socket
-import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,6 @@ from sandpty.isolation import (
     program,
     seccomp,
     syscalls,
-    versions,
 )
 from sandpty.isolation.background import Background
 from sandpty.isolation.driver import Copy, GuestNetwork, Layer, Plan, Started, Stats, TierRefusedError
@@ -44,6 +42,7 @@ from sandpty.isolation.idmap import range_of, tag_of
 from sandpty.isolation.namespaces import Launcher, Namespaces
 from sandpty.isolation.network import Network
 from sandpty.isolation.outward import Outward
+from sandpty.isolation.runtimes import Runtime
 from sandpty.isolation.slots import Prepared, Slots, group_of
 from sandpty.isolation.spares import SIZE_MB, Spares
 from sandpty.wire.errors import SandptyError
@@ -53,19 +52,8 @@ log = logging.getLogger(__name__)
 HOST_SHARE = 0.1  # of memory and process ids, kept for the host itself
 HOST_MEMORY_MIN_BYTES = 512 * 1024 * 1024
 OPEN_FILES_MAX = 1_048_576
-RUNTIME_PATH_VARIABLE = "SANDPTY_RUNTIME_PATH"  # for a runtime that is installed elsewhere
-_SEARCHED = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 STAGE_BYTES = 16 * 1024 * 1024
 _ERROR_BYTES = 300  # of the runtime's own words
-
-
-@dataclass(frozen=True, slots=True)
-class Runtime:
-    """An OCI runtime on this machine."""
-
-    name: str
-    path: str
-    version: str
 
 
 class OciDriver:
@@ -442,21 +430,3 @@ def _last_words(path: Path) -> str:
     except OSError:
         lines = []
     return lines[-1][:_ERROR_BYTES] if lines else "it says nothing"
-
-
-def find_runtime(name: str) -> Runtime:
-    """The runtime for `auto`, `crun`, `runc` or `runsc`. Raises TierRefusedError: missing, or a known-bad version."""
-    wanted = ["crun", "runc"] if name == "auto" else [name]
-    for candidate in wanted:
-        path = os.environ.get(RUNTIME_PATH_VARIABLE) or shutil.which(candidate, path=_SEARCHED)
-        if path is None:
-            continue
-        try:
-            done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False)
-        except (OSError, subprocess.SubprocessError) as error:
-            raise TierRefusedError(f"{candidate} does not run: {error}") from error
-        version = versions.parse(done.stdout)
-        if reason := versions.known_bad(candidate, version):
-            raise TierRefusedError(f"{candidate} {version} is not usable: {reason}")
-        return Runtime(candidate, path, version)
-    raise TierRefusedError(f"{' or '.join(wanted)} is not installed (Debian: apt-get install {wanted[0]})")

@@ -179,7 +179,7 @@ async def serve(
         stack.callback(listener.close)
         settings = replace(settings, domain=settings.domain or _local_domain(listener))
         auth = Authenticator(settings.api_key)
-        registry = Registry(str(settings.data_dir.supervisor_socket), auth.replace)
+        registry = Registry(str(settings.data_dir.supervisor_socket), auth.replace, auth)
         auth.on_revoked.append(lambda revoked: registry.cut_made_by(revoked.keys, revoked.teams))
         await stack.enter_async_context(registry)
         context = make_context(settings, registry, auth, stack.enter_context(ExitStack()))

@@ -72,6 +72,10 @@ class Authenticator:
         """Whether the team still has a key: else the access tokens of its sandboxes are worth nothing either."""
         return team in self._teams
 
+    def team_named(self, name: str) -> str | None:
+        """The id of the team that is called so."""
+        return next((known.team for known in self._keys.values() if known.team_name == name), None)
+
     # --- revocation ---
 
     def when_revoked(self, request: web.BaseRequest, principal: Principal, cut: Callable[[], None]) -> None:

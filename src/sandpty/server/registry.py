@@ -8,6 +8,7 @@ the supervisor keeps for it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Callable, Iterator, Sequence
@@ -18,17 +19,17 @@ from typing import Any, Literal
 import msgspec
 
 from sandpty import config
+from sandpty.server import readiness
 from sandpty.server.auth import Principal
 from sandpty.server.deadline import end_at
 from sandpty.server.ended import EndedSandboxes
-from sandpty.server.guest_defaults import default_user as default_user
 from sandpty.server.idempotency import Key, Once
 from sandpty.server.snapshots import Snapshots
-from sandpty.server.supervisor_client import SupervisorClient, TemplateList
+from sandpty.server.supervisor_client import SupervisorClient
+from sandpty.server.templates import Teams, Templates
 from sandpty.wire import verbs
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.first_shell import FirstShell
-from sandpty.wire.templates import Template
 from sandpty.wire.verbs import Limits, NetworkPolicy, Sandbox
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,10 @@ class Registry:
     """Use as `async with Registry(socket)`."""
 
     def __init__(
-        self, supervisor_socket: str, on_keys: Callable[[Sequence[verbs.KeyHash]], None] | None = None
+        self,
+        supervisor_socket: str,
+        on_keys: Callable[[Sequence[verbs.KeyHash]], None] | None = None,
+        teams: Teams | None = None,
     ) -> None:
         self._client = SupervisorClient(supervisor_socket, self._on_list, self._on_event, on_keys)
         self._sandboxes: dict[str, Sandbox] = {}
@@ -74,6 +78,7 @@ class Registry:
         self.ended = EndedSandboxes()
         self._annotating: dict[str, asyncio.Lock] = {}
         self.snapshots = Snapshots(self, self._client)
+        self.templates = Templates(self._client, teams)
         self._once = Once(self._by_key)
 
     async def __aenter__(self) -> Registry:
@@ -252,10 +257,6 @@ class Registry:
         """What became of sandboxes, oldest first."""
         return (await self._client.call("history", args, verbs.History)).entries
 
-    async def templates(self) -> Sequence[Template]:
-        answer = await self._client.call("templates", {}, TemplateList)
-        return answer.templates
-
     # --- changes ---
 
     async def create(self, spec: CreateSpec, principal: Principal, idempotency_key: str = "") -> Sandbox:
@@ -296,7 +297,19 @@ class Registry:
         )
         sandbox = await self._made(args, principal)
         self.remember(sandbox)
-        return sandbox
+        return await self.until_ready(sandbox)
+
+    async def until_ready(self, sandbox: Sandbox) -> Sandbox:
+        """Wait for a sandbox that has just booted. Raises not_ready, after which it is gone."""
+        if not readiness.has_to_start(sandbox):
+            return sandbox
+        try:
+            await readiness.until_ready(sandbox)
+        except SandptyError as error:
+            log.warning("sandbox %s is not ready: %s", sandbox.id, error)
+            await self.remove(sandbox)
+            raise
+        return self._sandboxes.get(sandbox.id, sandbox)
 
     async def _made(self, args: verbs.CreateArgs, principal: Principal) -> Sandbox:
         """From the template of that name, or else from the principal's snapshot."""
@@ -305,19 +318,28 @@ class Registry:
         except SandptyError as error:
             if error.reason.name != "no_such_template":
                 raise
-            try:
-                snapshot = await self.snapshots.find(args.template, principal)
-            except SandptyError:
-                raise error from None
-        args = msgspec.structs.replace(args, template=snapshot.id, snapshot=snapshot.id)
-        return await self._client.call("create", args, Sandbox)
+            return await self._client.call("create", await self._origin(args, principal, error), Sandbox)
+
+    async def _origin(self, args: verbs.CreateArgs, principal: Principal, error: SandptyError) -> verbs.CreateArgs:
+        """What else the name may mean: another team's template, or a snapshot. Raises `error`."""
+        with contextlib.suppress(SandptyError):
+            if "/" in args.template:
+                exact = await self.templates.exact(args.template, principal)
+                return msgspec.structs.replace(args, template=exact)
+        with contextlib.suppress(SandptyError):
+            snapshot = await self.snapshots.find(args.template, principal)
+            return msgspec.structs.replace(args, template=snapshot.id, snapshot=snapshot.id)
+        raise error from None
 
     async def kill(self, sandbox_id: str, principal: Principal) -> None:
         """Returns once everything in it is gone; its streams are cut at once."""
-        sandbox = self.get(sandbox_id, principal)
+        await self.remove(self.get(sandbox_id, principal))
+
+    async def remove(self, sandbox: Sandbox) -> None:
+        """As `kill`, of anybody's."""
         self._forget(sandbox)
         try:
-            await self._client.call("kill", {"id": sandbox_id}, dict)
+            await self._client.call("kill", {"id": sandbox.id}, dict)
         except SandptyError as error:
             if error.reason.name != "no_such_sandbox":
                 self.remember(sandbox)
@@ -331,8 +353,11 @@ class Registry:
 
     async def resume(self, sandbox_id: str, principal: Principal, ends: float, *, memory: bool = True) -> Sandbox:
         """Thaw, or (not `memory`, or paused without) start again from the files. Raises conflict when it runs."""
-        self.get(sandbox_id, principal)
-        return await self._change("resume", {"id": sandbox_id, "end_at": ends, "memory": memory})
+        boots = not (memory and self.get(sandbox_id, principal).paused_memory)
+        sandbox = await self._change("resume", {"id": sandbox_id, "end_at": ends, "memory": memory})
+        if boots and readiness.has_to_start(sandbox):
+            await readiness.until_ready(sandbox)  # its files are worth more than its being ready: it stays
+        return sandbox
 
     async def set_memory(self, sandbox_id: str, principal: Principal, memory_mb: int) -> Sandbox:
         """Raises bad_argument, no_such_sandbox, runtime_failed."""

@@ -35,6 +35,9 @@ class Sandboxes(Protocol):
     def remember(self, sandbox: Sandbox) -> None:
         """The supervisor has made it."""
 
+    async def until_ready(self, sandbox: Sandbox) -> Sandbox:
+        """Wait for one that has just booted."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reference:
@@ -148,7 +151,7 @@ class Snapshots:
         )
         sandbox = await self._client.call("create", args, Sandbox)
         self._sandboxes.remember(sandbox)
-        return sandbox
+        return await self._sandboxes.until_ready(sandbox)
 
 
 def _kept_name(name: str, principal: Principal) -> str:

@@ -82,6 +82,9 @@ REASONS: dict[str, Reason] = _table(
     Reason("stdin_closed", "internal", 409, 1, "start the process with stdin open"),
     Reason("exited", "internal", 409, 1, "the process has ended"),
     Reason("sandbox_ended", "unavailable", 502, 1, "the sandbox was killed or reached its end of life"),
+    Reason(
+        "not_ready", "failed_precondition", 500, 1, "the template's start and ready commands must end or serve in time"
+    ),
     Reason("port_closed", "unavailable", 502, 1, "start a service on that port in the sandbox"),
     # later, or with other settings
     Reason("server_unreachable", "unavailable", 503, 69, "`sandpty serve` starts one; --url or SANDPTY_URL names it"),

@@ -60,12 +60,12 @@ class Templates:
 
     async def list(self, request: web.Request, principal: Principal) -> web.Response:
         """This host's: they are everybody's."""
-        return json_reply([_listed(template) for template in await self._registry.templates()])
+        return json_reply([_listed(template) for template in await self._registry.templates.list(principal)])
 
     async def alias(self, request: web.Request, principal: Principal) -> web.Response:
         """200 when the name is a template's, else 404."""
         alias = request.match_info["alias"]
-        for template in await self._registry.templates():
+        for template in await self._registry.templates.list(principal):
             if alias in (template.name, *template.aliases):
                 return json_reply({"templateID": template.name, "public": True})
         raise HttpError(404, f"template '{alias[:64]}' not found")

@@ -44,9 +44,9 @@ def image_name(sandbox: Sandbox) -> str:
     return str(extras.get("image") or sandbox.annotations.get("template", sandbox.template))
 
 
-async def launch_template(context: Context, name: str, id_: str | None) -> str:
+async def launch_template(context: Context, principal: Principal, name: str, id_: str | None) -> str:
     """What to create a sandbox from. Raises HyperbrowserError 404 for an unknown name, or an id of another image."""
-    found = template_names(await context.registry.templates()).get(name)
+    found = template_names(await context.registry.templates.list(principal)).get(name)
     if found is None or id_ not in (None, image_id(name)):
         raise not_found(f"Image {name[:64]!r}")
     return found.name
@@ -73,7 +73,7 @@ class Images:
         page, limit = page_of(request)
         sources = set(request.query.getall("source", ())) or {PUBLIC, "team"}
         wanted = request.query.get("search", "").lower()
-        named = template_names(await self._context.registry.templates())
+        named = template_names(await self._context.registry.templates.list(principal))
         images = [self._image(name, template) for name, template in sorted(named.items())]
         found = [image for image in images if image.source in sources and wanted in image.image_name.lower()]
         shown = found[(page - 1) * limit : page * limit]
@@ -81,7 +81,7 @@ class Images:
 
     async def delete(self, request: web.Request, principal: Principal) -> web.StreamResponse:
         name = request.match_info["image"]
-        named = template_names(await self._context.registry.templates())
+        named = template_names(await self._context.registry.templates.list(principal))
         if name in named or name in {image_id(known) for known in named}:
             raise HyperbrowserError(403, "images of this server are public; who serves it removes them", "forbidden")
         raise not_found(f"Image {name[:64]!r}")

@@ -80,7 +80,7 @@ class Sandboxes:
     async def _launched(self, body: models.CreateBody, principal: Principal) -> tuple[str, Limits | None]:
         """What to create from, and how big. Raises HyperbrowserError 404."""
         if body.image_name is not None:
-            return await launch_template(self._context, body.image_name, body.image_id), _limits(body)
+            return await launch_template(self._context, principal, body.image_name, body.image_id), _limits(body)
         snapshot = await find(self._context, principal, body.snapshot_name or "", body.snapshot_id)
         return snapshot.id, snapshot.limits
 

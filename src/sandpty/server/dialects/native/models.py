@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from sandpty.wire.frames import Exit, ProcessFlags, ProcessInfo
+from sandpty.wire.templates import Template
 from sandpty.wire.verbs import Limits, NetworkPolicy, Sandbox, Snapshot
 
 
@@ -116,6 +117,19 @@ def sandbox_json(sandbox: Sandbox) -> dict[str, Any]:
         "network": msgspec.to_builtins(sandbox.network),
         "metadata": sandbox.annotations.get("metadata", {}),
         "boot_id": sandbox.boot_id,
+    }
+
+
+def template_json(template: Template) -> dict[str, Any]:
+    return {
+        "id": template.id,
+        "name": template.name,
+        "aliases": template.aliases,
+        "state": template.state,
+        "detail": template.detail,
+        "public": template.public,
+        "created_at": template.created_at,
+        "size_bytes": template.size_bytes,
     }
 
 

@@ -17,6 +17,7 @@ from sandpty.server.dialects.native.models import (
     ResumeBody,
     TimeoutBody,
     sandbox_json,
+    template_json,
 )
 from sandpty.server.registry import CreateSpec
 from sandpty.wire.errors import SandptyError
@@ -59,10 +60,9 @@ class Sandboxes:
 
     @answering
     async def host(self, request: web.Request) -> web.Response:
-        principal(self._context, request)
-        templates = await self._registry.templates()
+        templates = await self._registry.templates.list(principal(self._context, request))
         host = msgspec.to_builtins(self._registry.host)
-        return web.json_response({**host, "templates": msgspec.to_builtins(templates)})
+        return web.json_response({**host, "templates": list(map(template_json, templates))})
 
     @answering
     async def create(self, request: web.Request) -> web.Response:
