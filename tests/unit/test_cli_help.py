@@ -18,7 +18,10 @@ def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tup
     """The tree of commands, each with the words that call it."""
     yield path, command
     if isinstance(command, click.Group):
-        for name, child in command.commands.items():
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            child = command.get_command(context, name)
+            assert child is not None
             yield from commands(child, (*path, name))
 
 

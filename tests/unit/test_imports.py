@@ -153,7 +153,9 @@ def test_the_wire_does_no_io() -> None:
         if package_of(module) == "wire":
             used = {name.split(".")[0] for name in imports(tree, lazy=True)}
             assert not used & forbidden, f"{module} imports {used & forbidden}"
-            assert "msgspec" not in used or module in {f"sandpty.wire.{name}" for name in ("verbs", "templates", "images")}
+            assert "msgspec" not in used or module in {
+                f"sandpty.wire.{name}" for name in ("verbs", "templates", "images")
+            }
 
 
 def test_the_sdk_can_be_imported_where_there_is_no_posix() -> None:

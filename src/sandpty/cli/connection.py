@@ -44,6 +44,9 @@ def server_options(command: _Command) -> _Command:
     return url(data_dir(command))
 
 
+sandbox_argument = click.argument("sandbox_id", metavar="ID")
+
+
 def find_server(url: str | None, data_dir: Path | None) -> Server:
     """--url, else the server of --data-dir, else SANDPTY_URL, else the server of the default data directory.
 

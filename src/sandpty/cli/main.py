@@ -5,23 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import click
 
 from sandpty import __version__
-from sandpty.cli.ca import ca
-from sandpty.cli.doctor import doctor
-from sandpty.cli.down import down
-from sandpty.cli.env import env
-from sandpty.cli.execution import exec_
-from sandpty.cli.keys import keys
-from sandpty.cli.looking import info, logs, metrics, ps
-from sandpty.cli.pausing import fork, pause, resume, snapshot, snapshots
-from sandpty.cli.sandboxes import create, kill, ls
-from sandpty.cli.serve import serve
-from sandpty.cli.shell import shell
-from sandpty.cli.templates import template
 from sandpty.wire.errors import SandptyError
 
 INTERNAL_EXIT_STATUS = 70
@@ -29,14 +18,48 @@ INTERRUPTED_EXIT_STATUS = 130
 BROKEN_PIPE_EXIT_STATUS = 141
 
 
-class CommandsInOrder(click.Group):
-    """Shows commands in the order of their use, not of the alphabet."""
+# Name -> module below sandpty.cli and what it is called there, in the order of their use, not of the alphabet.
+COMMANDS = {
+    "serve": "serve:serve",
+    "env": "env:env",
+    "ls": "sandboxes:ls",
+    "create": "sandboxes:create",
+    "info": "looking:info",
+    "kill": "sandboxes:kill",
+    "shell": "shell:shell",
+    "exec": "execution:exec_",
+    "port": "port:port",
+    "ps": "looking:ps",
+    "logs": "looking:logs",
+    "metrics": "looking:metrics",
+    "pause": "pausing:pause",
+    "resume": "pausing:resume",
+    "snapshot": "pausing:snapshot",
+    "snapshots": "pausing:snapshots",
+    "fork": "pausing:fork",
+    "keys": "keys:keys",
+    "ca": "ca:ca",
+    "template": "templates:template",
+    "doctor": "doctor:doctor",
+    "down": "down:down",
+}
+
+
+class CommandsOnDemand(click.Group):
+    """Loads a command's module when it is called or shown: `sandpty exec` need not wait for the others."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(f"sandpty.cli.{module}"), name)
+        return command
 
 
-@click.group(cls=CommandsInOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=CommandsOnDemand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, "--version", message="%(prog)s %(version)s")
 def cli() -> None:
     """Sandboxes whose interactive terminals never lose a byte, on this machine.
@@ -57,13 +80,6 @@ def cli() -> None:
       SANDPTY_TEMPLATES_DIR          where templates are kept
       SANDPTY_DEBUG=1                show tracebacks
     """
-
-
-for _command in (
-    *(serve, env, ls, create, info, kill, shell, exec_, ps, logs, metrics),
-    *(pause, resume, snapshot, snapshots, fork, keys, ca, template, doctor, down),
-):
-    cli.add_command(_command)
 
 
 def main() -> None:

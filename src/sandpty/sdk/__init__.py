@@ -21,38 +21,82 @@ Errors are `SandptyError`: `reason.name` says what exactly, `reason.hint` which 
 
 from __future__ import annotations
 
-from sandpty.sdk._async.attachment import AsyncAttachment
-from sandpty.sdk._async.client import AsyncClient
-from sandpty.sdk._async.handle import AsyncProcessHandle
-from sandpty.sdk._async.terminal import AsyncTerminal
-from sandpty.sdk._sync.attachment import Attachment
-from sandpty.sdk._sync.client import Client
-from sandpty.sdk._sync.handle import ProcessHandle
-from sandpty.sdk._sync.terminal import Terminal
-from sandpty.sdk.exceptions import CommandExitError, ProcessTimeoutError
-from sandpty.sdk.sandboxes import AsyncSandbox, Sandbox
-from sandpty.sdk.terminal_values import (
-    SandboxTerminalCreateParams,
-    SandboxTerminalExitEvent,
-    SandboxTerminalOutputEvent,
-    SandboxTerminalStatus,
-)
-from sandpty.sdk.values import (
-    CommandInfo,
-    CommandResult,
-    ProcessInfo,
-    PtySize,
-    SandboxInfo,
-    Snapshot,
-    StartedProcess,
-    WindowSize,
-)
-from sandpty.wire.errors import SandptyError
-from sandpty.wire.frames import Exit, Gap, Output, Resized
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sandpty.sdk._async.attachment import AsyncAttachment
+    from sandpty.sdk._async.client import AsyncClient
+    from sandpty.sdk._async.handle import AsyncProcessHandle
+    from sandpty.sdk._async.port import AsyncPortConnection
+    from sandpty.sdk._async.terminal import AsyncTerminal
+    from sandpty.sdk._sync.attachment import Attachment
+    from sandpty.sdk._sync.client import Client
+    from sandpty.sdk._sync.handle import ProcessHandle
+    from sandpty.sdk._sync.port import PortConnection
+    from sandpty.sdk._sync.terminal import Terminal
+    from sandpty.sdk.exceptions import CommandExitError, ProcessTimeoutError
+    from sandpty.sdk.forwarding import PortForward
+    from sandpty.sdk.sandboxes import AsyncSandbox, Sandbox
+    from sandpty.sdk.terminal_values import (
+        SandboxTerminalCreateParams,
+        SandboxTerminalExitEvent,
+        SandboxTerminalOutputEvent,
+        SandboxTerminalStatus,
+    )
+    from sandpty.sdk.values import (
+        CommandInfo,
+        CommandResult,
+        ProcessInfo,
+        PtySize,
+        SandboxInfo,
+        Snapshot,
+        StartedProcess,
+        WindowSize,
+    )
+    from sandpty.wire.errors import SandptyError
+    from sandpty.wire.frames import Exit, Gap, Output, Resized
+
+# Where each name is. Loaded when it is first asked for: a program that uses one flavour need not wait for the other.
+_NAMES = {
+    "sdk._async.attachment": ("AsyncAttachment",),
+    "sdk._async.client": ("AsyncClient",),
+    "sdk._async.handle": ("AsyncProcessHandle",),
+    "sdk._async.port": ("AsyncPortConnection",),
+    "sdk._async.terminal": ("AsyncTerminal",),
+    "sdk._sync.attachment": ("Attachment",),
+    "sdk._sync.client": ("Client",),
+    "sdk._sync.handle": ("ProcessHandle",),
+    "sdk._sync.port": ("PortConnection",),
+    "sdk._sync.terminal": ("Terminal",),
+    "sdk.exceptions": ("CommandExitError", "ProcessTimeoutError"),
+    "sdk.forwarding": ("PortForward",),
+    "sdk.sandboxes": ("AsyncSandbox", "Sandbox"),
+    "sdk.terminal_values": (
+        "SandboxTerminalCreateParams",
+        "SandboxTerminalExitEvent",
+        "SandboxTerminalOutputEvent",
+        "SandboxTerminalStatus",
+    ),
+    "sdk.values": (
+        "CommandInfo",
+        "CommandResult",
+        "ProcessInfo",
+        "PtySize",
+        "SandboxInfo",
+        "Snapshot",
+        "StartedProcess",
+        "WindowSize",
+    ),
+    "wire.errors": ("SandptyError",),
+    "wire.frames": ("Exit", "Gap", "Output", "Resized"),
+}
+_MODULES = {name: f"sandpty.{module}" for module, names in _NAMES.items() for name in names}
 
 __all__ = [
     "AsyncAttachment",
     "AsyncClient",
+    "AsyncPortConnection",
     "AsyncProcessHandle",
     "AsyncSandbox",
     "AsyncTerminal",
@@ -64,6 +108,8 @@ __all__ = [
     "Exit",
     "Gap",
     "Output",
+    "PortConnection",
+    "PortForward",
     "ProcessHandle",
     "ProcessInfo",
     "ProcessTimeoutError",
@@ -81,3 +127,14 @@ __all__ = [
     "Terminal",
     "WindowSize",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'sandpty.sdk' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

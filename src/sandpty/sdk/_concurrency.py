@@ -8,33 +8,38 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
+import socket
+import ssl
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
-
-import websockets.asyncio.client
-import websockets.sync.client
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sandpty.wire.frames import MAX_FRAME_BYTES
+
+if TYPE_CHECKING:  # each flavour loads its own when it is used
+    import websockets.asyncio.client
+    import websockets.sync.client
 
 OPEN_TIMEOUT_S = 10.0
 HEARTBEAT_S = 15.0  # a connection that died silently is noticed within twice this
 CLOSE_TIMEOUT_S = 2.0
 QUEUED_MESSAGES = 16  # received but not yet consumed; above it the socket is not read
+READ_BYTES = 64 * 1024
 JOIN_TIMEOUT_S = 10.0  # of a thread whose connection was closed
 
 AsyncLock = asyncio.Lock
 Lock = threading.RLock
 AsyncEvent = asyncio.Event
 Event = threading.Event
-AsyncSocket = websockets.asyncio.client.ClientConnection
-Socket = websockets.sync.client.ClientConnection
+AsyncSocket: TypeAlias = "websockets.asyncio.client.ClientConnection"
+Socket: TypeAlias = "websockets.sync.client.ClientConnection"
 async_sleep = asyncio.sleep
 sleep = time.sleep
 
 
-def _options(headers: Mapping[str, str], *, direct: bool) -> dict[str, Any]:
+def _options(headers: Mapping[str, str], *, direct: bool, patient: bool) -> dict[str, Any]:
     return {
         "additional_headers": dict(headers),
         "compression": None,
@@ -43,20 +48,101 @@ def _options(headers: Mapping[str, str], *, direct: bool) -> dict[str, Any]:
         "open_timeout": OPEN_TIMEOUT_S,
         "close_timeout": CLOSE_TIMEOUT_S,
         "ping_interval": HEARTBEAT_S,
-        "ping_timeout": HEARTBEAT_S,
+        "ping_timeout": None if patient else HEARTBEAT_S,
         "proxy": None if direct else True,
     }
 
 
-async def async_open_socket(address: str, headers: Mapping[str, str], *, direct: bool) -> AsyncSocket:
-    """A WebSocket. Raises InvalidStatus, OSError, WebSocketException."""
-    return await websockets.asyncio.client.connect(address, **_options(headers, direct=direct))
+async def async_open_socket(
+    address: str, headers: Mapping[str, str], *, direct: bool, patient: bool = False
+) -> AsyncSocket:
+    """A WebSocket; a patient one waits for ever for heartbeats. Raises InvalidStatus, OSError, WebSocketException."""
+    from websockets.asyncio.client import connect
+
+    return await connect(address, **_options(headers, direct=direct, patient=patient))
 
 
-def open_socket(address: str, headers: Mapping[str, str], *, direct: bool) -> Socket:
-    """A WebSocket. Raises InvalidStatus, OSError, WebSocketException."""
-    opened: Socket = websockets.sync.client.connect(address, **_options(headers, direct=direct)).__enter__()
+def open_socket(address: str, headers: Mapping[str, str], *, direct: bool, patient: bool = False) -> Socket:
+    """A WebSocket; a patient one waits for ever for heartbeats. Raises InvalidStatus, OSError, WebSocketException."""
+    from websockets.sync.client import connect
+
+    opened: Socket = connect(address, **_options(headers, direct=direct, patient=patient)).__enter__()
     return opened
+
+
+class AsyncByteStream:
+    """A TCP connection, with TLS or without."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def open(cls, host: str, port: int, *, tls: bool, timeout_s: float) -> AsyncByteStream:
+        """Raises OSError (TimeoutError is one)."""
+        async with asyncio.timeout(timeout_s):
+            context = ssl.create_default_context() if tls else None
+            return cls(*await asyncio.open_connection(host, port, ssl=context))
+
+    async def read(self, timeout_s: float) -> bytes:
+        """What is there; empty at the end. Raises OSError (TimeoutError is one)."""
+        async with asyncio.timeout(timeout_s):
+            return await self._reader.read(READ_BYTES)
+
+    async def write(self, data: bytes, timeout_s: float) -> None:
+        """Raises OSError (TimeoutError is one)."""
+        self._writer.write(data)
+        async with asyncio.timeout(timeout_s):
+            await self._writer.drain()
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether something, or the end, has come that nobody has read."""
+        return self._reader.at_eof() or self._writer.is_closing() or bool(self._reader.exception())
+
+    def close(self) -> None:
+        self._writer.transport.abort()
+
+
+class ByteStream:
+    """A TCP connection, with TLS or without."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+
+    @classmethod
+    def open(cls, host: str, port: int, *, tls: bool, timeout_s: float) -> ByteStream:
+        """Raises OSError (TimeoutError is one)."""
+        connected = socket.create_connection((host, port), timeout_s)
+        try:
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if tls:
+                connected = ssl.create_default_context().wrap_socket(connected, server_hostname=host)
+        except BaseException:
+            connected.close()
+            raise
+        return cls(connected)
+
+    def read(self, timeout_s: float) -> bytes:
+        """What is there; empty at the end. Raises OSError (TimeoutError is one)."""
+        self._socket.settimeout(timeout_s)
+        return self._socket.recv(READ_BYTES)
+
+    def write(self, data: bytes, timeout_s: float) -> None:
+        """Raises OSError (TimeoutError is one)."""
+        self._socket.settimeout(timeout_s)
+        self._socket.sendall(data)
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether something, or the end, has come that nobody has read."""
+        try:
+            return bool(select.select([self._socket], [], [], 0)[0])
+        except (OSError, ValueError):  # closed, or a descriptor beyond what select knows
+            return True
+
+    def close(self) -> None:
+        self._socket.close()
 
 
 class AsyncWorker:

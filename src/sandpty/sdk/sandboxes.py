@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 from sandpty.sdk._async.sandbox import AsyncSandboxBase
 from sandpty.sdk._sync.sandbox import SandboxBase
+from sandpty.sdk.forwarding import LOCAL_HOST, PortForward
 
 
 class Sandbox(SandboxBase):
@@ -34,3 +35,11 @@ class AsyncSandbox(AsyncSandboxBase):
 
     def __init__(self, *_: object, **__: object) -> NoReturn:
         raise TypeError("an asynchronous sandbox is made with `await AsyncSandbox.create()`")
+
+    def forward_port(self, port: int, local_port: int = 0, *, host: str = LOCAL_HOST) -> PortForward:
+        """What listens on that port in the sandbox, loopback included, as a port of this machine; 0: any free one.
+
+        async with sandbox.forward_port(8000) as forward:
+            ...  # http://127.0.0.1:{forward.port}/
+        """
+        return PortForward(self._client, self.info.id, port, local_port, host=host)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from urllib.parse import urlsplit
 
 from sandpty.wire.errors import SandptyError
 
@@ -18,3 +19,12 @@ def server_from_environment(url: str | None, api_key: str | None) -> tuple[str, 
     if not key:
         raise SandptyError("unauthenticated", "no API key: give api_key=, or set SANDPTY_API_KEY")
     return url or os.environ.get("SANDPTY_URL") or DEFAULT_URL, key
+
+
+def goes_through_proxy(url: str) -> bool:
+    """Whether this machine's settings (HTTPS_PROXY and the like) put a proxy between us and the server."""
+    from urllib.request import getproxies, proxy_bypass
+
+    parts = urlsplit(url)
+    proxies = getproxies()
+    return bool(proxies.get(parts.scheme) or proxies.get("all")) and not proxy_bypass(parts.netloc)

@@ -69,7 +69,7 @@ REASONS: dict[str, Reason] = _table(
     Reason("no_such_image", "not_found", 404, 1, "check the image's name and tag"),
     Reason("no_such_platform", "not_found", 404, 1, "name one that the image has, such as linux/amd64"),
     # images
-    Reason("bad_image", "failed_precondition", 400, 1, "rebuild or push the image anew; the message says what is wrong"),
+    Reason("bad_image", "failed_precondition", 400, 1, "rebuild or push the image; the message says what is wrong"),
     Reason("registry_denied", "permission_denied", 403, 77, "give credentials that the registry takes for this image"),
     Reason("registry_forbidden", "permission_denied", 403, 77, "the operator can name the registry in registries.conf"),
     Reason("registry_failed", "unavailable", 502, 69, "see that the registry can be reached from this machine"),

@@ -3,25 +3,30 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, urlencode, urlsplit
 
-import httpx
+import h11
 
 from sandpty.sdk import errors
 from sandpty.sdk._sync.attachment import Attachment
-from sandpty.sdk.settings import server_from_environment
+from sandpty.sdk._sync.http import CONNECT_TIMEOUT_S, Answer, Http
+from sandpty.sdk._sync.port import PortConnection
+from sandpty.sdk.settings import goes_through_proxy, server_from_environment
 from sandpty.sdk.values import ProcessInfo, SandboxInfo, Snapshot, StartedProcess, WindowSize, from_json
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.frames import From
+
+if TYPE_CHECKING:
+    import httpx
 
 Target = Literal["leader", "group", "tree"]
 OnTimeout = Literal["kill", "pause", "pause_disk"]
 
 REQUEST_TIMEOUT_S = 75.0  # a create under full load may take a minute before the server gives up itself
-CONNECT_TIMEOUT_S = 5.0
 WAIT_SLICE_S = 30  # one long-poll of wait_exit; below what proxies cut
 DEFAULT_WINDOW_BYTES = 256 * 1024
 
@@ -37,12 +42,23 @@ class Client:
         self._api_key = api_key
         # A proxy from the environment cannot reach this machine's own loopback.
         self._direct = urlsplit(self.url).hostname in ("localhost", "127.0.0.1", "::1")
-        self._http = httpx.Client(
-            base_url=self.url,
-            headers=self._headers(),
-            timeout=httpx.Timeout(REQUEST_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
-            trust_env=not self._direct,
-        )
+        self._proxied = not self._direct and goes_through_proxy(self.url)
+        self._small = Http(self.url, self._headers())
+        self._httpx: httpx.Client | None = None
+
+    @property
+    def _http(self) -> httpx.Client:
+        """For what is streamed, and for proxies."""
+        if self._httpx is None:
+            import httpx
+
+            self._httpx = httpx.Client(
+                base_url=self.url,
+                headers=self._headers(),
+                timeout=httpx.Timeout(REQUEST_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+                trust_env=not self._direct,
+            )
+        return self._httpx
 
     @classmethod
     def from_environment(cls, url: str | None = None, api_key: str | None = None) -> Client:
@@ -53,7 +69,9 @@ class Client:
         return {"Authorization": f"Bearer {self._api_key}"}
 
     def close(self) -> None:
-        self._http.close()
+        self._small.close()
+        if self._httpx is not None:
+            self._httpx.close()
 
     def __enter__(self) -> Client:
         return self
@@ -66,19 +84,34 @@ class Client:
     def _ask(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, content: bytes | None = None
     ) -> dict[str, Any]:
+        kind = ""
+        if body is not None:
+            content, kind = json.dumps(body).encode(), "application/json"
         try:
-            response = self._http.request(method, path, json=body, content=content)
-        except httpx.HTTPError as error:
+            answer = self._exchange(method, path, content or b"", kind)
+        except (OSError, h11.ProtocolError) as error:
             raise errors.unreachable(self.url, error) from error
-        if response.status_code >= 400:
-            raise errors.from_response(response.status_code, response.content)
-        if not response.content:
+        if answer.status >= 400:
+            raise errors.from_response(answer.status, answer.body)
+        if not answer.body:
             return {}
         try:
-            parsed = response.json()
+            parsed = json.loads(answer.body)
         except ValueError as error:
             raise errors.unreachable(self.url, error) from error
         return parsed if isinstance(parsed, dict) else {}
+
+    def _exchange(self, method: str, path: str, content: bytes, kind: str) -> Answer:
+        if not self._proxied:
+            return self._small.ask(method, path, content, kind=kind, timeout_s=REQUEST_TIMEOUT_S)
+        import httpx
+
+        try:
+            headers = {"Content-Type": kind} if kind else {}
+            response = self._http.request(method, path, content=content, headers=headers)
+        except httpx.HTTPError as error:
+            raise errors.unreachable(self.url, error) from error
+        return Answer(response.status_code, response.content)
 
     # --- sandboxes ---------------------------------------------------------------------------------------------------
 
@@ -282,9 +315,17 @@ class Client:
                 "window": window,
             }
         )
-        scheme, _, rest = self.url.partition("://")
-        address = f"{'wss' if scheme == 'https' else 'ws'}://{rest}{_process(sandbox_id, process)}/attach?{query}"
+        address = self._websocket(_process(sandbox_id, process) + f"/attach?{query}")
         return Attachment(address, self._headers(), window=window, direct=self._direct)
+
+    def connect_port(self, sandbox_id: str, port: int) -> PortConnection:
+        """A TCP connection to what listens on that port in a sandbox, loopback included; enter it with `with`."""
+        address = self._websocket(_sandbox(sandbox_id) + f"/ports/{port}")
+        return PortConnection(address, self._headers(), direct=self._direct)
+
+    def _websocket(self, path: str) -> str:
+        scheme, _, rest = self.url.partition("://")
+        return f"{'wss' if scheme == 'https' else 'ws'}://{rest}{path}"
 
 
 def _sandbox(sandbox_id: str) -> str:

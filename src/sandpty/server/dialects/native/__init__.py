@@ -11,6 +11,7 @@ from sandpty.server.context import Context
 from sandpty.server.dialects.native.attach import Attaching
 from sandpty.server.dialects.native.files import FileHandlers
 from sandpty.server.dialects.native.measures import Measures
+from sandpty.server.dialects.native.ports import Ports
 from sandpty.server.dialects.native.processes import Processes
 from sandpty.server.dialects.native.sandboxes import Sandboxes
 from sandpty.server.dialects.native.snapshots import Snapshots
@@ -28,5 +29,6 @@ def routes(context: Context) -> list[web.AbstractRouteDef]:
         *Attaching(context).routes(),
         *FileHandlers(context).routes(),
         *Watching(context).routes(),
+        *Ports(context).routes(),
         web.route("*", "/v1/{rest:.*}", sandboxes.unknown),
     ]

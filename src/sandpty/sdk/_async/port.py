@@ -1,0 +1,103 @@
+"""One TCP connection to a port of a sandbox, over a WebSocket: each binary message is a piece of the stream."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+
+from sandpty.sdk import errors
+from sandpty.sdk._concurrency import AsyncSocket, async_open_socket
+from sandpty.wire.errors import SandptyError
+
+PIECE_BYTES = 128 * 1024  # sent at a time
+_GOOD_END = 1000
+
+
+class AsyncPortConnection:
+    """Made by `AsyncClient.connect_port`, to be entered with `async with`. One task may read while another writes.
+
+    Leaving it before both sides came to their ends resets the connection for the service in the sandbox. A connection
+    that breaks does not heal: what was on its way is nobody's to send again.
+    """
+
+    def __init__(self, address: str, headers: dict[str, str], *, direct: bool) -> None:
+        self._address = address
+        self._headers = headers
+        self._direct = direct
+        self._socket: AsyncSocket | None = None
+        self._received_end = False
+
+    async def open(self) -> None:
+        """Connect. Raises port_closed, no_such_sandbox, sandbox_paused, limit, timeout, server_unreachable."""
+        try:
+            # Its reader may wait for as long as it likes, so it need not answer heartbeats in time.
+            self._socket = await async_open_socket(self._address, self._headers, direct=self._direct, patient=True)
+        except InvalidStatus as error:
+            raise errors.from_response(error.response.status_code, bytes(error.response.body or b"")) from error
+        except (OSError, WebSocketException) as error:
+            raise errors.unreachable(self._server, error) from error
+
+    @property
+    def _server(self) -> str:
+        return self._address.partition("/v1/")[0]
+
+    async def close(self) -> None:
+        """End the connection, whatever is still on its way."""
+        socket, self._socket = self._socket, None
+        if socket is not None:
+            await socket.close()
+
+    async def __aenter__(self) -> AsyncPortConnection:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def receive(self) -> bytes:
+        """What the service says; empty once it has said all. Raises port_closed when the connection broke."""
+        if self._received_end:
+            return b""
+        try:
+            data: bytes = await self._connected().recv(decode=False)
+        except ConnectionClosed as error:
+            raise self._closed(error) from error
+        self._received_end = not data
+        return data
+
+    async def send(self, data: bytes) -> None:
+        """Returns when there is room for more. Raises port_closed when the connection broke."""
+        for at in range(0, len(data), PIECE_BYTES):
+            await self._send(data[at : at + PIECE_BYTES])
+
+    async def send_end(self) -> None:
+        """Nothing more is sent; the service may go on."""
+        await self._send(b"")
+
+    async def _send(self, data: bytes) -> None:
+        try:
+            await self._connected().send(data)
+        except ConnectionClosed as error:
+            raise self._closed(error) from error
+
+    async def wait_closed(self) -> None:
+        """Until the server has confirmed the end of both directions. Raises port_closed when the connection broke."""
+        try:
+            while True:
+                await self._connected().recv(decode=False)
+        except ConnectionClosed as error:
+            if error.rcvd is None or error.rcvd.code != _GOOD_END:
+                raise self._closed(error) from error
+
+    def _connected(self) -> AsyncSocket:
+        if self._socket is None:
+            raise SandptyError("conflict", "the connection is not open")
+        return self._socket
+
+    def _closed(self, error: ConnectionClosed) -> SandptyError:
+        if error.rcvd is not None and error.rcvd.code >= 4000:
+            return errors.from_close(error.rcvd.code, error.rcvd.reason)
+        return errors.unreachable(self._server, error)
