@@ -53,9 +53,6 @@ def documented_routes() -> dict[tuple[str, str], list[str]]:
                 found[match[1], match[2].replace("…", prefix)] = row
     assert "`GET …/files/watch`, a WebSocket" in PAGE
     found["GET", "/v1/sandboxes/{id}/files/watch"] = []
-    match = re.search(r"`(GET) …(/processes/\{process\}/attach)`", PAGE)
-    assert match is not None
-    found["GET", "/v1/sandboxes/{id}" + match[2]] = []
     match = re.search(r"`(GET) (/v1/sandboxes/\{id\}/ports/\{port\})`", PAGE)
     assert match is not None
     found["GET", match[2]] = []
