@@ -285,6 +285,7 @@ void files_end(struct connection *connection);
 void files_reaped(pid_t pid);
 void files_shutdown(void);
 bool files_child(pid_t pid);
+extern const char *files_root; /* files connections see what is below it alone; NULL: everything */
 
 /* --- main.c ------------------------------------------------------------------------------------------------------ */
 

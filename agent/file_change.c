@@ -162,13 +162,14 @@ struct change {
 /* What `fd` (O_PATH) stands for, symlinks themselves included. The owner first: that takes set-id bits away. */
 static int change_one(int fd, const struct change *change) {
     struct stat about;
-    char path[32];
+    char name[16];
     if (fstat(fd, &about) < 0) return errno;
     if (change->owned && fchownat(fd, "", change->owner.uid, change->owner.gid, AT_EMPTY_PATH) < 0) return errno;
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fd); /* chmod knows no descriptor that was not opened to read */
-    if (change->mode != NO_ID && !S_ISLNK(about.st_mode) && chmod(path, change->mode & 07777) < 0) return errno;
+    snprintf(name, sizeof name, "%d", fd); /* chmod knows no descriptor that was not opened to read */
+    bool moded = change->mode != NO_ID && !S_ISLNK(about.st_mode);
+    if (moded && fchmodat(own_descriptors, name, change->mode & 07777, 0) < 0) return errno;
     if (change->timed && S_ISLNK(about.st_mode)) return utimensat(fd, "", change->times, AT_EMPTY_PATH) < 0 ? errno : 0;
-    return change->timed && utimensat(AT_FDCWD, path, change->times, 0) < 0 ? errno : 0;
+    return change->timed && utimensat(own_descriptors, name, change->times, 0) < 0 ? errno : 0;
 }
 
 static int change_below(int root, const struct change *change) {

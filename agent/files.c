@@ -17,6 +17,9 @@
 
 #define CONNECTION_FD 3 /* in the child */
 
+const char *files_root; /* NULL: all that there is */
+int own_descriptors = -1;
+
 static struct child { /* until it is reaped */
     pid_t pid; /* 0: free */
     bool dying;
@@ -88,7 +91,8 @@ _Noreturn static void serve(struct connection *connection, const struct user *us
     served.in_last = received.length;
     umask(served.umask);
     raise_oom_score();
-    if (!become(user) || chdir("/") < 0) {
+    own_descriptors = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC); /* not to be found from a root below */
+    if ((files_root && chroot(files_root) < 0) || !become(user) || chdir("/") < 0) {
         served_error(&served, errno);
         served_flush(&served);
         _exit(1);

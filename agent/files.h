@@ -12,6 +12,8 @@
 
 /* --- file_serve.c: requests and answers -------------------------------------------------------------------------- */
 
+extern int own_descriptors; /* /proc/self/fd: by the number of a descriptor, what it stands for */
+
 struct served {
     int fd;                    /* the connection, blocking */
     struct buffer out;         /* answers that were not sent yet */

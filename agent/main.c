@@ -1,6 +1,7 @@
 /* The sandpty agent: PID 1 of a sandbox (or a plain process beside others, where there is no isolation).
  *
- *     agent 3      serve the agent protocol on the listening socket that is descriptor 3 */
+ *     agent 3        serve the agent protocol on the listening socket that is descriptor 3
+ *     agent 3 /data  the same; but files connections see nothing but what is below /data */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -93,13 +94,14 @@ void set_title(const char *name) {
 }
 
 int main(int argc, char **argv) {
-    int listening = argc == 2 ? atoi(argv[1]) : -1;
+    int listening = argc == 2 || argc == 3 ? atoi(argv[1]) : -1;
     if (listening < 3 || fcntl(listening, F_SETFL, fcntl(listening, F_GETFL) | O_NONBLOCK) < 0) {
-        fprintf(stderr, "usage: agent FD   (FD: a listening unix socket, 3 or above)\n");
+        fprintf(stderr, "usage: agent FD [FILES_ROOT]   (FD: a listening unix socket, 3 or above)\n");
         return 2;
     }
+    if (argc == 3 && !(files_root = strdup(argv[2]))) return 1; /* the title takes the place of the arguments */
     title = argv[0];
-    title_bytes = (size_t)(argv[1] + strlen(argv[1]) + 1 - argv[0]);
+    title_bytes = (size_t)(argv[argc - 1] + strlen(argv[argc - 1]) + 1 - argv[0]);
     set_title("sandpty-agent");
     prctl(PR_SET_DUMPABLE, 0); /* a guest must not ptrace or read us */
     prctl(PR_SET_CHILD_SUBREAPER, 1);

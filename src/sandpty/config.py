@@ -149,6 +149,16 @@ UID_RANGE: Final = 65_536
 SERVER_ACCOUNT: Final = "sandpty"  # the server drops to it when it exists ...
 SERVER_UID: Final = 61_980  # ... else to this number, out of systemd's dynamic range
 
+# --- volumes ---------------------------------------------------------------------------------------------------------
+VOLUMES_MAX: Final = 200  # per team; a record and a sparse file each
+VOLUME_DISK_MB: Final = 10_240  # what a volume can hold when nobody says; a sparse file takes what is in it
+VOLUMES_DISK_MB_MAX: Final = 2 * 1024 * 1024  # what all volumes of a team can hold together
+VOLUME_MOUNTS_MAX: Final = 16  # per sandbox: each costs a mount at every start, 1 ms
+VOLUME_UID_BASE: Final = 2_100_000_000  # the disk's number for a guest's uid 0: beyond every range of a sandbox
+VOLUME_USER: Final = 1000  # the guest's `user`: owns a new volume and what is written without a sandbox
+VOLUME_OPEN_S: Final = 60.0  # how long a volume's files are served after somebody asked for them
+VOLUME_TOKEN_S: Final = 30 * 24 * 3600  # of a volume's own token: E2B's `Volume` objects get no new one
+
 # --- metrics, history ------------------------------------------------------------------------------------------------
 METRICS_PERIOD_S: Final = 5.0  # E2B's own
 METRICS_GAP_S: Final = 0.5  # less is too short to measure CPU in
@@ -362,6 +372,10 @@ class DataDir:
     @property
     def snapshots(self) -> Path:
         return self.root / "snapshots"
+
+    @property
+    def volumes(self) -> Path:
+        return self.root / "volumes"
 
     @property
     def sandboxes(self) -> Path:

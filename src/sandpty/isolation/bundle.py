@@ -69,6 +69,7 @@ class Spec:
     network_namespace: str
     open_files: int
     limit_swap: bool
+    files_root: str = ""
     seccomp: dict[str, Any] | None = None  # the profile, unless it is given compiled
     seccomp_bpf: str | None = None  # compiled, base64 (crun only)
 
@@ -149,7 +150,7 @@ def _process(spec: Spec) -> dict[str, Any]:
     return {
         "terminal": False,
         "user": {"uid": 0, "gid": 0},
-        "args": [AGENT_PATH, "3"],
+        "args": [AGENT_PATH, "3", *([spec.files_root] if spec.files_root else [])],
         "env": [f"PATH={_PATH}", "HOME=/root"],
         "cwd": "/",
         "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},

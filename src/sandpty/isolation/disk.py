@@ -19,6 +19,7 @@ import os
 import shutil
 import struct
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -47,6 +48,10 @@ _ATTEMPTS = 64  # another program may take a free loop device before us
 # noinit_itable: or the kernel would write all inode tables, which makes the sparse file big.
 _STATE_OFFSET, _STATE_VALID = 1024 + 58, b"\1\0"  # s_state of ext4: EXT4_VALID_FS alone
 _OPTIONS = "noinit_itable,errors=remount-ro"
+_SHARED_OPTIONS = f"{_OPTIONS},discard"  # it lasts: what was removed from it is given back to the host
+_JOURNAL_MB = 4  # the smallest; the default would take 64 MiB of the disk in time
+_RESIZE_TIMEOUT_S = 120.0
+_E2FSCK_MENDED = 1
 
 
 class Disk:
@@ -56,7 +61,8 @@ class Disk:
         self._blank = blank
         self.limited = False
         self.detail = "none"
-        self._devices: dict[Path, str] = {}  # of copies, while somebody uses them; checked before each use
+        self._devices: dict[Path, str] = {}  # of what is shared, while somebody uses it; checked before each use
+        self._attaching = threading.Lock()
 
     def open(self, mountpoint: Path) -> None:
         """See what works here, by mounting an image on `mountpoint`. Never fails: see `detail`."""
@@ -106,12 +112,49 @@ class Disk:
         """It is being removed."""
         self._devices.pop(directory / IMAGE_NAME, None)
 
-    def copy_blank(self, target: Path, disk_mb: int) -> None:
+    def copy_blank(self, target: Path, disk_mb: int, *, journal: bool = False) -> None:
         """An empty image of that size. Raises OSError."""
-        blank = self._blank / f"{disk_mb}.img"
+        blank = self._blank / f"{disk_mb}{'-journal' if journal else ''}.img"
         if not blank.exists():
-            make_file_system(blank, disk_mb * 1024 * 1024)
+            make_file_system(blank, disk_mb * 1024 * 1024, journal=journal)
         _copy_sparse(blank, target)
+
+    # --- file systems that several sandboxes share ---
+
+    def make_lasting(self, directory: Path, disk_mb: int) -> None:
+        """As `make`, for what must survive a power cut. Raises OSError."""
+        if not self.limited:
+            (directory / "disk").mkdir(mode=0o700)
+            return
+        self.copy_blank(directory / IMAGE_NAME, disk_mb, journal=True)
+        sync(directory)
+
+    def attach_shared(self, directory: Path, mountpoint: Path) -> Path:
+        """As `attach`, but others may have mounted it too: they all get the same file system. Raises OSError."""
+        image = directory / IMAGE_NAME
+        if not image.exists():
+            return directory / "disk"
+        # Two devices for one image would be two file systems that know nothing of each other: the end of both.
+        with self._attaching, contextlib.ExitStack() as held:
+            device = _reopened(self._devices.get(image), image, held) or _reopened(_loop_of(image), image, held)
+            if device is None:
+                check(directory)
+                device = _attach(image, held)
+            flags = syscalls.MS_NODEV | syscalls.MS_NOSUID | syscalls.MS_NOATIME
+            syscalls.mount(device, str(mountpoint), "ext4", flags, _SHARED_OPTIONS)
+            self._devices[image] = device
+        return mountpoint
+
+    def grow(self, directory: Path, disk_mb: int) -> None:
+        """Let it hold more; nobody has mounted it. Raises OSError."""
+        image = directory / IMAGE_NAME
+        if not image.exists():
+            return
+        with self._attaching:
+            _wait_released(image)
+            os.truncate(image, disk_mb * 1024 * 1024)
+            _run_tool("e2fsck", "-f", "-p", str(image))
+            _run_tool("resize2fs", str(image))
 
 
 def exists(directory: Path) -> bool:
@@ -172,7 +215,7 @@ def _clean(image: Path) -> bool:
         return file.read(2) == _STATE_VALID
 
 
-def make_file_system(path: Path, size: int) -> None:
+def make_file_system(path: Path, size: int, *, journal: bool = False) -> None:
     """An empty image of so many bytes. Raises OSError."""
     mkfs = shutil.which("mkfs.ext4", path="/usr/sbin:/sbin:/usr/bin:/bin")
     if mkfs is None:
@@ -182,8 +225,11 @@ def make_file_system(path: Path, size: int) -> None:
         with open(new, "wb") as file:
             os.fchmod(file.fileno(), 0o600)
             file.truncate(size)
-        argv = [mkfs, "-q", "-F", "-m", "0", "-b", str(_BLOCK_BYTES), "-O", "^has_journal,^resize_inode"]
-        argv += ["-E", "lazy_itable_init=1,nodiscard", str(new)]
+        argv = [mkfs, "-q", "-F", "-m", "0", "-b", str(_BLOCK_BYTES)]
+        argv += (
+            ["-O", "^resize_inode", "-J", f"size={_JOURNAL_MB}"] if journal else ["-O", "^has_journal,^resize_inode"]
+        )
+        argv += ["-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", str(new)]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=_MKFS_TIMEOUT_S, check=False)
         if done.returncode != 0:
             lines = done.stderr.strip().splitlines()
@@ -191,6 +237,16 @@ def make_file_system(path: Path, size: int) -> None:
         os.rename(new, path)
     finally:
         new.unlink(missing_ok=True)
+
+
+def _run_tool(name: str, *arguments: str) -> None:
+    """One of e2fsprogs. Raises OSError."""
+    path = shutil.which(name, path="/usr/sbin:/sbin")
+    if path is None:
+        raise FileNotFoundError(f"{name} is not installed (Debian: apt-get install e2fsprogs)")
+    done = subprocess.run([path, *arguments], capture_output=True, text=True, timeout=_RESIZE_TIMEOUT_S, check=False)
+    if done.returncode not in (0, _E2FSCK_MENDED if name == "e2fsck" else 0):
+        raise OSError(errno.EIO, f"{name} fails: {(done.stderr.strip().splitlines() or ['it says nothing'])[-1]}")
 
 
 def copy(directory: Path, target: Path) -> None:

@@ -50,6 +50,15 @@ class Copy:
 
 
 @dataclass(frozen=True, slots=True)
+class Mount:
+    """A volume in a sandbox. directory: where `Driver.make_volume` made it."""
+
+    directory: Path
+    path: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """All that a driver needs to know about one sandbox.
 
@@ -65,6 +74,8 @@ class Plan:
     boot_id: str
     copies: tuple[Copy, ...] = ()  # that it stands on, the newest (topmost) first
     network: NetworkPolicy = field(default_factory=NetworkPolicy)
+    mounts: tuple[Mount, ...] = ()
+    files_root: str = ""  # the agent's files connections see nothing but what is below this path
 
     @property
     def rules(self) -> Rules:
@@ -147,6 +158,12 @@ class Driver(Protocol):
 
     def forget_copy(self, directory: Path) -> None:
         """The copy in `directory` is about to be removed: nobody stands on it."""
+
+    async def make_volume(self, directory: Path, disk_mb: int) -> None:
+        """Make an empty volume in `directory`, which exists. Raises also unsupported."""
+
+    async def grow_volume(self, directory: Path, disk_mb: int) -> None:
+        """Let it hold more. Nobody mounts it."""
 
     async def stop(self, plan: Plan, started: Started) -> None:
         """End every process and free all but the files. Returns once they are gone; nothing to do is fine."""

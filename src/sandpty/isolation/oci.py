@@ -17,6 +17,7 @@ import resource
 import shutil
 import signal
 import socket
+import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -42,9 +43,10 @@ from sandpty.isolation.idmap import range_of, tag_of
 from sandpty.isolation.namespaces import Launcher, Namespaces
 from sandpty.isolation.network import Network
 from sandpty.isolation.outward import Outward
-from sandpty.isolation.runtimes import Runtime
+from sandpty.isolation.runtimes import Runtime, last_words
 from sandpty.isolation.slots import Prepared, Slots, group_of
 from sandpty.isolation.spares import SIZE_MB, Spares
+from sandpty.isolation.volumes import Volumes
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import Limits
 
@@ -53,7 +55,6 @@ HOST_SHARE = 0.1  # of memory and process ids, kept for the host itself
 HOST_MEMORY_MIN_BYTES = 512 * 1024 * 1024
 OPEN_FILES_MAX = 1_048_576
 STAGE_BYTES = 16 * 1024 * 1024
-_ERROR_BYTES = 300  # of the runtime's own words
 
 
 class OciDriver:
@@ -86,6 +87,7 @@ class OciDriver:
             background=background,
             launchers=self._own_groups,
         )
+        self._volumes = Volumes(self._disk, self._slots, self._stage)
         self._outward = Outward(self._network, self._slots, data)
         self._profile: dict[str, Any] | None = None
         self._bpf: str | None = None
@@ -201,6 +203,7 @@ class OciDriver:
             if fresh:
                 overlay.write_files(writable, self._files(plan, copies), ids)
             overlay.mount(stage / "root", writable, plan.layers, prepared.namespaces.user, copies)
+        self._volumes.mount(plan, ids)
         (plan.directory / "config.json").write_text(
             json.dumps(self._config(plan, prepared.namespaces)), encoding="utf-8"
         )
@@ -222,6 +225,7 @@ class OciDriver:
     def _unstage(self, plan: Plan) -> None:
         stage = self._stage / plan.id
         overlay.unmount(stage / "root")
+        self._volumes.unstage(plan)
         for number in range(len(plan.copies)):
             overlay.unmount(stage / f"copy{number}")
         overlay.unmount(stage / "disk")
@@ -248,6 +252,7 @@ class OciDriver:
             ids=range_of(self._tag, plan.slot),
             user_namespace=f"{fds}/{namespaces.user}",
             network_namespace=f"{fds}/{namespaces.network}",
+            files_root=plan.files_root,
             open_files=OPEN_FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES_MAX),
             limit_swap=self._cgroups.memory_and_swap(),
             seccomp=None if self._bpf else self._profile,
@@ -274,7 +279,7 @@ class OciDriver:
             pid = int(pid_file.read_text(encoding="ascii"))
             return Started(pid, process_table.start_time(pid))
         except (OSError, ValueError):
-            raise SandptyError("runtime_failed", f"{self.name} fails: {_last_words(words)}") from None
+            raise SandptyError("runtime_failed", f"{self.name} fails: {last_words(words)}") from None
 
     async def _launch(self, launcher: Launcher, argv: Sequence[str], listener: socket.socket) -> None:
         """Let the launcher become the runtime, and wait for its end; whether it succeeded, its pid file tells."""
@@ -335,9 +340,7 @@ class OciDriver:
         try:
             await asyncio.to_thread(self._copy, plan, started, directory)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise SandptyError("no_space", "the data directory's disk is full") from error
-            raise SandptyError("runtime_failed", f"the disk cannot be copied: {error}") from error
+            raise _disk_error("the disk cannot be copied", error) from error
         return Copy(directory, range_of(self._tag, plan.slot).base, plan.id)
 
     def _copy(self, plan: Plan, started: Started, directory: Path) -> None:
@@ -371,6 +374,20 @@ class OciDriver:
 
     def forget_copy(self, directory: Path) -> None:
         self._disk.forget_copy(directory)
+
+    # --- volumes ---
+
+    async def make_volume(self, directory: Path, disk_mb: int) -> None:
+        try:
+            await asyncio.to_thread(self._volumes.make, directory, disk_mb)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise _disk_error("the volume cannot be made", error) from error
+
+    async def grow_volume(self, directory: Path, disk_mb: int) -> None:
+        try:
+            await asyncio.to_thread(self._disk.grow, directory, disk_mb)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise _disk_error("the volume cannot grow", error) from error
 
     # --- end ---
 
@@ -424,9 +441,7 @@ def _bounds_of_host() -> tuple[int, int]:
     return max(memory_bytes - kept, memory_bytes // 2), int(pids * (1 - HOST_SHARE))
 
 
-def _last_words(path: Path) -> str:
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    except OSError:
-        lines = []
-    return lines[-1][:_ERROR_BYTES] if lines else "it says nothing"
+def _disk_error(what: str, error: Exception) -> SandptyError:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return SandptyError("no_space", "the data directory's disk is full")
+    return SandptyError("runtime_failed", f"{what}: {error}")

@@ -83,6 +83,12 @@ class ProcessDriver:
     def forget_copy(self, directory: Path) -> None:
         pass  # there are none
 
+    async def make_volume(self, directory: Path, disk_mb: int) -> None:
+        raise SandptyError("unsupported", "the process tier mounts nothing: its sandboxes have the host's own files")
+
+    async def grow_volume(self, directory: Path, disk_mb: int) -> None:
+        pass  # there are none
+
     async def stop(self, plan: Plan, started: Started) -> None:
         try:
             pidfd = process_table.open_pidfd(started)

@@ -6,12 +6,14 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 from sandpty.isolation import versions
 from sandpty.isolation.driver import TierRefusedError
 
 RUNTIME_PATH_VARIABLE = "SANDPTY_RUNTIME_PATH"  # for a runtime that is installed elsewhere
 _SEARCHED = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_ERROR_BYTES = 300  # of the runtime's own words
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,3 +41,12 @@ def find_runtime(name: str) -> Runtime:
             raise TierRefusedError(f"{candidate} {version} is not usable: {reason}")
         return Runtime(candidate, path, version)
     raise TierRefusedError(f"{' or '.join(wanted)} is not installed (Debian: apt-get install {wanted[0]})")
+
+
+def last_words(path: Path) -> str:
+    """Of its log: the last line, shortened."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
+    return lines[-1][:_ERROR_BYTES] if lines else "it says nothing"

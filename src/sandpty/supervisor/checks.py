@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,11 @@ import msgspec
 from sandpty import config
 from sandpty.wire import network_rules, verbs
 from sandpty.wire.errors import SandptyError
-from sandpty.wire.verbs import Limits, NetworkPolicy
+from sandpty.wire.verbs import Limits, NetworkPolicy, VolumeMount
+
+NAME_BYTES_MAX = 255  # of one name of a path: Linux' own
+KEPT_PATHS = ("/proc", "/sys", "/dev", "/run", "/etc", "/usr")  # mounted over by the runtime, read by the agent
+KEPT_TREES = ("/proc/", "/sys/", "/dev/", "/run/.sandpty")
 
 
 def check_network(internet: bool, policy: NetworkPolicy, *, isolated: bool) -> None:
@@ -30,6 +35,26 @@ def check_annotations(annotations: dict[str, Any]) -> None:
     """Raises too_large."""
     if len(msgspec.json.encode(annotations)) > verbs.MAX_ANNOTATIONS_BYTES:
         raise SandptyError("too_large", f"annotations are over {verbs.MAX_ANNOTATIONS_BYTES} bytes")
+
+
+def check_mounts(mounts: Sequence[VolumeMount]) -> None:
+    """Raises bad_argument, limit unless every volume has a place of its own, where nothing of ours is."""
+    if len(mounts) > config.VOLUME_MOUNTS_MAX:
+        raise SandptyError("limit", f"a sandbox mounts {config.VOLUME_MOUNTS_MAX} volumes at most")
+    taken: list[str] = []
+    for mount in mounts:
+        path, shown = mount.path, mount.path[:200]
+        parts = path.split("/")[1:]
+        if not path.startswith("/") or any(part in ("", ".", "..") for part in parts) or "\0" in path:
+            raise SandptyError("bad_argument", f"a mount path is absolute, without `.`, `..` and `//`, not {shown!r}")
+        if any(len(part.encode()) > NAME_BYTES_MAX for part in parts) or len(parts) > 32:
+            raise SandptyError("bad_argument", f"the mount path {shown!r} is too long or too deep")
+        if path in KEPT_PATHS or path.startswith(KEPT_TREES):
+            raise SandptyError("bad_argument", f"nothing can be mounted at {shown!r}: the sandbox itself needs it")
+        for other in taken:
+            if f"{path}/".startswith(f"{other}/") or f"{other}/".startswith(f"{path}/"):
+                raise SandptyError("bad_argument", f"the mount paths {shown!r} and {other[:200]!r} overlap")
+        taken.append(path)
 
 
 def check_limits(limits: Limits) -> None:

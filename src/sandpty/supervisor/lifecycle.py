@@ -29,8 +29,9 @@ from sandpty.supervisor.events import Events
 from sandpty.supervisor.origins import Images, NoImages, Origins
 from sandpty.supervisor.pausing import Pausing
 from sandpty.supervisor.snapshots import Snapshots
-from sandpty.supervisor.state import Meta
+from sandpty.supervisor.state import KeptMount, Meta
 from sandpty.supervisor.template_records import TemplateRecords
+from sandpty.supervisor.volumes import Volumes
 from sandpty.templates.catalog import Catalog, Ready
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.first_shell import FIRST_SHELLS, FirstShell
@@ -68,6 +69,7 @@ class Sandboxes:
         self.trash = Trash(data.root / "trash", background)
         self.snapshots = Snapshots(data.snapshots, self, driver, background, records)
         self.origins = Origins(catalog, self.snapshots, records, images or NoImages())
+        self.volumes = Volumes(data.volumes, self, self.snapshots, driver, background)
         self.deadline_changed = asyncio.Event()
         self.idle = asyncio.Event()  # no create under way: the pool may refill
         self.idle.set()
@@ -105,17 +107,18 @@ class Sandboxes:
         limits = args.limits or template.limits or Limits()
         check_limits(limits)
         check_annotations(args.annotations)
+        mounts = self.volumes.mounts(args)
         self._creating += 1
         self.idle.clear()
         try:
             # A warm sandbox's disk has its size already; everything else can be changed.
-            fits = template.warm and limits.disk_mb == Limits().disk_mb
+            fits = template.warm and limits.disk_mb == Limits().disk_mb and not mounts
             entry = claim(args.template) if fits else None
             if entry is None or not await self._claim(entry, args, limits):
                 # A shell with more in its environment, or of another user, is another shell.
                 usual = args.first_shell is not None and template.defaults == Defaults()
                 shells = (args.first_shell,) if usual and args.first_shell else ()
-                entry = await self.boot_new(template, limits, args.internet, shells, args.network)
+                entry = await self.boot_new(template, limits, args.internet, shells, args.network, mounts=mounts)
             if template.record:
                 self._records.used(template.record)
             return self._hand_out(entry, args)
@@ -167,6 +170,9 @@ class Sandboxes:
         internet: bool,
         shells: Sequence[FirstShell] = FIRST_SHELLS,
         network: NetworkPolicy | None = None,
+        *,
+        mounts: tuple[KeptMount, ...] = (),
+        files_root: str = "",
     ) -> Entry:
         """A running sandbox that nobody has been told of yet, with `shells` started in advance.
 
@@ -191,6 +197,8 @@ class Sandboxes:
             internet=internet,
             network=network or NetworkPolicy(),
             defaults=template.defaults,
+            mounts=mounts,
+            files_root=files_root,
         )
         entry = self._entries[sandbox_id] = Entry(meta, self._data.sandboxes / sandbox_id)
         try:

@@ -37,6 +37,7 @@ from sandpty.supervisor.template_builds import Building
 from sandpty.supervisor.template_records import TemplateRecords
 from sandpty.supervisor.template_verbs import template_verbs
 from sandpty.supervisor.usage import Usages
+from sandpty.supervisor.volume_service import VolumeService
 from sandpty.templates import collecting, quick, stacks
 from sandpty.templates.catalog import Catalog
 from sandpty.templates.names import HOST_USR
@@ -109,8 +110,8 @@ async def run(options: argparse.Namespace, data: DataDir) -> None:
             await driver.close(sandboxes_left=any(data.sandboxes.iterdir()))
 
 
-async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, background: Background) -> None:
-    templates = options.templates_dir or data.templates
+async def _catalog(driver: Driver, data: DataDir, templates: Path) -> Catalog:
+    """Of what is there already; held, so that no other supervisor removes it."""
     catalog = Catalog(await asyncio.to_thread(quick.ready, templates, isolated=driver.isolated))
     if driver.isolated:
         for ready in filter(None, (stacks.ready(templates, name) for name in stacks.STACKS)):
@@ -118,6 +119,12 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
             collecting.hold(templates, ready)
         collecting.hold(templates, catalog.resolve(HOST_USR))
         collecting.register(templates, data)
+    return catalog
+
+
+async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, background: Background) -> None:
+    templates = options.templates_dir or data.templates
+    catalog = await _catalog(driver, data, templates)
     events = Events()
     journal = Journal(data.root)
     events.listeners.append(journal.record)
@@ -131,6 +138,7 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
     await adopt_all(data, driver, sandboxes, pool)
     sandboxes.snapshots.load()
     records.released = sandboxes.snapshots.collect
+    sandboxes.volumes.load()
     facts = await driver.probe(catalog.default.layers)
     host = Host(
         version=SUPERVISOR_PROTOCOL_VERSION,
@@ -140,6 +148,7 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
         facts={"sandpty": __version__, **facts},
         pid=os.getpid(),
     )
+    volumes = VolumeService(sandboxes, catalog, background)
     service = Service(
         sandboxes,
         pool,
@@ -155,6 +164,7 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
             "certificate": certificates.verb(data),
             "layer": Layers(sandboxes.snapshots).verb,
             **template_verbs(records),
+            **volumes.table(),
         },
     )
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -177,6 +187,7 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
         task.cancel()
     await asyncio.wait([*loops, filling])
     await pool.drain()
+    await volumes.close()
     service.end_events()
     await background.settle(config.STOP_TIMEOUT_S)
 

@@ -31,7 +31,7 @@ from sandpty.supervisor import state
 from sandpty.supervisor.checks import check_disk
 from sandpty.supervisor.entry import Entry
 from sandpty.supervisor.pausing import Holder
-from sandpty.supervisor.state import KeptCopy, KeptLayer
+from sandpty.supervisor.state import KeptCopy, KeptLayer, KeptMount
 from sandpty.supervisor.template_records import TemplateRecords
 from sandpty.templates.catalog import Ready
 from sandpty.wire.errors import SandptyError
@@ -58,6 +58,7 @@ class Kept(msgspec.Struct, kw_only=True):
     created_at: float
     size_bytes: int
     defaults: Defaults = Defaults()
+    mounts: tuple[KeptMount, ...] = ()
     deleted: bool = False
     temporary: bool = False
     layer: str = ""  # the key of a build's layer
@@ -141,6 +142,10 @@ class Snapshots:
             warm=False,
         )
 
+    def mounts(self, snapshot_id: str) -> tuple[KeptMount, ...]:
+        """The volumes that its sandbox had. Raises no_such_snapshot."""
+        return self._get(snapshot_id).mounts
+
     def _get(self, snapshot_id: str) -> Kept:
         kept = self._kept.get(snapshot_id)
         if kept is None or kept.deleted:
@@ -179,6 +184,7 @@ class Snapshots:
                     copies=state.kept_copies(copies),
                     limits=meta.limits,
                     defaults=meta.defaults,
+                    mounts=meta.mounts,
                     created_at=time.time(),
                     size_bytes=_size_bytes(directory),
                     temporary=args.temporary,
@@ -250,13 +256,7 @@ class Snapshots:
 
     def _write(self, kept: Kept) -> None:
         """On the disk when this returns, whole or not at all."""
-        place = self._directory / kept.id / META_NAME
-        new = place.with_suffix(".new")
-        with open(new, "wb") as file:
-            file.write(msgspec.json.encode(kept))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, place)
+        state.write_durably(self._directory / kept.id / META_NAME, kept)
 
     def _replace_namesakes(self, new: Kept) -> None:
         """A name means the newest snapshot that got it."""

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from sandpty.isolation.driver import Copy, Layer, Plan, Started
+from sandpty.isolation.driver import Copy, Layer, Mount, Plan, Started
 from sandpty.wire.templates import Defaults
-from sandpty.wire.verbs import Limits, NetworkPolicy, Sandbox
+from sandpty.wire.verbs import Limits, NetworkPolicy, Sandbox, VolumeMount
 
 META_NAME = "meta.json"
 NEW_NAME = META_NAME + ".new"
@@ -48,6 +48,20 @@ class KeptCopy(msgspec.Struct, frozen=True):
         return Copy(Path(self.directory), self.ids_base, self.sandbox_id)
 
 
+class KeptMount(msgspec.Struct, frozen=True):
+    volume: str
+    name: str
+    directory: str
+    path: str
+    read_only: bool
+
+    def mount(self) -> Mount:
+        return Mount(Path(self.directory), self.path, self.read_only)
+
+    def shown(self) -> VolumeMount:
+        return VolumeMount(volume=self.volume, name=self.name, path=self.path, read_only=self.read_only)
+
+
 class Meta(msgspec.Struct, kw_only=True):
     """One sandbox. Times are unix seconds; start_time is in clock ticks since the host's boot."""
 
@@ -72,14 +86,27 @@ class Meta(msgspec.Struct, kw_only=True):
     annotations: dict[str, Any] = {}
     copies: tuple[KeptCopy, ...] = ()
     defaults: Defaults = Defaults()
+    mounts: tuple[KeptMount, ...] = ()
+    files_root: str = ""
     revision: int = 0
 
     def plan(self, directory: Path) -> Plan:
         """What the driver needs to know."""
         layers = tuple(layer.layer() for layer in self.layers)
         copies = tuple(copy.copy() for copy in self.copies)
+        mounts = tuple(mount.mount() for mount in self.mounts)
         return Plan(
-            self.id, directory, layers, self.slot, self.limits, self.internet, self.boot_id, copies, self.network
+            self.id,
+            directory,
+            layers,
+            self.slot,
+            self.limits,
+            self.internet,
+            self.boot_id,
+            copies,
+            self.network,
+            mounts,
+            self.files_root,
         )
 
     @property
@@ -108,6 +135,7 @@ class Meta(msgspec.Struct, kw_only=True):
             "defaults": self.defaults,
             "revision": self.revision,
             "paused_memory": self.phase != "stopped",
+            "volumes": tuple(mount.shown() for mount in self.mounts),
         }
         return Sandbox(**{**fields, **changed})
 
@@ -140,6 +168,16 @@ def write(directory: Path, meta: Meta, *, durable: bool = False) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(directory / META_NAME)
     os.replace(temporary, directory / META_NAME)
+
+
+def write_durably(place: Path, record: msgspec.Struct) -> None:
+    """Replace a record; on the disk when this returns, whole or not at all."""
+    new = place.with_suffix(".new")
+    with open(new, "wb") as file:
+        file.write(msgspec.json.encode(record))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(new, place)
 
 
 def read(directory: Path) -> Meta | None:

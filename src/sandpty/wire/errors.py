@@ -65,6 +65,7 @@ REASONS: dict[str, Reason] = _table(
     Reason("no_such_process", "not_found", 404, 1),
     Reason("no_such_template", "not_found", 404, 1, "`base` always exists"),
     Reason("no_such_snapshot", "not_found", 404, 1),
+    Reason("no_such_volume", "not_found", 404, 1, "`sandpty volumes ls` shows the volumes that exist"),
     Reason("no_such_authority", "not_found", 404, 1, "`sandpty ca --domain NAME` makes one"),
     Reason("no_such_image", "not_found", 404, 1, "check the image's name and tag"),
     Reason("no_such_platform", "not_found", 404, 1, "name one that the image has, such as linux/amd64"),
@@ -75,6 +76,7 @@ REASONS: dict[str, Reason] = _table(
     Reason("registry_failed", "unavailable", 502, 69, "see that the registry can be reached from this machine"),
     # there, but not in that state
     Reason("conflict", "aborted", 409, 1),
+    Reason("volume_in_use", "failed_precondition", 409, 1, "end the sandboxes that mount it, paused ones too"),
     Reason("already_paused", "aborted", 409, 1),
     Reason("sandbox_paused", "unavailable", 409, 1, "resume the sandbox first"),
     Reason("not_a_pty", "internal", 409, 1, "only a process started with a PTY has a window size"),

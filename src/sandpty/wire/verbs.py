@@ -17,6 +17,11 @@ object. Requests carry an `id`, answers the same `id`; answers may come in any o
 | layer | {"owner", "key"} | Snapshot: the layer that was made under that key |
 | snapshots | - | {"snapshots": [Snapshot]} |
 | delete_snapshot | {"id"} | {}; sandboxes that stand on it go on |
+| create_volume | CreateVolumeArgs | Volume |
+| volumes | - | {"volumes": [Volume]} |
+| grow_volume | {"id", "disk_mb"} | Volume, larger than it was; nothing mounts it meanwhile |
+| delete_volume | {"id"} | {}; volume_in_use while a sandbox, running or paused, mounts it |
+| open_volume | {"id"} | OpenVolume: its files without a sandbox, for a while; asked again, for a while longer |
 | annotate | {"id", "annotations"} | Sandbox |
 | network | {"id", "internet", "policy": NetworkPolicy} | Sandbox; the rules hold, also for connections that exist |
 | watch | - | {}; then events {"event": "changed"|"ended", "sandbox": Sandbox, "reason": str} |
@@ -71,11 +76,21 @@ class NetworkPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     dns_servers: tuple[str, ...] | None = None
 
 
+class VolumeMount(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A volume (by id) at an absolute path of a sandbox. `name`: the volume's, as the supervisor says it."""
+
+    volume: str
+    path: str
+    read_only: bool = False
+    name: str = ""
+
+
 class CreateArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`template` is a name or an id; `annotations` is kept and given back, never looked into.
 
     `first_shell`: whose usual shell is likely to be asked for first; a new sandbox starts it in advance. `files` and
     `defaults`: instead of the template's, for builds.
+    `volumes`: mounted in it from the start. One from a snapshot also mounts what the snapshot's sandbox did.
     """
 
     template: str
@@ -90,6 +105,7 @@ class CreateArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     owner: str = ""
     annotations: dict[str, Any] = {}
     first_shell: FirstShell | None = None
+    volumes: tuple[VolumeMount, ...] = ()
 
 
 class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +130,7 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
     paused_memory: bool = True  # paused: processes are frozen (True) or gone (False)
     ended: EndReason | None = None
     revision: int = 0  # grows with every change: an answer may arrive after the word of what happened since
+    volumes: tuple[VolumeMount, ...] = ()
 
 
 class SnapshotArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -137,6 +154,32 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits
     created_at: float
     size_bytes: int
+
+
+class CreateVolumeArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`name` is the owner's only one of that name. `disk_mb` bounds what the volume holds; 0: the default."""
+
+    name: str
+    owner: str
+    disk_mb: int = 0
+
+
+class Volume(msgspec.Struct, frozen=True, kw_only=True):
+    """A directory that outlives sandboxes. size_bytes: what it takes on the disk; mounted_by: sandboxes' ids."""
+
+    id: str  # ^[a-z0-9]{20}$
+    name: str
+    owner: str
+    created_at: float
+    disk_mb: int
+    size_bytes: int
+    mounted_by: tuple[str, ...] = ()
+
+
+class OpenVolume(msgspec.Struct, frozen=True, kw_only=True):
+    """`socket`: of an agent whose files connections see the volume as `/`, and nothing else."""
+
+    socket: str
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
