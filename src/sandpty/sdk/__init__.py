@@ -27,15 +27,30 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sandpty.sdk._async.attachment import AsyncAttachment
     from sandpty.sdk._async.client import AsyncClient
+    from sandpty.sdk._async.file_reader import AsyncFileReader
     from sandpty.sdk._async.handle import AsyncProcessHandle
     from sandpty.sdk._async.port import AsyncPortConnection
     from sandpty.sdk._async.terminal import AsyncTerminal
+    from sandpty.sdk._async.watch import AsyncWatchHandle
     from sandpty.sdk._sync.attachment import Attachment
     from sandpty.sdk._sync.client import Client
+    from sandpty.sdk._sync.file_reader import FileReader
     from sandpty.sdk._sync.handle import ProcessHandle
     from sandpty.sdk._sync.port import PortConnection
     from sandpty.sdk._sync.terminal import Terminal
-    from sandpty.sdk.exceptions import CommandExitError, ProcessTimeoutError
+    from sandpty.sdk._sync.watch import WatchHandle
+    from sandpty.sdk.exceptions import (
+        CommandExitError,
+        DirectoryThereError,
+        FileThereError,
+        NoDirectoryError,
+        NoSuchFileError,
+        NotAllowedError,
+        ProcessTimeoutError,
+        RequestTimeoutError,
+        ServerUnreachableError,
+    )
+    from sandpty.sdk.file_values import EntryInfo, FilesystemEvent, FilesystemEventType, FileType, WriteEntry
     from sandpty.sdk.forwarding import PortForward
     from sandpty.sdk.sandboxes import AsyncSandbox, Sandbox
     from sandpty.sdk.terminal_values import (
@@ -61,15 +76,30 @@ if TYPE_CHECKING:
 _NAMES = {
     "sdk._async.attachment": ("AsyncAttachment",),
     "sdk._async.client": ("AsyncClient",),
+    "sdk._async.file_reader": ("AsyncFileReader",),
     "sdk._async.handle": ("AsyncProcessHandle",),
     "sdk._async.port": ("AsyncPortConnection",),
     "sdk._async.terminal": ("AsyncTerminal",),
+    "sdk._async.watch": ("AsyncWatchHandle",),
     "sdk._sync.attachment": ("Attachment",),
     "sdk._sync.client": ("Client",),
+    "sdk._sync.file_reader": ("FileReader",),
     "sdk._sync.handle": ("ProcessHandle",),
     "sdk._sync.port": ("PortConnection",),
     "sdk._sync.terminal": ("Terminal",),
-    "sdk.exceptions": ("CommandExitError", "ProcessTimeoutError"),
+    "sdk._sync.watch": ("WatchHandle",),
+    "sdk.exceptions": (
+        "CommandExitError",
+        "DirectoryThereError",
+        "FileThereError",
+        "NoDirectoryError",
+        "NoSuchFileError",
+        "NotAllowedError",
+        "ProcessTimeoutError",
+        "RequestTimeoutError",
+        "ServerUnreachableError",
+    ),
+    "sdk.file_values": ("EntryInfo", "FilesystemEvent", "FilesystemEventType", "FileType", "WriteEntry"),
     "sdk.forwarding": ("PortForward",),
     "sdk.sandboxes": ("AsyncSandbox", "Sandbox"),
     "sdk.terminal_values": (
@@ -96,17 +126,29 @@ _MODULES = {name: f"sandpty.{module}" for module, names in _NAMES.items() for na
 __all__ = [
     "AsyncAttachment",
     "AsyncClient",
+    "AsyncFileReader",
     "AsyncPortConnection",
     "AsyncProcessHandle",
     "AsyncSandbox",
     "AsyncTerminal",
+    "AsyncWatchHandle",
     "Attachment",
     "Client",
     "CommandExitError",
     "CommandInfo",
     "CommandResult",
+    "DirectoryThereError",
+    "EntryInfo",
     "Exit",
+    "FileReader",
+    "FileThereError",
+    "FileType",
+    "FilesystemEvent",
+    "FilesystemEventType",
     "Gap",
+    "NoDirectoryError",
+    "NoSuchFileError",
+    "NotAllowedError",
     "Output",
     "PortConnection",
     "PortForward",
@@ -114,6 +156,7 @@ __all__ = [
     "ProcessInfo",
     "ProcessTimeoutError",
     "PtySize",
+    "RequestTimeoutError",
     "Resized",
     "Sandbox",
     "SandboxInfo",
@@ -122,10 +165,13 @@ __all__ = [
     "SandboxTerminalOutputEvent",
     "SandboxTerminalStatus",
     "SandptyError",
+    "ServerUnreachableError",
     "Snapshot",
     "StartedProcess",
     "Terminal",
+    "WatchHandle",
     "WindowSize",
+    "WriteEntry",
 ]
 
 

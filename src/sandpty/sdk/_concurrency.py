@@ -13,7 +13,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sandpty.wire.frames import MAX_FRAME_BYTES
@@ -145,6 +145,18 @@ class ByteStream:
         self._socket.close()
 
 
+async def async_receive(socket: AsyncSocket, timeout_s: float | None) -> str | bytes:
+    """The next message. Raises TimeoutError, ConnectionClosed."""
+    async with asyncio.timeout(timeout_s):
+        return await socket.recv()
+
+
+def receive(socket: Socket, timeout_s: float | None) -> str | bytes:
+    """The next message. Raises TimeoutError, ConnectionClosed."""
+    message: str | bytes = socket.recv(timeout_s)
+    return message
+
+
 class AsyncWorker:
     """Runs one function beside its caller. `join` waits for its end and raises what it raised."""
 
@@ -213,3 +225,44 @@ async def async_call(callback: AsyncCallback, value: Any) -> None:
 def call(callback: Callback, value: Any) -> None:
     """Call it."""
     callback(value)
+
+
+PIECE_BYTES = 256 * 1024  # of what is uploaded: one write of the server's, too
+
+
+async def async_pieces(data: Any) -> AsyncIterator[bytes]:
+    """Content as it is sent: of text, bytes, a file object (read in a thread), an iterable or an async iterable."""
+    if hasattr(data, "__aiter__"):
+        async for piece in data:
+            yield as_bytes(piece)
+    elif hasattr(data, "read"):
+        while piece := as_bytes(await asyncio.to_thread(data.read, PIECE_BYTES)):
+            yield piece
+    else:
+        for piece in pieces(data):
+            yield piece
+
+
+def pieces(data: Any) -> Iterator[bytes]:
+    """Content as it is sent: of text, bytes, a file object or an iterable."""
+    if isinstance(data, str | bytes | bytearray | memoryview):
+        view = memoryview(as_bytes(data))
+        for at in range(0, len(view), PIECE_BYTES):
+            yield bytes(view[at : at + PIECE_BYTES])
+    elif hasattr(data, "read"):
+        while piece := as_bytes(data.read(PIECE_BYTES)):
+            yield piece
+    elif hasattr(data, "__iter__"):
+        yield from map(as_bytes, data)
+    else:
+        kind = type(data).__name__
+        raise TypeError(f"content is text, bytes, a binary file or an iterable of bytes, not {kind}")
+
+
+def as_bytes(piece: Any) -> bytes:
+    """Text as UTF-8."""
+    if isinstance(piece, str):
+        return piece.encode()
+    if isinstance(piece, bytes | bytearray | memoryview):
+        return bytes(piece)
+    raise TypeError(f"a piece of content is bytes, not {type(piece).__name__}")

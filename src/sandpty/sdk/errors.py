@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from sandpty.sdk.exceptions import error_of
 from sandpty.wire.errors import REASONS, SandptyError
 
 # For answers without a reason of ours: a proxy's, or another program on that port.
@@ -15,7 +16,9 @@ _BY_STATUS = {
     403: "forbidden",
     404: "unsupported",
     408: "timeout",
+    412: "conflict",
     413: "too_large",
+    416: "conflict",
     429: "limit",
     502: "server_unreachable",
     503: "server_unreachable",
@@ -26,7 +29,7 @@ _BY_STATUS = {
 def unreachable(url: str, cause: BaseException) -> SandptyError:
     """No answer at all: nothing listens there, or the connection broke."""
     detail = " ".join(str(cause).split()) or type(cause).__name__
-    return SandptyError("server_unreachable", f"no sandpty server answers at {url}: {detail}")
+    return error_of("server_unreachable", f"no sandpty server answers at {url}: {detail}")
 
 
 def from_response(status: int, body: bytes) -> SandptyError:
@@ -43,17 +46,17 @@ def _from_member(error: Mapping[str, Any], status: int) -> SandptyError:
     reason = error.get("reason")
     message = error.get("message")
     if isinstance(reason, str) and reason in REASONS:
-        return SandptyError(reason, message if isinstance(message, str) else reason)
+        return error_of(reason, message if isinstance(message, str) else reason)
     fallback = _BY_STATUS.get(status, "internal")
-    return SandptyError(fallback, message if isinstance(message, str) else f"the server answered HTTP {status}")
+    return error_of(fallback, message if isinstance(message, str) else f"the server answered HTTP {status}")
 
 
 def from_close(code: int, text: str) -> SandptyError:
     """The error of a WebSocket close code 4000 + HTTP status; its text is `reason: message`."""
     name, _, message = text.partition(": ")
     if name in REASONS:
-        return SandptyError(name, message or name)
-    return SandptyError(_BY_STATUS.get(code - 4000, "internal"), text or f"the server closed with code {code}")
+        return error_of(name, message or name)
+    return error_of(_BY_STATUS.get(code - 4000, "internal"), text or f"the server closed with code {code}")
 
 
 def _error_member(body: bytes) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import TypeAlias
 
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.exceptions import ConnectionClosed
 
-from sandpty.sdk import errors
-from sandpty.sdk._concurrency import AsyncSocket, async_open_socket
+from sandpty.sdk._async.sockets import async_connect_socket, closed_socket
+from sandpty.sdk._concurrency import AsyncSocket
 from sandpty.wire import frames
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.frames import (
@@ -52,12 +52,7 @@ class AsyncAttachment:
 
     async def open(self) -> None:
         """Connect, and learn what was attached to. Raises no_such_process, no_such_sandbox, bad_argument."""
-        try:
-            self._socket = await async_open_socket(self._address, self._headers, direct=self._direct)
-        except InvalidStatus as error:
-            raise errors.from_response(error.response.status_code, bytes(error.response.body or b"")) from error
-        except (OSError, WebSocketException) as error:
-            raise errors.unreachable(self._address.partition("/v1/")[0], error) from error
+        self._socket = await async_connect_socket(self._address, self._headers, direct=self._direct)
         try:
             first = await self._receive()
             if not isinstance(first, Attached):
@@ -125,7 +120,7 @@ class AsyncAttachment:
         try:
             message = await self._connected().recv(decode=False)
         except ConnectionClosed as error:
-            raise self._closed(error) from error
+            raise closed_socket(self._address, error) from error
         if not message:
             raise SandptyError("bad_frame", "an empty message is no frame")
         try:
@@ -137,18 +132,12 @@ class AsyncAttachment:
         try:
             await self._connected().send(memoryview(frame)[_LENGTH_BYTES:])
         except ConnectionClosed as error:
-            raise self._closed(error) from error
+            raise closed_socket(self._address, error) from error
 
     def _connected(self) -> AsyncSocket:
         if self._socket is None:
             raise SandptyError("conflict", "the attachment is not open")
         return self._socket
-
-    def _closed(self, error: ConnectionClosed) -> SandptyError:
-        received = error.rcvd
-        if received is not None and received.code >= 4000:
-            return errors.from_close(received.code, received.reason)
-        return errors.unreachable(self._address.partition("/v1/")[0], error)
 
     async def send_input(self, data: bytes, offset: int = NO_OFFSET) -> None:
         """Type `data`. With `offset` (of input, see `info.input`) what was already taken from there on is ignored."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -12,15 +13,18 @@ import h11
 
 from sandpty.sdk import errors
 from sandpty.sdk._async.attachment import AsyncAttachment
-from sandpty.sdk._async.http import CONNECT_TIMEOUT_S, Answer, AsyncHttp
+from sandpty.sdk._async.http import Answer, AsyncHttp
 from sandpty.sdk._async.port import AsyncPortConnection
+from sandpty.sdk._async.sockets import async_connect_socket
+from sandpty.sdk._concurrency import AsyncSocket
+from sandpty.sdk.exceptions import RequestTimeoutError
 from sandpty.sdk.settings import goes_through_proxy, server_from_environment
 from sandpty.sdk.values import ProcessInfo, SandboxInfo, Snapshot, StartedProcess, WindowSize, from_json
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.frames import From
 
 if TYPE_CHECKING:
-    import httpx
+    from sandpty.sdk._async.streams import AsyncStreamedAnswer, AsyncStreams
 
 Target = Literal["leader", "group", "tree"]
 OnTimeout = Literal["kill", "pause", "pause_disk"]
@@ -33,44 +37,55 @@ DEFAULT_WINDOW_BYTES = 256 * 1024
 class AsyncClient:
     """A server at `url` (http or https) with an API key. Use it as a context manager, or `close` it.
 
-    Every method raises SandptyError: `unauthenticated`, `server_unreachable`, and what is named with each.
+    `request_timeout_s`: how long the server may say nothing before a request is given up (RequestTimeoutError); it has
+    nothing to do with how long what is asked for may run. Every method raises SandptyError: `unauthenticated`,
+    `server_unreachable`, and what is named with each.
     """
 
-    def __init__(self, url: str, api_key: str) -> None:
+    def __init__(self, url: str, api_key: str, *, request_timeout_s: float = REQUEST_TIMEOUT_S) -> None:
+        self.request_timeout_s = request_timeout_s
         self.url = url.rstrip("/")
         self._api_key = api_key
         # A proxy from the environment cannot reach this machine's own loopback.
         self._direct = urlsplit(self.url).hostname in ("localhost", "127.0.0.1", "::1")
         self._proxied = not self._direct and goes_through_proxy(self.url)
         self._small = AsyncHttp(self.url, self._headers())
-        self._httpx: httpx.AsyncClient | None = None
+        self._streams: list[AsyncStreams] = []  # at most one; a list, so that `within` shares it
 
     @property
-    def _http(self) -> httpx.AsyncClient:
-        """For what is streamed, and for proxies."""
-        if self._httpx is None:
-            import httpx
+    def streams(self) -> AsyncStreams:
+        """For bodies that are streams, and for proxies."""
+        if not self._streams:
+            from sandpty.sdk._async.streams import AsyncStreams
 
-            self._httpx = httpx.AsyncClient(
-                base_url=self.url,
-                headers=self._headers(),
-                timeout=httpx.Timeout(REQUEST_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
-                trust_env=not self._direct,
-            )
-        return self._httpx
+            self._streams.append(AsyncStreams(self.url, self._headers(), direct=self._direct))
+        return self._streams[0]
 
     @classmethod
-    def from_environment(cls, url: str | None = None, api_key: str | None = None) -> AsyncClient:
+    def from_environment(
+        cls, url: str | None = None, api_key: str | None = None, *, request_timeout_s: float | None = None
+    ) -> AsyncClient:
         """With SANDPTY_URL and SANDPTY_API_KEY for what is not given. Raises unauthenticated without a key."""
-        return cls(*server_from_environment(url, api_key))
+        return cls(
+            *server_from_environment(url, api_key),
+            request_timeout_s=REQUEST_TIMEOUT_S if request_timeout_s is None else request_timeout_s,
+        )
+
+    def within(self, request_timeout_s: float | None) -> AsyncClient:
+        """This client, on the same connections, with another request timeout. None: as it is."""
+        if request_timeout_s is None:
+            return self
+        other = copy.copy(self)
+        other.request_timeout_s = request_timeout_s
+        return other
 
     def _headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self._api_key}"}
 
     async def close(self) -> None:
         await self._small.close()
-        if self._httpx is not None:
-            await self._httpx.aclose()
+        while self._streams:
+            await self._streams.pop().close()
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -86,12 +101,7 @@ class AsyncClient:
         kind = ""
         if body is not None:
             content, kind = json.dumps(body).encode(), "application/json"
-        try:
-            answer = await self._exchange(method, path, content or b"", kind)
-        except (OSError, h11.ProtocolError) as error:
-            raise errors.unreachable(self.url, error) from error
-        if answer.status >= 400:
-            raise errors.from_response(answer.status, answer.body)
+        answer = await self.exchange(method, path, content or b"", kind)
         if not answer.body:
             return {}
         try:
@@ -100,17 +110,30 @@ class AsyncClient:
             raise errors.unreachable(self.url, error) from error
         return parsed if isinstance(parsed, dict) else {}
 
-    async def _exchange(self, method: str, path: str, content: bytes, kind: str) -> Answer:
-        if not self._proxied:
-            return await self._small.ask(method, path, content, kind=kind, timeout_s=REQUEST_TIMEOUT_S)
-        import httpx
-
+    async def exchange(self, method: str, path: str, content: bytes = b"", kind: str = "") -> Answer:
+        """One request with a small body of content type `kind`. Raises the server's errors."""
         try:
-            headers = {"Content-Type": kind} if kind else {}
-            response = await self._http.request(method, path, content=content, headers=headers)
-        except httpx.HTTPError as error:
+            if self._proxied:
+                answer = await self.streams.ask(method, path, content, kind=kind, timeout_s=self.request_timeout_s)
+            else:
+                answer = await self._small.ask(method, path, content, kind=kind, timeout_s=self.request_timeout_s)
+        except TimeoutError as error:
+            raise RequestTimeoutError(f"{method} {path.partition('?')[0]}", self.request_timeout_s) from error
+        except (OSError, h11.ProtocolError) as error:
             raise errors.unreachable(self.url, error) from error
-        return Answer(response.status_code, response.content)
+        if answer.status >= 400:
+            raise errors.from_response(answer.status, answer.body)
+        return answer
+
+    async def stream(
+        self, method: str, path: str, *, content: Any = None, headers: Mapping[str, str] | None = None
+    ) -> AsyncStreamedAnswer:
+        """An answer that is read as it comes, and then closed. `content`: pieces. Raises the server's errors."""
+        return await self.streams.send(method, path, content=content, headers=headers, timeout_s=self.request_timeout_s)
+
+    async def connect_socket(self, path: str) -> AsyncSocket:
+        """A WebSocket of the native dialect. Raises what the server refuses it with."""
+        return await async_connect_socket(self._websocket(path), self._headers(), direct=self._direct)
 
     # --- sandboxes ---------------------------------------------------------------------------------------------------
 
@@ -285,7 +308,7 @@ class AsyncClient:
         """The exit, as `ProcessInfo.exit`, once there is one; None waits for ever. Raises timeout."""
         left = timeout_s
         while True:
-            slice_s = WAIT_SLICE_S if left is None else max(1, min(WAIT_SLICE_S, int(left)))
+            slice_s = max(1, int(min(WAIT_SLICE_S, self.request_timeout_s / 2, WAIT_SLICE_S if left is None else left)))
             try:
                 return await self._ask("GET", _process(sandbox_id, process) + f"/wait?timeout_s={slice_s}")
             except SandptyError as error:

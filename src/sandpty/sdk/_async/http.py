@@ -74,7 +74,11 @@ class AsyncHttp:
         return None
 
     async def _connect(self) -> _Connection:
-        stream = await AsyncByteStream.open(self._host, self._port, tls=self._tls, timeout_s=CONNECT_TIMEOUT_S)
+        """Raises OSError, but no TimeoutError: that is for servers that do not answer."""
+        try:
+            stream = await AsyncByteStream.open(self._host, self._port, tls=self._tls, timeout_s=CONNECT_TIMEOUT_S)
+        except TimeoutError as error:
+            raise ConnectionError(f"no connection within {CONNECT_TIMEOUT_S:g} s") from error
         return _Connection(stream)
 
 

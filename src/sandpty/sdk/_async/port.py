@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.exceptions import ConnectionClosed
 
-from sandpty.sdk import errors
-from sandpty.sdk._concurrency import AsyncSocket, async_open_socket
+from sandpty.sdk._async.sockets import async_connect_socket, closed_socket
+from sandpty.sdk._concurrency import AsyncSocket
 from sandpty.wire.errors import SandptyError
 
 PIECE_BYTES = 128 * 1024  # sent at a time
@@ -30,17 +30,8 @@ class AsyncPortConnection:
 
     async def open(self) -> None:
         """Connect. Raises port_closed, no_such_sandbox, sandbox_paused, limit, timeout, server_unreachable."""
-        try:
-            # Its reader may wait for as long as it likes, so it need not answer heartbeats in time.
-            self._socket = await async_open_socket(self._address, self._headers, direct=self._direct, patient=True)
-        except InvalidStatus as error:
-            raise errors.from_response(error.response.status_code, bytes(error.response.body or b"")) from error
-        except (OSError, WebSocketException) as error:
-            raise errors.unreachable(self._server, error) from error
-
-    @property
-    def _server(self) -> str:
-        return self._address.partition("/v1/")[0]
+        # Its reader may wait for as long as it likes, so it need not answer heartbeats in time.
+        self._socket = await async_connect_socket(self._address, self._headers, direct=self._direct, patient=True)
 
     async def close(self) -> None:
         """End the connection, whatever is still on its way."""
@@ -64,7 +55,7 @@ class AsyncPortConnection:
         try:
             data: bytes = await self._connected().recv(decode=False)
         except ConnectionClosed as error:
-            raise self._closed(error) from error
+            raise closed_socket(self._address, error) from error
         self._received_end = not data
         return data
 
@@ -81,7 +72,7 @@ class AsyncPortConnection:
         try:
             await self._connected().send(data)
         except ConnectionClosed as error:
-            raise self._closed(error) from error
+            raise closed_socket(self._address, error) from error
 
     async def wait_closed(self) -> None:
         """Until the server has confirmed the end of both directions. Raises port_closed when the connection broke."""
@@ -90,14 +81,9 @@ class AsyncPortConnection:
                 await self._connected().recv(decode=False)
         except ConnectionClosed as error:
             if error.rcvd is None or error.rcvd.code != _GOOD_END:
-                raise self._closed(error) from error
+                raise closed_socket(self._address, error) from error
 
     def _connected(self) -> AsyncSocket:
         if self._socket is None:
             raise SandptyError("conflict", "the connection is not open")
         return self._socket
-
-    def _closed(self, error: ConnectionClosed) -> SandptyError:
-        if error.rcvd is not None and error.rcvd.code >= 4000:
-            return errors.from_close(error.rcvd.code, error.rcvd.reason)
-        return errors.unreachable(self._server, error)

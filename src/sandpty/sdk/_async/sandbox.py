@@ -8,6 +8,7 @@ from typing import Self
 
 from sandpty.sdk._async.client import AsyncClient, OnTimeout
 from sandpty.sdk._async.commands import AsyncCommands
+from sandpty.sdk._async.files import AsyncFiles
 from sandpty.sdk._async.handles import AsyncHandles
 from sandpty.sdk._async.pty import AsyncPty
 from sandpty.sdk._async.terminals import AsyncSandboxTerminals
@@ -23,6 +24,7 @@ class AsyncSandboxBase:
 
     pty: AsyncPty
     commands: AsyncCommands
+    files: AsyncFiles
     terminal: AsyncSandboxTerminals
 
     def _adopt(self, client: AsyncClient, info: SandboxInfo) -> None:
@@ -31,6 +33,7 @@ class AsyncSandboxBase:
         self.info = info
         self.pty = AsyncPty(client, info.id, handles)
         self.commands = AsyncCommands(client, info.id, handles)
+        self.files = AsyncFiles(client, info.id)
         self.terminal = AsyncSandboxTerminals(client, info.id)
 
     @classmethod

@@ -7,29 +7,24 @@ offsets, because the count is the process's: with offsets, what another viewer t
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import TypeAlias
 
 from sandpty.sdk._async.attachment import AsyncAttachment
 from sandpty.sdk._async.client import AsyncClient
-from sandpty.sdk._concurrency import AsyncEvent, AsyncLock, async_sleep
+from sandpty.sdk._async.patience import LOST, RECONNECT_TIMEOUT_S, AsyncPatience
+from sandpty.sdk._concurrency import AsyncEvent, AsyncLock
 from sandpty.sdk.values import WindowSize
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.frames import NO_OFFSET, AgentError, Attached, Exit, From, Gap, InputAck, Output, Pong, Resized
 
 TerminalEvent: TypeAlias = Output | Gap | Resized | Exit | AgentError
 
-RECONNECT_TIMEOUT_S = 60.0
-BACKOFF_FIRST_S = 0.05
-BACKOFF_MOST_S = 2.0
 # Input on the way and not known to be taken. Below what the agent lets wait (64 KiB), so that a program that reads
 # nothing never keeps the server from answering heartbeats on this connection.
 INPUT_WINDOW_BYTES = 32 * 1024
 INPUT_KEPT_BYTES = 1024 * 1024  # above it send_input waits
-_LOST = frozenset(("server_unreachable", "agent_unreachable", "supervisor_down"))
 
 
 class AsyncTerminal:
@@ -121,7 +116,7 @@ class AsyncTerminal:
             except SandptyError as error:
                 if self._closed:
                     return
-                if error.reason.name not in _LOST:
+                if error.reason.name not in LOST:
                     raise
                 await self._reconnect(error)
                 continue
@@ -166,7 +161,7 @@ class AsyncTerminal:
         try:
             await self._send_waiting()
         except SandptyError as error:
-            if error.reason.name not in _LOST:
+            if error.reason.name not in LOST:
                 raise
 
     async def _send_waiting(self) -> None:
@@ -209,20 +204,16 @@ class AsyncTerminal:
         self._connected = False
         await self._attachment.close()
         self._on_connection(False)
-        give_up_at = time.monotonic() + self._reconnect_timeout_s
-        delay_s = BACKOFF_FIRST_S
+        patience = AsyncPatience(self._reconnect_timeout_s)
         while not self._closed:
-            if time.monotonic() + delay_s > give_up_at:
-                raise cause
-            await async_sleep(delay_s * random.uniform(0.5, 1.0))
-            delay_s = min(delay_s * 2, BACKOFF_MOST_S)
+            await patience.pause(cause)
             attachment = self._view(From.OFFSET, position)
             try:
                 await attachment.open()
             except SandptyError as error:
                 if error.reason.name == "no_such_sandbox":  # it was there when we entered
                     raise SandptyError("sandbox_ended", f"the sandbox {self._sandbox_id} has ended") from error
-                if error.reason.name not in _LOST:
+                if error.reason.name not in LOST:
                     raise
                 cause = error
                 continue

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import TypeAlias
 
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.exceptions import ConnectionClosed
 
-from sandpty.sdk import errors
-from sandpty.sdk._concurrency import Socket, open_socket
+from sandpty.sdk._concurrency import Socket
+from sandpty.sdk._sync.sockets import closed_socket, connect_socket
 from sandpty.wire import frames
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.frames import (
@@ -53,12 +53,7 @@ class Attachment:
 
     def open(self) -> None:
         """Connect, and learn what was attached to. Raises no_such_process, no_such_sandbox, bad_argument."""
-        try:
-            self._socket = open_socket(self._address, self._headers, direct=self._direct)
-        except InvalidStatus as error:
-            raise errors.from_response(error.response.status_code, bytes(error.response.body or b"")) from error
-        except (OSError, WebSocketException) as error:
-            raise errors.unreachable(self._address.partition("/v1/")[0], error) from error
+        self._socket = connect_socket(self._address, self._headers, direct=self._direct)
         try:
             first = self._receive()
             if not isinstance(first, Attached):
@@ -126,7 +121,7 @@ class Attachment:
         try:
             message = self._connected().recv(decode=False)
         except ConnectionClosed as error:
-            raise self._closed(error) from error
+            raise closed_socket(self._address, error) from error
         if not message:
             raise SandptyError("bad_frame", "an empty message is no frame")
         try:
@@ -138,18 +133,12 @@ class Attachment:
         try:
             self._connected().send(memoryview(frame)[_LENGTH_BYTES:])
         except ConnectionClosed as error:
-            raise self._closed(error) from error
+            raise closed_socket(self._address, error) from error
 
     def _connected(self) -> Socket:
         if self._socket is None:
             raise SandptyError("conflict", "the attachment is not open")
         return self._socket
-
-    def _closed(self, error: ConnectionClosed) -> SandptyError:
-        received = error.rcvd
-        if received is not None and received.code >= 4000:
-            return errors.from_close(received.code, received.reason)
-        return errors.unreachable(self._address.partition("/v1/")[0], error)
 
     def send_input(self, data: bytes, offset: int = NO_OFFSET) -> None:
         """Type `data`. With `offset` (of input, see `info.input`) what was already taken from there on is ignored."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -12,16 +13,19 @@ from urllib.parse import quote, urlencode, urlsplit
 import h11
 
 from sandpty.sdk import errors
+from sandpty.sdk._concurrency import Socket
 from sandpty.sdk._sync.attachment import Attachment
-from sandpty.sdk._sync.http import CONNECT_TIMEOUT_S, Answer, Http
+from sandpty.sdk._sync.http import Answer, Http
 from sandpty.sdk._sync.port import PortConnection
+from sandpty.sdk._sync.sockets import connect_socket
+from sandpty.sdk.exceptions import RequestTimeoutError
 from sandpty.sdk.settings import goes_through_proxy, server_from_environment
 from sandpty.sdk.values import ProcessInfo, SandboxInfo, Snapshot, StartedProcess, WindowSize, from_json
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.frames import From
 
 if TYPE_CHECKING:
-    import httpx
+    from sandpty.sdk._sync.streams import StreamedAnswer, Streams
 
 Target = Literal["leader", "group", "tree"]
 OnTimeout = Literal["kill", "pause", "pause_disk"]
@@ -34,44 +38,55 @@ DEFAULT_WINDOW_BYTES = 256 * 1024
 class Client:
     """A server at `url` (http or https) with an API key. Use it as a context manager, or `close` it.
 
-    Every method raises SandptyError: `unauthenticated`, `server_unreachable`, and what is named with each.
+    `request_timeout_s`: how long the server may say nothing before a request is given up (RequestTimeoutError); it has
+    nothing to do with how long what is asked for may run. Every method raises SandptyError: `unauthenticated`,
+    `server_unreachable`, and what is named with each.
     """
 
-    def __init__(self, url: str, api_key: str) -> None:
+    def __init__(self, url: str, api_key: str, *, request_timeout_s: float = REQUEST_TIMEOUT_S) -> None:
+        self.request_timeout_s = request_timeout_s
         self.url = url.rstrip("/")
         self._api_key = api_key
         # A proxy from the environment cannot reach this machine's own loopback.
         self._direct = urlsplit(self.url).hostname in ("localhost", "127.0.0.1", "::1")
         self._proxied = not self._direct and goes_through_proxy(self.url)
         self._small = Http(self.url, self._headers())
-        self._httpx: httpx.Client | None = None
+        self._streams: list[Streams] = []  # at most one; a list, so that `within` shares it
 
     @property
-    def _http(self) -> httpx.Client:
-        """For what is streamed, and for proxies."""
-        if self._httpx is None:
-            import httpx
+    def streams(self) -> Streams:
+        """For bodies that are streams, and for proxies."""
+        if not self._streams:
+            from sandpty.sdk._sync.streams import Streams
 
-            self._httpx = httpx.Client(
-                base_url=self.url,
-                headers=self._headers(),
-                timeout=httpx.Timeout(REQUEST_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
-                trust_env=not self._direct,
-            )
-        return self._httpx
+            self._streams.append(Streams(self.url, self._headers(), direct=self._direct))
+        return self._streams[0]
 
     @classmethod
-    def from_environment(cls, url: str | None = None, api_key: str | None = None) -> Client:
+    def from_environment(
+        cls, url: str | None = None, api_key: str | None = None, *, request_timeout_s: float | None = None
+    ) -> Client:
         """With SANDPTY_URL and SANDPTY_API_KEY for what is not given. Raises unauthenticated without a key."""
-        return cls(*server_from_environment(url, api_key))
+        return cls(
+            *server_from_environment(url, api_key),
+            request_timeout_s=REQUEST_TIMEOUT_S if request_timeout_s is None else request_timeout_s,
+        )
+
+    def within(self, request_timeout_s: float | None) -> Client:
+        """This client, on the same connections, with another request timeout. None: as it is."""
+        if request_timeout_s is None:
+            return self
+        other = copy.copy(self)
+        other.request_timeout_s = request_timeout_s
+        return other
 
     def _headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self._api_key}"}
 
     def close(self) -> None:
         self._small.close()
-        if self._httpx is not None:
-            self._httpx.close()
+        while self._streams:
+            self._streams.pop().close()
 
     def __enter__(self) -> Client:
         return self
@@ -87,12 +102,7 @@ class Client:
         kind = ""
         if body is not None:
             content, kind = json.dumps(body).encode(), "application/json"
-        try:
-            answer = self._exchange(method, path, content or b"", kind)
-        except (OSError, h11.ProtocolError) as error:
-            raise errors.unreachable(self.url, error) from error
-        if answer.status >= 400:
-            raise errors.from_response(answer.status, answer.body)
+        answer = self.exchange(method, path, content or b"", kind)
         if not answer.body:
             return {}
         try:
@@ -101,17 +111,30 @@ class Client:
             raise errors.unreachable(self.url, error) from error
         return parsed if isinstance(parsed, dict) else {}
 
-    def _exchange(self, method: str, path: str, content: bytes, kind: str) -> Answer:
-        if not self._proxied:
-            return self._small.ask(method, path, content, kind=kind, timeout_s=REQUEST_TIMEOUT_S)
-        import httpx
-
+    def exchange(self, method: str, path: str, content: bytes = b"", kind: str = "") -> Answer:
+        """One request with a small body of content type `kind`. Raises the server's errors."""
         try:
-            headers = {"Content-Type": kind} if kind else {}
-            response = self._http.request(method, path, content=content, headers=headers)
-        except httpx.HTTPError as error:
+            if self._proxied:
+                answer = self.streams.ask(method, path, content, kind=kind, timeout_s=self.request_timeout_s)
+            else:
+                answer = self._small.ask(method, path, content, kind=kind, timeout_s=self.request_timeout_s)
+        except TimeoutError as error:
+            raise RequestTimeoutError(f"{method} {path.partition('?')[0]}", self.request_timeout_s) from error
+        except (OSError, h11.ProtocolError) as error:
             raise errors.unreachable(self.url, error) from error
-        return Answer(response.status_code, response.content)
+        if answer.status >= 400:
+            raise errors.from_response(answer.status, answer.body)
+        return answer
+
+    def stream(
+        self, method: str, path: str, *, content: Any = None, headers: Mapping[str, str] | None = None
+    ) -> StreamedAnswer:
+        """An answer that is read as it comes, and then closed. `content`: pieces. Raises the server's errors."""
+        return self.streams.send(method, path, content=content, headers=headers, timeout_s=self.request_timeout_s)
+
+    def connect_socket(self, path: str) -> Socket:
+        """A WebSocket of the native dialect. Raises what the server refuses it with."""
+        return connect_socket(self._websocket(path), self._headers(), direct=self._direct)
 
     # --- sandboxes ---------------------------------------------------------------------------------------------------
 
@@ -282,7 +305,7 @@ class Client:
         """The exit, as `ProcessInfo.exit`, once there is one; None waits for ever. Raises timeout."""
         left = timeout_s
         while True:
-            slice_s = WAIT_SLICE_S if left is None else max(1, min(WAIT_SLICE_S, int(left)))
+            slice_s = max(1, int(min(WAIT_SLICE_S, self.request_timeout_s / 2, WAIT_SLICE_S if left is None else left)))
             try:
                 return self._ask("GET", _process(sandbox_id, process) + f"/wait?timeout_s={slice_s}")
             except SandptyError as error:

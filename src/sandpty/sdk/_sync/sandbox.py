@@ -9,6 +9,7 @@ from typing import Self
 
 from sandpty.sdk._sync.client import Client, OnTimeout
 from sandpty.sdk._sync.commands import Commands
+from sandpty.sdk._sync.files import Files
 from sandpty.sdk._sync.handles import Handles
 from sandpty.sdk._sync.pty import Pty
 from sandpty.sdk._sync.terminals import SandboxTerminals
@@ -24,6 +25,7 @@ class SandboxBase:
 
     pty: Pty
     commands: Commands
+    files: Files
     terminal: SandboxTerminals
 
     def _adopt(self, client: Client, info: SandboxInfo) -> None:
@@ -32,6 +34,7 @@ class SandboxBase:
         self.info = info
         self.pty = Pty(client, info.id, handles)
         self.commands = Commands(client, info.id, handles)
+        self.files = Files(client, info.id)
         self.terminal = SandboxTerminals(client, info.id)
 
     @classmethod

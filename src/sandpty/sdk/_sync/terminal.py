@@ -8,29 +8,24 @@ offsets, because the count is the process's: with offsets, what another viewer t
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TypeAlias
 
-from sandpty.sdk._concurrency import Event, Lock, sleep
+from sandpty.sdk._concurrency import Event, Lock
 from sandpty.sdk._sync.attachment import Attachment
 from sandpty.sdk._sync.client import Client
+from sandpty.sdk._sync.patience import LOST, RECONNECT_TIMEOUT_S, Patience
 from sandpty.sdk.values import WindowSize
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.frames import NO_OFFSET, AgentError, Attached, Exit, From, Gap, InputAck, Output, Pong, Resized
 
 TerminalEvent: TypeAlias = Output | Gap | Resized | Exit | AgentError
 
-RECONNECT_TIMEOUT_S = 60.0
-BACKOFF_FIRST_S = 0.05
-BACKOFF_MOST_S = 2.0
 # Input on the way and not known to be taken. Below what the agent lets wait (64 KiB), so that a program that reads
 # nothing never keeps the server from answering heartbeats on this connection.
 INPUT_WINDOW_BYTES = 32 * 1024
 INPUT_KEPT_BYTES = 1024 * 1024  # above it send_input waits
-_LOST = frozenset(("server_unreachable", "agent_unreachable", "supervisor_down"))
 
 
 class Terminal:
@@ -122,7 +117,7 @@ class Terminal:
             except SandptyError as error:
                 if self._closed:
                     return
-                if error.reason.name not in _LOST:
+                if error.reason.name not in LOST:
                     raise
                 self._reconnect(error)
                 continue
@@ -167,7 +162,7 @@ class Terminal:
         try:
             self._send_waiting()
         except SandptyError as error:
-            if error.reason.name not in _LOST:
+            if error.reason.name not in LOST:
                 raise
 
     def _send_waiting(self) -> None:
@@ -210,20 +205,16 @@ class Terminal:
         self._connected = False
         self._attachment.close()
         self._on_connection(False)
-        give_up_at = time.monotonic() + self._reconnect_timeout_s
-        delay_s = BACKOFF_FIRST_S
+        patience = Patience(self._reconnect_timeout_s)
         while not self._closed:
-            if time.monotonic() + delay_s > give_up_at:
-                raise cause
-            sleep(delay_s * random.uniform(0.5, 1.0))
-            delay_s = min(delay_s * 2, BACKOFF_MOST_S)
+            patience.pause(cause)
             attachment = self._view(From.OFFSET, position)
             try:
                 attachment.open()
             except SandptyError as error:
                 if error.reason.name == "no_such_sandbox":  # it was there when we entered
                     raise SandptyError("sandbox_ended", f"the sandbox {self._sandbox_id} has ended") from error
-                if error.reason.name not in _LOST:
+                if error.reason.name not in LOST:
                     raise
                 cause = error
                 continue
