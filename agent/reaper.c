@@ -72,7 +72,7 @@ static void exec_path(const char *path, const struct launch *launch) {
 }
 
 /* execvp with the process's own PATH. Returns the errno that says most. */
-static int exec_leader(const struct launch *launch) {
+static int exec_named(const struct launch *launch) {
     const char *name = launch->argv[0], *path = value_of(launch->env, "PATH");
     if (strchr(name, '/')) {
         exec_path(name, launch);
@@ -89,6 +89,17 @@ static int exec_leader(const struct launch *launch) {
         }
         if (!*end) return worst;
     }
+}
+
+/* Clients ask for bash by name, and many images only have another shell (Alpine's is busybox, which goes by its own name
+ * in argv[0]). */
+static int exec_leader(const struct launch *launch) {
+    const char *name = launch->argv[0];
+    int problem = exec_named(launch);
+    if (problem != ENOENT || (strcmp(name, "/bin/bash") != 0 && strcmp(name, "bash") != 0)) return problem;
+    launch->argv[0] = (char *)"/bin/sh";
+    execve(launch->argv[0], launch->argv, launch->env);
+    return problem;
 }
 
 static void lead(const struct launch *launch, int failure_fd) {

@@ -202,6 +202,9 @@ def _packaged(root: Path) -> Iterator[str]:
     names = {line for path in lists for line in path.read_text().splitlines()}
     links = ("/bin", "/lib", "/lib64", "/sbin")
     moved = {f"/usr{name}" if name.startswith(tuple(f"{link}/" for link in links)) else name for name in names}
+    # Made when these packages are installed.
+    moved |= {f"/etc/{path.relative_to(root / 'etc')}" for path in (root / "etc/pam.d").glob("common-*")}
+    moved.add("/etc/nsswitch.conf")
     for name in sorted(moved - {"/.", *links}):
         if not name.startswith(("/usr/share/doc", "/usr/share/man")) and os.path.lexists(root / name.lstrip("/")):
             yield name.lstrip("/")

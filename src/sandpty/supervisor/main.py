@@ -24,6 +24,7 @@ from sandpty.supervisor import log as supervisor_log
 from sandpty.supervisor.adopt import adopt_all
 from sandpty.supervisor.deadlines import Deadlines
 from sandpty.supervisor.events import Events
+from sandpty.supervisor.images import Images
 from sandpty.supervisor.journal import Journal
 from sandpty.supervisor.key_file import KeyFile
 from sandpty.supervisor.layers import Layers
@@ -130,14 +131,28 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
     events.listeners.append(journal.record)
     records = TemplateRecords(data.template_records, catalog)
     records.load()
+    images = Images(data, events, background, isolated=driver.isolated)
     sandboxes = Sandboxes(
-        data, driver, catalog, records, events=events, background=background, server_uid=options.server_uid
+        data,
+        driver,
+        catalog,
+        records,
+        events=events,
+        background=background,
+        server_uid=options.server_uid,
+        images=images,
     )
     pool = Pool(sandboxes, catalog, background, options.pool)
     # First what is there already: the canary must not take a slot that a living sandbox has.
     await adopt_all(data, driver, sandboxes, pool)
     sandboxes.snapshots.load()
-    records.released = sandboxes.snapshots.collect
+
+    def released() -> None:
+        sandboxes.snapshots.collect()
+        images.collect()
+
+    records.released = released
+    images.collect()
     sandboxes.volumes.load()
     facts = await driver.probe(catalog.default.layers)
     host = Host(
@@ -165,6 +180,7 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
             "layer": Layers(sandboxes.snapshots).verb,
             **template_verbs(records),
             **volumes.table(),
+            **images.verbs,
         },
     )
     for number in (signal.SIGTERM, signal.SIGINT):

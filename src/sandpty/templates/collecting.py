@@ -78,12 +78,13 @@ def _kept(path: Path, current: set[Path], used: list[str]) -> KeptTree:
     state: TreeState = "unused"
     if path in current:
         state = "current"
-    elif any(source == str(path) or source.startswith(f"{path}/") for source in used) or _is_held(path):
+    elif any(source == str(path) or source.startswith(f"{path}/") for source in used) or is_held(path):
         state = "in use"
     return KeptTree(path.name, path, state, size, created_at)
 
 
-def _is_held(path: Path) -> bool:
+def is_held(path: Path) -> bool:
+    """Whether some process has locked this directory to keep it."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -101,14 +102,18 @@ def _used(templates: Path) -> Iterator[str]:
         if not root.is_dir():
             user.unlink()
             continue
-        data = DataDir(root)
-        for description in (*data.sandboxes.glob("*/meta.json"), *data.snapshots.glob("*/snapshot.json")):
-            try:
-                for layer in json.loads(description.read_text(encoding="utf-8")).get("layers", ()):
-                    yield layer["source"]
-                    yield from layer.get("below", ())
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
-                continue  # half made or being removed: it stands on nothing
+        yield from stood_on(DataDir(root))
+
+
+def stood_on(data: DataDir) -> Iterator[str]:
+    """The sources of all layers of the sandboxes and snapshots of a data directory."""
+    for description in (*data.sandboxes.glob("*/meta.json"), *data.snapshots.glob("*/snapshot.json")):
+        try:
+            for layer in json.loads(description.read_text(encoding="utf-8")).get("layers", ()):
+                yield layer["source"]
+                yield from layer.get("below", ())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # half made or being removed: it stands on nothing
 
 
 def collect(templates: Path, unused_s: float = config.TREE_UNUSED_S) -> list[KeptTree]:

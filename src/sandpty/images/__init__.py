@@ -1,0 +1,1 @@
+"""Images from registries, archives and layouts: pulled without rights, unpacked without a network, kept as trees."""

@@ -1,0 +1,200 @@
+"""From a reference to an image's blobs in a directory: digests known, sizes bounded."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandpty import config
+from sandpty.images import manifests, registries
+from sandpty.images.manifests import Configuration, Manifest
+from sandpty.images.reference import Platform, Source
+from sandpty.images.skopeo import Skopeo
+from sandpty.wire.errors import SandptyError
+from sandpty.wire.images import Blob
+
+Show = Callable[[list[Blob]], None]
+_BLOBS = "blobs"
+_PART = "dir-put-blob"  # what skopeo calls a blob that is not whole yet
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An image that can be had. source: skopeo's word for exactly this one."""
+
+    manifest: Manifest
+    source: str
+
+
+class Pull:
+    """One image. `work`: an empty directory of root's."""
+
+    def __init__(self, work: Path, source: Source, platform: Platform, conf: str, auth: str) -> None:
+        self._own = work / "pull"
+        self._own.mkdir(mode=0o700)
+        os.chown(self._own, config.IMAGES_UID, config.IMAGES_UID)
+        self._skopeo = Skopeo(self._own, conf, auth)
+        self._source = source
+        self._platform = platform
+        self.blobs = self._own / _BLOBS
+
+    def ask(self) -> Found:
+        """The registry which manifest this is now, for the platform. Raises SandptyError."""
+        source = self._source
+        data = self._skopeo.raw_manifest(f"docker://{source}")
+        _hold_to(source.digest, data)
+        chosen = manifests.choose(data, self._platform)
+        if chosen is not None:
+            data = self._skopeo.raw_manifest(f"docker://{source.name}@{chosen}")
+            _hold_to(chosen, data)
+        found = manifests.manifest(data)
+        return Found(found, f"docker://{source.name}@{found.digest}")
+
+    def fetch(self, found: Found, show: Show) -> Configuration:
+        """All blobs of it, which are not checked yet, and its configuration, which is. Raises SandptyError."""
+        blobs = [Blob(layer.digest, layer.size_bytes, 0) for layer in found.manifest.layers]
+        self._copy(found.source, lambda: show(list(_progress(self.blobs, blobs))))
+        _hold_to(found.manifest.digest, (self.blobs / "manifest.json").read_bytes())
+        return self._configuration(found.manifest)
+
+    def fetch_local(self) -> tuple[Manifest, Configuration]:
+        """From an archive or a layout on this host. Raises SandptyError."""
+        copied = self._own / "source"
+        copied.mkdir(mode=0o700)
+        (_copy_layout if self._source.kind == "oci" else _copy_archive)(Path(self._source.file), copied)
+        _give(copied)
+        name = copied if self._source.kind == "oci" else copied / "archive"
+        selector = f":{self._source.selector}" if self._source.selector else ""
+        wanted = self._platform
+        options = [f"--override-os={wanted.os}", f"--override-arch={wanted.architecture}"]
+        options += [f"--override-variant={wanted.variant}"] if wanted.variant else []
+        self._copy(f"{self._source.kind}:{name}{selector}", lambda: None, options)
+        shutil.rmtree(copied)
+        manifest = manifests.manifest(_read(self.blobs / "manifest.json"))
+        return manifest, self._configuration(manifest)
+
+    def _copy(self, source: str, show: Callable[[], None], options: list[str] | None = None) -> None:
+        last, moved_at = -1, time.monotonic()
+
+        def waited() -> None:
+            nonlocal last, moved_at
+            size = sum(_size(path) for path in _files(self.blobs))
+            if size > config.IMAGE_BLOBS_BYTES:
+                raise SandptyError("too_large", f"the image's layers are over {config.IMAGE_BLOBS_BYTES} bytes")
+            if shutil.disk_usage(self._own).free < config.DISK_FREE_MIN_BYTES:
+                raise SandptyError("no_space", "the data directory's disk is full")
+            if size != last:
+                last, moved_at = size, time.monotonic()
+            elif time.monotonic() - moved_at > config.IMAGE_STALL_S:
+                raise SandptyError("registry_failed", f"the registry sent nothing for {config.IMAGE_STALL_S:.0f} s")
+            show()
+
+        self._skopeo.copy(source, self.blobs, waited, options or [])
+        # No other program of that account is to change what was pulled.
+        os.chown(self._own, 0, 0)
+
+    def _configuration(self, manifest: Manifest) -> Configuration:
+        data = _read(self.blobs / manifest.config.removeprefix("sha256:"))
+        return manifests.configuration(data, manifest, self._platform)
+
+
+def conf_and_auth(
+    operator_conf: Path, operator_auth: Path, source: Source, username: str, password: str, *, operator: bool
+) -> tuple[str, str]:
+    """What skopeo is given. Raises registry_forbidden for a registry that only the operator may reach."""
+    told = registries.read(operator_conf, operator_auth)
+    if source.kind != "docker":
+        if not operator:
+            raise SandptyError("forbidden", "files of the host are imported by its operator only")
+        return told.text, "{}"
+    if not operator and source.domain not in told.named:
+        registries.check_public(source.domain)
+    return registries.conf_for(told, source.domain), registries.auth_for(told, source.domain, username, password)
+
+
+def _hold_to(digest: str, data: bytes) -> None:
+    if digest and manifests.digest_of(data) != digest:
+        raise SandptyError("bad_image", f"digest mismatch: the registry's manifest is not {digest[:19]}")
+
+
+def _progress(directory: Path, blobs: list[Blob]) -> Iterator[Blob]:
+    """Whole ones lie under their digests; the sizes of the others' parts, the oldest first, are told in order."""
+    names = {path.name: path for path in _files(directory)}
+    parts = sorted((path for name, path in names.items() if name.startswith(_PART)), key=_made_at)
+    sizes = iter([_size(path) for path in parts])
+    for blob in blobs:
+        whole = blob.digest.removeprefix("sha256:") in names
+        done = blob.size_bytes if whole else min(next(sizes, 0), blob.size_bytes)
+        yield Blob(blob.digest, blob.size_bytes, done)
+
+
+def _files(directory: Path) -> list[Path]:
+    try:
+        return list(directory.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def _made_at(path: Path) -> float:
+    with contextlib.suppress(FileNotFoundError):
+        return path.lstat().st_ctime
+    return 0.0
+
+
+def _size(path: Path) -> int:
+    with contextlib.suppress(FileNotFoundError):
+        return path.lstat().st_size
+    return 0
+
+
+def _read(path: Path) -> bytes:
+    """A small file that skopeo's account has written."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(fd, "rb") as file:
+        return file.read(config.IMAGE_MANIFEST_BYTES + 1)
+
+
+# --- files of the host -----------------------------------------------------------------------------------------------
+
+
+def _copy_archive(file: Path, target: Path) -> None:
+    _copy_file(file, target / "archive")
+
+
+def _copy_layout(directory: Path, target: Path) -> None:
+    """Its plain files only: a link in a layout may lead anywhere, and root would follow it."""
+    blobs = Path("blobs/sha256")
+    (target / blobs).mkdir(parents=True)
+    names = [Path("oci-layout"), Path("index.json")]
+    try:
+        names += [blobs / path.name for path in (directory / blobs).iterdir()]
+    except OSError as error:
+        raise SandptyError("no_such_image", f"{directory} is no OCI layout: {error.strerror}") from error
+    for name in names:
+        _copy_file(directory / name, target / name)
+
+
+def _copy_file(file: Path, target: Path) -> None:
+    try:
+        fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise SandptyError("no_such_image", f"{file} cannot be read: {error.strerror}") from error
+    with open(fd, "rb") as source, open(target, "xb") as copy:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise SandptyError("bad_image", f"{file} is not a plain file")
+        if found.st_size > config.IMAGE_BLOBS_BYTES:
+            raise SandptyError("too_large", f"{file} is over {config.IMAGE_BLOBS_BYTES} bytes")
+        shutil.copyfileobj(source, copy, 1024 * 1024)
+
+
+def _give(directory: Path) -> None:
+    for place, _, names in os.walk(directory):
+        for path in (place, *(os.path.join(place, name) for name in names)):
+            os.chown(path, config.IMAGES_UID, config.IMAGES_UID, follow_symlinks=False)
