@@ -123,6 +123,17 @@ async def _catalog(driver: Driver, data: DataDir, templates: Path) -> Catalog:
     return catalog
 
 
+def _host(driver: Driver, facts: dict[str, str]) -> Host:
+    return Host(
+        version=SUPERVISOR_PROTOCOL_VERSION,
+        tier=driver.name,
+        isolated=driver.isolated,
+        runtime=facts.get("runtime", driver.name),
+        facts={"sandpty": __version__, **facts},
+        pid=os.getpid(),
+    )
+
+
 async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, background: Background) -> None:
     templates = options.templates_dir or data.templates
     catalog = await _catalog(driver, data, templates)
@@ -146,23 +157,10 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
     # First what is there already: the canary must not take a slot that a living sandbox has.
     await adopt_all(data, driver, sandboxes, pool)
     sandboxes.snapshots.load()
-
-    def released() -> None:
-        sandboxes.snapshots.collect()
-        images.collect()
-
-    records.released = released
+    records.released += [sandboxes.snapshots.collect, images.collect]
     images.collect()
     sandboxes.volumes.load()
-    facts = await driver.probe(catalog.default.layers)
-    host = Host(
-        version=SUPERVISOR_PROTOCOL_VERSION,
-        tier=driver.name,
-        isolated=driver.isolated,
-        runtime=facts.get("runtime", driver.name),
-        facts={"sandpty": __version__, **facts},
-        pid=os.getpid(),
-    )
+    host = _host(driver, await driver.probe(catalog.default.layers))
     volumes = VolumeService(sandboxes, catalog, background)
     service = Service(
         sandboxes,

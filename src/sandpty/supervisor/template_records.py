@@ -40,13 +40,13 @@ _BUILD_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class TemplateRecords:
-    """All records of one data directory; `load` them once. `released` is called when files may be needed no more."""
+    """All records of one data directory; `load` them once. `released` are called when files may be needed no more."""
 
     def __init__(self, directory: Path, catalog: Catalog) -> None:
         self._directory = directory
         self._catalog = catalog
         self._kept: dict[str, Template] = {}
-        self.released: Callable[[], None] = lambda: None
+        self.released: list[Callable[[], None]] = []
 
     def load(self) -> None:
         """Find what earlier supervisors kept."""
@@ -118,7 +118,7 @@ class TemplateRecords:
         )
         self._write(kept := _summed_up(kept))
         self._kept[kept.id] = kept
-        self.released()
+        self._release()
         return kept
 
     def _check(self, new: Template) -> None:
@@ -156,7 +156,7 @@ class TemplateRecords:
         with contextlib.suppress(FileNotFoundError):
             self._place(template_id).unlink()
         log.info("template %s deleted", template_id)
-        self.released()
+        self._release()
 
     def used(self, template_id: str) -> None:
         """A sandbox was made from it."""
@@ -165,6 +165,10 @@ class TemplateRecords:
             self._kept[template_id] = template
             with contextlib.suppress(SandptyError):  # a count is not worth a create
                 self._write(template, durable=False)
+
+    def _release(self) -> None:
+        for each in self.released:
+            each()
 
     def _place(self, template_id: str) -> Path:
         return self._directory / f"{template_id}.json"
