@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from sandpty import config
+from sandpty.cli.json_output import json_option, print_json
 from sandpty.config import DataDir
 from sandpty.wire.errors import SandptyError
 
@@ -22,7 +23,8 @@ _SYSTEM_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-
     type=click.Path(path_type=Path, file_okay=False, readable=False),
     help="The server's. [default: as root /var/lib/sandpty]",
 )
-def ca(*, domain: str | None, data_dir: Path | None) -> None:
+@json_option
+def ca(*, domain: str | None, data_dir: Path | None, as_json: bool) -> None:
     """Print the command that makes this machine trust the local certificate authority.
 
     `sandpty serve --domain NAME --tls-port PORT` without a certificate of yours makes such an authority. It can vouch
@@ -43,8 +45,18 @@ def ca(*, domain: str | None, data_dir: Path | None) -> None:
     domains = [domain] if domain else store.authorities(data)
     if not domains:
         raise SandptyError("no_such_authority", "there is no local certificate authority")
+    if as_json:
+        print_json([_as_json(data, each) for each in domains])
+        return
     for each in domains:
         _tell(data, each)
+
+
+def _as_json(data: DataDir, domain: str) -> dict[str, Path | str | None]:
+    from sandpty.certificates import store
+
+    certificate = store.authority_dir(data, domain) / "ca.pem"
+    return {"domain": domain, "certificate": certificate, "bundle": _bundle(certificate)}
 
 
 def _tell(data: DataDir, domain: str) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from sandpty import config
+from sandpty.cli.json_output import json_option, print_json
 from sandpty.config import DataDir
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ _MARKS = {"ok": ("ok", "green"), "note": ("--", "yellow"), "missing": ("NO", "re
     type=click.Path(path_type=Path, readable=False),
     help="The data directory to look at. [default: as root /var/lib/sandpty]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as a JSON list.")
+@json_option
 def doctor(data_dir: Path | None, as_json: bool) -> None:
     """Say what isolation holds on this machine, what is missing, and how to get it.
 
@@ -42,7 +41,7 @@ def doctor(data_dir: Path | None, as_json: bool) -> None:
 
     findings = examine(DataDir((data_dir or config.default_data_dir()).absolute()))
     if as_json:
-        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+        print_json(findings)
     else:
         _print(findings)
     if any(finding.state == "missing" for finding in findings):

@@ -12,6 +12,7 @@ import click
 
 from sandpty import config
 from sandpty.cli.connection import find_server, run_async, server_options
+from sandpty.cli.json_output import json_option, print_json
 from sandpty.config import DataDir
 from sandpty.wire.errors import SandptyError
 
@@ -21,7 +22,8 @@ _POLL_S = 0.02
 
 @click.command()
 @server_options
-def down(url: str | None, data_dir: Path | None) -> None:
+@json_option
+def down(url: str | None, data_dir: Path | None, as_json: bool) -> None:
     """End all sandboxes of this data directory, and its supervisor.
 
     Needs to be root, as the supervisor is. Anybody else with the key ends the sandboxes through the server, and the
@@ -33,23 +35,45 @@ def down(url: str | None, data_dir: Path | None) -> None:
       sandpty down --data-dir /tmp/x
     """
     data = DataDir((data_dir or config.default_data_dir()).absolute())
+    told = Told(as_json)
     if url is None:
         try:
-            _end_everything(data)
+            _end_everything(data, told)
             return
         except PermissionError:
             click.echo("not root: ending the sandboxes through the server", err=True)
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
-            click.echo(f"nothing runs for {data.root}")
+            told.end(f"nothing runs for {data.root}", supervisor_ended=False)
             return
-    _end_through_server(url, data_dir)
+    _end_through_server(url, data_dir, told)
 
 
-def _end_everything(data: DataDir) -> None:
-    end_supervisor(data, lambda number, count, each: click.echo(f"[{number}/{count}] ending {each}"))
-    click.echo("down: no sandboxes, no supervisor")
+class Told:
+    """What is said on the way, and at the end."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self._ended: list[str] = []
+
+    def ending(self, number: int, count: int, sandbox_id: str) -> None:
+        self._ended.append(sandbox_id)
+        if not self._as_json:
+            click.echo(f"[{number}/{count}] ending {sandbox_id}")
+
+    def end(self, text: str, *, supervisor_ended: bool) -> None:
+        if self._as_json:
+            print_json({"sandboxes": self._ended, "supervisor_ended": supervisor_ended})
+        else:
+            click.echo(text)
+
+
+def _end_everything(data: DataDir, told: Told) -> None:
+    end_supervisor(data, told.ending)
+    told.end("down: no sandboxes, no supervisor", supervisor_ended=True)
     if server := _server_pid(data):
-        click.echo(f"the server (process {server}) still listens, with nothing to serve; Ctrl-C there ends it")
+        click.echo(
+            f"the server (process {server}) still listens, with nothing to serve; Ctrl-C there ends it", err=True
+        )
 
 
 def end_supervisor(data: DataDir, tell: Callable[[int, int, str], None] | None = None) -> None:
@@ -112,7 +136,7 @@ def _server_pid(data: DataDir) -> int | None:
     return None
 
 
-def _end_through_server(url: str | None, data_dir: Path | None) -> None:
+def _end_through_server(url: str | None, data_dir: Path | None, told: Told) -> None:
     server = find_server(url, data_dir)
 
     async def end() -> None:
@@ -121,9 +145,11 @@ def _end_through_server(url: str | None, data_dir: Path | None) -> None:
         async with AsyncClient(server.url, server.api_key) as client:
             ids = [sandbox.id for sandbox in await client.list_sandboxes()]
             for number, each in enumerate(ids, 1):
-                click.echo(f"[{number}/{len(ids)}] ending {each}")
+                told.ending(number, len(ids), each)
                 with contextlib.suppress(SandptyError):  # it may have ended by itself
                     await client.kill_sandbox(each)
 
     run_async(end())
-    click.echo("down: no sandboxes of this key; the supervisor stays (root ends it with sandpty down)")
+    told.end(
+        "down: no sandboxes of this key; the supervisor stays (root ends it with sandpty down)", supervisor_ended=False
+    )

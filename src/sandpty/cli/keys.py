@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sandpty import config
+from sandpty.cli.json_output import json_option, print_json
 from sandpty.config import DataDir
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def keys() -> None:
     "--team", metavar="TEAM", default="default", show_default=True, help="Whose key; a new name is a new team."
 )
 @click.option("--name", metavar="NAME", default="", help="What to call the key. [default: a number]")
-@click.option("--json", "as_json", is_flag=True, help="Print an object with all about the key.")
+@json_option
 def add(data_dir: Path | None, team: str, name: str, as_json: bool) -> None:
     """Make a key and print it, this one time.
 
@@ -58,7 +58,7 @@ def add(data_dir: Path | None, team: str, name: str, as_json: bool) -> None:
     key, record = _key_file(data).add(team, name)
     _tell_supervisor(data)
     if as_json:
-        click.echo(json.dumps({**_as_json(record, team), "key": key}, indent=2))
+        print_json({**_as_json(record, team), "key": key})
         return
     click.echo(key)
     click.echo(f"key {record.id} ({record.name}) of team {team}; it is not shown again", err=True)
@@ -67,7 +67,7 @@ def add(data_dir: Path | None, team: str, name: str, as_json: bool) -> None:
 @keys.command("list")
 @_data_dir
 @click.option("--all", "all_", is_flag=True, help="Also keys that were revoked.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of a table.")
+@json_option
 def list_(data_dir: Path | None, all_: bool, as_json: bool) -> None:
     """List keys, without the keys themselves.
 
@@ -80,7 +80,7 @@ def list_(data_dir: Path | None, all_: bool, as_json: bool) -> None:
     shown = [] if content is None else (content.keys if all_ else content.active())
     found = [_as_json(key, content.teams.get(key.team, "?")) for key in shown if content is not None]
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        print_json(found)
         return
     if not found:
         click.echo("no keys (sandpty serve makes the first, sandpty keys add another)", err=True)
@@ -96,8 +96,9 @@ def list_(data_dir: Path | None, all_: bool, as_json: bool) -> None:
 @keys.command()
 @_data_dir
 @click.option("--tokens", is_flag=True, help="Also give every sandbox of the team a new access token: the key leaked.")
+@json_option
 @click.argument("key")
-def revoke(data_dir: Path | None, tokens: bool, key: str) -> None:
+def revoke(data_dir: Path | None, tokens: bool, as_json: bool, key: str) -> None:
     """Refuse a key from now on, and cut what it has open.
 
     KEY is its ID, its name, or the key itself. Streams that were opened with the key end, and so do streams of
@@ -113,6 +114,12 @@ def revoke(data_dir: Path | None, tokens: bool, key: str) -> None:
     record = _key_file(data).revoke(key)
     told = _tell_supervisor(data)
     renewed = _renew_tokens(data, record.team) if tokens and told else 0
+    if as_json:
+        team = record.team
+        content = _key_file(data).read()
+        name = content.teams.get(team, "?") if content is not None else "?"
+        print_json({**_as_json(record, name), "supervisor": told, "tokens_renewed": renewed})
+        return
     click.echo(f"revoked {record.id} ({record.name})")
     if tokens:
         click.echo(

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from sandpty.cli.connection import find_server, run_async, server_options
+from sandpty.cli.json_output import json_option, print_json
 from sandpty.wire.errors import SandptyError
 
 if TYPE_CHECKING:
     from sandpty.sdk import AsyncClient, ProcessInfo
 
 T = TypeVar("T")
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _ID = click.argument("sandbox_id", metavar="ID")
 MIB = 1024 * 1024
 
@@ -34,13 +33,9 @@ def _ask(url: str | None, data_dir: Path | None, question: Callable[[AsyncClient
     return run_async(asked())
 
 
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2))
-
-
 @click.command()
 @server_options
-@_JSON
+@json_option
 @_ID
 def info(url: str | None, data_dir: Path | None, as_json: bool, sandbox_id: str) -> None:
     """Show what a sandbox is.
@@ -51,7 +46,7 @@ def info(url: str | None, data_dir: Path | None, as_json: bool, sandbox_id: str)
     """
     found = asdict(_ask(url, data_dir, lambda client: client.get_sandbox(sandbox_id)))
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     for name, value in found.items():
         shown = " ".join(f"{key}={each}" for key, each in value.items()) if isinstance(value, dict) else value
@@ -60,7 +55,7 @@ def info(url: str | None, data_dir: Path | None, as_json: bool, sandbox_id: str)
 
 @click.command()
 @server_options
-@_JSON
+@json_option
 @click.option("--all", "-a", "ended_too", is_flag=True, help="Also what has ended lately.")
 @_ID
 def ps(url: str | None, data_dir: Path | None, as_json: bool, ended_too: bool, sandbox_id: str) -> None:
@@ -74,7 +69,7 @@ def ps(url: str | None, data_dir: Path | None, as_json: bool, ended_too: bool, s
     found = _ask(url, data_dir, lambda client: client.list_processes(sandbox_id))
     found = [each for each in found if ended_too or each.running]
     if as_json:
-        _print_json([asdict(each) for each in found])
+        print_json(found)
         return
     if not found:
         click.echo("nothing runs there (--all shows what has ended)", err=True)
@@ -96,7 +91,7 @@ def _row(process: ProcessInfo) -> tuple[str, ...]:
 
 @click.command()
 @server_options
-@_JSON
+@json_option
 @_ID
 def logs(url: str | None, data_dir: Path | None, as_json: bool, sandbox_id: str) -> None:
     """Show what has happened to a sandbox, its processes included.
@@ -107,7 +102,7 @@ def logs(url: str | None, data_dir: Path | None, as_json: bool, sandbox_id: str)
     """
     lines = _ask(url, data_dir, lambda client: client.sandbox_log(sandbox_id))
     if as_json:
-        _print_json(lines)
+        print_json(lines)
         return
     for line in lines:
         click.echo(f"{line.get('at', '')}  {line.get('level', ''):5}  {line.get('message', '')}")
@@ -115,7 +110,7 @@ def logs(url: str | None, data_dir: Path | None, as_json: bool, sandbox_id: str)
 
 @click.command()
 @server_options
-@_JSON
+@json_option
 @_ID
 def metrics(url: str | None, data_dir: Path | None, as_json: bool, sandbox_id: str) -> None:
     """Show what a sandbox uses.
@@ -126,7 +121,7 @@ def metrics(url: str | None, data_dir: Path | None, as_json: bool, sandbox_id: s
     """
     samples = _ask(url, data_dir, lambda client: client.sandbox_metrics(sandbox_id))
     if as_json:
-        _print_json(samples)
+        print_json(samples)
         return
     if not samples:
         raise SandptyError("conflict", f"nothing was measured in {sandbox_id} yet")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from sandpty.cli.connection import Duration, find_server, run_async, server_options
-from sandpty.cli.sandboxes import DEFAULT_TIMEOUT_S, printable
+from sandpty.cli.json_output import json_option, print_json
+from sandpty.cli.sandboxes import DEFAULT_TIMEOUT_S, do_each, printable
 from sandpty.wire.errors import SandptyError
 
 if TYPE_CHECKING:
@@ -26,32 +25,12 @@ _TIMEOUT = click.option(
 )
 
 
-def _each(url: str | None, data_dir: Path | None, ids: tuple[str, ...], do: Callable[..., Awaitable[object]]) -> None:
-    """Do it to each sandbox and print its ID; the first failure is raised after the others are done."""
-    server = find_server(url, data_dir)
-
-    async def work() -> SandptyError | None:
-        from sandpty.sdk import AsyncClient
-
-        failure: SandptyError | None = None
-        async with AsyncClient(server.url, server.api_key) as client:
-            for each in ids:
-                try:
-                    await do(client, each)
-                    click.echo(each)
-                except SandptyError as error:
-                    failure = failure or error
-        return failure
-
-    if failure := run_async(work()):
-        raise failure
-
-
 @click.command()
 @server_options
 @click.option("--disk", is_flag=True, help="End the processes and keep only the files: frees the memory.")
+@json_option
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
-def pause(url: str | None, data_dir: Path | None, disk: bool, ids: tuple[str, ...]) -> None:
+def pause(url: str | None, data_dir: Path | None, disk: bool, as_json: bool, ids: tuple[str, ...]) -> None:
     """Stop sandboxes where they are, until `sandpty resume`.
 
     Their processes are frozen and keep their memory. A paused sandbox has no end of life.
@@ -65,15 +44,18 @@ def pause(url: str | None, data_dir: Path | None, disk: bool, ids: tuple[str, ..
     async def do(client: AsyncClient, sandbox_id: str) -> object:
         return await client.pause_sandbox(sandbox_id, memory=not disk)
 
-    _each(url, data_dir, ids, do)
+    do_each(find_server(url, data_dir), ids, do, as_json=as_json)
 
 
 @click.command()
 @server_options
 @_TIMEOUT
 @click.option("--restart", is_flag=True, help="Leave its memory behind: start again from the files.")
+@json_option
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
-def resume(url: str | None, data_dir: Path | None, timeout_s: float, restart: bool, ids: tuple[str, ...]) -> None:
+def resume(
+    *, url: str | None, data_dir: Path | None, timeout_s: float, restart: bool, as_json: bool, ids: tuple[str, ...]
+) -> None:
     """Let paused sandboxes go on.
 
     \b
@@ -85,14 +67,15 @@ def resume(url: str | None, data_dir: Path | None, timeout_s: float, restart: bo
     async def do(client: AsyncClient, sandbox_id: str) -> object:
         return await client.resume_sandbox(sandbox_id, timeout_s=timeout_s, memory=not restart)
 
-    _each(url, data_dir, ids, do)
+    do_each(find_server(url, data_dir), ids, do, as_json=as_json)
 
 
 @click.command()
 @server_options
 @click.option("--name", "-n", metavar="NAME", default="", help="What it is called; an older one of that name goes.")
+@json_option
 @click.argument("sandbox_id", metavar="ID")
-def snapshot(url: str | None, data_dir: Path | None, name: str, sandbox_id: str) -> None:
+def snapshot(url: str | None, data_dir: Path | None, name: str, as_json: bool, sandbox_id: str) -> None:
     """Keep a sandbox's files as they are now, and print the snapshot's ID.
 
     The sandbox goes on. `sandpty create --template` takes the ID or the name. Memory is not kept.
@@ -110,13 +93,17 @@ def snapshot(url: str | None, data_dir: Path | None, name: str, sandbox_id: str)
         async with AsyncClient(server.url, server.api_key) as client:
             return await client.snapshot_sandbox(sandbox_id, name=name)
 
-    click.echo(run_async(made()).id)
+    snapshot = run_async(made())
+    if as_json:
+        print_json(snapshot)
+    else:
+        click.echo(snapshot.id)
 
 
 @click.command()
 @server_options
 @click.option("--delete", metavar="SNAPSHOT", multiple=True, help="Delete this one, by ID or name. Repeatable.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of a table.")
+@json_option
 def snapshots(url: str | None, data_dir: Path | None, delete: tuple[str, ...], as_json: bool) -> None:
     """List snapshots, or delete some.
 
@@ -128,23 +115,19 @@ def snapshots(url: str | None, data_dir: Path | None, delete: tuple[str, ...], a
       sandpty snapshots --delete clean
     """
     server = find_server(url, data_dir)
+    if delete:
+        do_each(server, delete, lambda client, snapshot: client.delete_snapshot(snapshot), as_json=as_json)
+        return
 
-    async def work() -> list[Snapshot]:
+    async def listed() -> list[Snapshot]:
         from sandpty.sdk import AsyncClient
 
         async with AsyncClient(server.url, server.api_key) as client:
-            for each in delete:
-                await client.delete_snapshot(each)
-                click.echo(each)
-            return [] if delete else await client.list_snapshots()
+            return await client.list_snapshots()
 
-    found = run_async(work())
-    if delete:
-        return
+    found = run_async(listed())
     if as_json:
-        from dataclasses import asdict
-
-        click.echo(json.dumps([asdict(each) for each in found], indent=2))
+        print_json(found)
         return
     for each in found:
         fields = (each.id, each.name or "-", each.sandbox, each.created_at, f"{each.size_bytes / 1e6:.1f} MB")
@@ -155,8 +138,11 @@ def snapshots(url: str | None, data_dir: Path | None, delete: tuple[str, ...], a
 @server_options
 @_TIMEOUT
 @click.option("--count", "-n", type=click.IntRange(1, 100), default=1, show_default=True, help="How many.")
+@json_option
 @click.argument("sandbox_id", metavar="ID")
-def fork(url: str | None, data_dir: Path | None, timeout_s: float, count: int, sandbox_id: str) -> None:
+def fork(
+    *, url: str | None, data_dir: Path | None, timeout_s: float, count: int, as_json: bool, sandbox_id: str
+) -> None:
     """Make sandboxes with the files that this one has now, and print their IDs.
 
     The sandbox goes on. Memory is not copied: the new ones begin with no processes of the old one.
@@ -174,11 +160,11 @@ def fork(url: str | None, data_dir: Path | None, timeout_s: float, count: int, s
         async with AsyncClient(server.url, server.api_key) as client:
             return await client.fork_sandbox(sandbox_id, count=count, timeout_s=timeout_s)
 
-    failure: SandptyError | None = None
-    for each in run_async(made()):
+    forks = sorted(run_async(made()), key=lambda each: isinstance(each, SandptyError))
+    if as_json:
+        print_json(forks)
+    for each in forks:
         if isinstance(each, SandptyError):
-            failure = failure or each
-        else:
+            raise each  # those that could be made stand before it
+        if not as_json:
             click.echo(each.id)
-    if failure:
-        raise failure

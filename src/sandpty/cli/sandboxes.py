@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from sandpty.cli.connection import Duration, Pair, find_server, run_async, server_options
+from sandpty.cli.json_output import error_json, json_option, print_json
 from sandpty.wire.errors import SandptyError
 
 if TYPE_CHECKING:
-    from sandpty.sdk import SandboxInfo
+    from sandpty.cli.connection import Server
+    from sandpty.sdk import AsyncClient, SandboxInfo
 
 DEFAULT_TIMEOUT_S = 3600.0
 
 
 @click.command()
 @server_options
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of a table.")
+@json_option
 def ls(url: str | None, data_dir: Path | None, as_json: bool) -> None:
     """List sandboxes, running and paused.
 
@@ -39,15 +41,9 @@ def ls(url: str | None, data_dir: Path | None, as_json: bool) -> None:
 
     sandboxes = run_async(found())
     if as_json:
-        click.echo(json.dumps([_as_json(each) for each in sandboxes], indent=2))
+        print_json(sandboxes)
     else:
         _print_table(sandboxes)
-
-
-def _as_json(sandbox: SandboxInfo) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(sandbox)
 
 
 def _print_table(sandboxes: list[SandboxInfo]) -> None:
@@ -111,7 +107,7 @@ def _span(seconds: float) -> str:
     "--allow-out", metavar="TARGET", multiple=True, help="What it may connect to: address, network, domain. Repeatable."
 )
 @click.option("--deny-out", metavar="TARGET", multiple=True, help="What it may not: address, network. Repeatable.")
-@click.option("--json", "as_json", is_flag=True, help="Print the sandbox as JSON instead of its ID.")
+@json_option
 def create(
     *,
     url: str | None,
@@ -152,14 +148,18 @@ def create(
             )
 
     sandbox = run_async(made())
-    click.echo(json.dumps(_as_json(sandbox), indent=2) if as_json else sandbox.id)
+    if as_json:
+        print_json(sandbox)
+    else:
+        click.echo(sandbox.id)
 
 
 @click.command()
 @server_options
 @click.option("--all", "every", is_flag=True, help="Every sandbox of this key.")
+@json_option
 @click.argument("ids", metavar="[ID]...", nargs=-1)
-def kill(url: str | None, data_dir: Path | None, every: bool, ids: tuple[str, ...]) -> None:
+def kill(url: str | None, data_dir: Path | None, every: bool, as_json: bool, ids: tuple[str, ...]) -> None:
     """End sandboxes, with every process in them and their files.
 
     Prints the ID of each that is gone. What cannot be ended is named at the end; the others are ended nevertheless.
@@ -171,22 +171,44 @@ def kill(url: str | None, data_dir: Path | None, every: bool, ids: tuple[str, ..
     """
     if not ids and not every:
         raise click.UsageError("name the sandboxes to end, or --all", click.get_current_context())
-    server = find_server(url, data_dir)
 
-    async def end() -> SandptyError | None:
+    async def do(client: AsyncClient, sandbox_id: str) -> None:
+        try:
+            await client.kill_sandbox(sandbox_id)
+        except SandptyError as error:
+            if not every or error.reason.name != "no_such_sandbox":  # it ended by itself after we looked
+                raise
+
+    do_each(find_server(url, data_dir), None if every else ids, do, as_json=as_json)
+
+
+def do_each(
+    server: Server, ids: Sequence[str] | None, do: Callable[[AsyncClient, str], Awaitable[object]], *, as_json: bool
+) -> None:
+    """Do it to each (None: every sandbox of this key) and print its ID; as JSON a list of `{"id", "error"}`.
+
+    Raises the first failure there was, after the others are done.
+    """
+
+    async def work() -> list[tuple[str, SandptyError | None]]:
         from sandpty.sdk import AsyncClient
 
-        failure: SandptyError | None = None
+        done: list[tuple[str, SandptyError | None]] = []
         async with AsyncClient(server.url, server.api_key) as client:
-            for each in [sandbox.id for sandbox in await client.list_sandboxes()] if every else ids:
+            for each in [sandbox.id for sandbox in await client.list_sandboxes()] if ids is None else ids:
                 try:
-                    await client.kill_sandbox(each)
-                    click.echo(each)
+                    await do(client, each)
                 except SandptyError as error:
-                    if every and error.reason.name == "no_such_sandbox":
-                        continue  # it ended by itself between our looking and our killing
-                    failure = error
-        return failure
+                    done.append((each, error))
+                    continue
+                done.append((each, None))
+                if not as_json:
+                    click.echo(each)
+        return done
 
-    if failure := run_async(end()):
-        raise failure
+    done = run_async(work())
+    if as_json:
+        print_json([{"id": id_, "error": error and error_json(error)["error"]} for id_, error in done])
+    for _, error in done:
+        if error is not None:
+            raise error

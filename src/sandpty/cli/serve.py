@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sandpty import config
+from sandpty.cli.json_output import json_option
 from sandpty.config import DataDir
 from sandpty.wire.errors import SandptyError
 
@@ -96,6 +97,7 @@ def is_loopback(host: str) -> bool:
     show_default=True,
     help="How much the server says on stderr.",
 )
+@json_option
 def serve(
     *,
     host: str,
@@ -109,6 +111,7 @@ def serve(
     tls_cert: Path | None,
     tls_key: Path | None,
     log_level: str,
+    as_json: bool,
 ) -> None:
     """Run the server. As root it starts the supervisor, then gives up root before it listens.
 
@@ -138,6 +141,7 @@ def serve(
         domain=domain,
         tls=TlsOptions.of(tls_port, tls_cert, tls_key, domain),
         log_level=log_level,
+        as_json=as_json,
     )
     starting.run(plan)
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import json
 import logging
 import os
 import secrets
@@ -52,6 +53,7 @@ class Plan:
     domain: str | None
     tls: TlsOptions | None
     log_level: str
+    as_json: bool = False
 
 
 def run(plan: Plan) -> None:
@@ -263,6 +265,10 @@ def _data_dir_option(plan: Plan) -> str:
 
 
 def _say_started(plan: Plan, url: str, host: verbs.Host, account: Account) -> None:
+    if plan.as_json:
+        said = {"url": url, "version": __version__, "tier": host.tier, "isolated": host.isolated}
+        click.echo(json.dumps({**said, "data_dir": str(plan.data.root), "account": account.name, "pid": os.getpid()}))
+        return
     option = _data_dir_option(plan)
     click.echo(f"sandpty {__version__} on {url}")
     click.echo(f"  isolation  {_tier(host)}")
@@ -281,6 +287,8 @@ def _say_started(plan: Plan, url: str, host: verbs.Host, account: Account) -> No
 
 
 def _say_tls(plan: Plan, settings: Settings) -> None:
+    if plan.as_json:
+        return
     click.echo(f"  TLS        https://{settings.domain}, sandboxes' ports at https://PORT-ID.{settings.domain}")
     if plan.tls is not None and plan.tls.cert is None:
         click.echo(f"             by an authority of this machine: sandpty ca{_data_dir_option(plan)} makes it trusted")
@@ -291,6 +299,8 @@ def _tier(host: verbs.Host) -> str:
 
 
 def _say_stopped(plan: Plan) -> None:
+    if plan.as_json:
+        return
     try:
         with SupervisorLink(plan.data.supervisor_socket, LINK_TIMEOUT_S) as link:
             count = len(link.sandboxes())

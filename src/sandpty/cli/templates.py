@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from sandpty.cli.json_output import json_option, print_json
 from sandpty.cli.serve import default_templates_dir
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def template() -> None:
 
 @template.command()
 @_templates_dir
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@json_option
 def ls(templates_dir: Path | None, as_json: bool) -> None:
     """List the trees that templates are stacked from, and who needs them.
 
@@ -52,7 +51,7 @@ def ls(templates_dir: Path | None, as_json: bool) -> None:
 
     found = trees((templates_dir or default_templates_dir()).absolute())
     if as_json:
-        click.echo(json.dumps([{**asdict(tree), "path": str(tree.path)} for tree in found], indent=2))
+        print_json(found)
         return
     for tree in found:
         click.echo(line(tree))
@@ -69,7 +68,8 @@ def line(tree: KeptTree) -> str:
 
 @template.command()
 @_templates_dir
-def gc(templates_dir: Path | None) -> None:
+@json_option
+def gc(templates_dir: Path | None, as_json: bool) -> None:
     """Remove the trees that are unused. Nothing that a sandbox, a snapshot or a running supervisor stands on.
 
     \b
@@ -79,6 +79,9 @@ def gc(templates_dir: Path | None) -> None:
     from sandpty.templates.collecting import collect
 
     removed = collect((templates_dir or default_templates_dir()).absolute(), unused_s=0)
+    if as_json:
+        print_json(removed)
+        return
     for tree in removed:
         click.echo(f"removed {tree.name}")
     size = sum(tree.size_bytes for tree in removed)
