@@ -189,6 +189,27 @@ INTERPRETER_TELL_TIMEOUT_S: Final = 10.0  # for it to take the sandbox's environ
 READY_TIMEOUT_S: Final = 50.0  # for the ready command of a new sandbox; clients give a create 60 s
 READY_POLL_MIN_S: Final = 0.02  # between attempts of the ready command ...
 READY_POLL_MAX_S: Final = 0.5  # ... of which each is a process
+BUILDS_MAX: Final = 20  # per team, under way or waiting for their turn; E2B's own
+BUILDS_AT_ONCE_PER_TEAM: Final = 2  # each is a sandbox that works as hard as it can
+BUILDS_AT_ONCE: Final = 4  # of all teams
+BUILD_TIMEOUT_S: Final = 3600.0  # one build, waiting for its turn not counted
+BUILD_READY_TIMEOUT_S: Final = 300.0  # for the ready command when the template is built; E2B's own
+BUILD_STEPS_MAX: Final = 500
+BUILD_STEP_SHOWN: Final = 500  # characters of a step's text in a log line
+BUILD_LOG_BYTES: Final = 4 * 1024 * 1024  # of what steps say; the server holds it while the build goes on
+BUILD_LOG_LINES: Final = 50_000
+BUILD_LINE_CHARACTERS: Final = 8192  # a line that is longer becomes several, a message that is longer is cut
+BUILD_LOG_KEPT_S: Final = 30 * 86_400.0
+BUILD_LOG_PAGE: Final = 100  # entries in one answer; E2B's own, which its SDKs count on
+BUILD_TAIL_LINES: Final = 20  # of a failing step's output, told again with the reason
+BUILD_REASON_CHARACTERS: Final = 8192  # of why a build failed
+START_SEEN_S: Final = 2.0  # a start command without a ready command: one that fails so soon fails the build
+START_LAST_WORDS_S: Final = 0.5  # for what a start command that failed said last
+UPLOAD_BYTES_MAX: Final = 4 * 1024**3  # one archive of files to copy
+UPLOADS_BYTES_MAX: Final = 16 * 1024**3  # per team; the least lately used go
+UPLOAD_UNUSED_S: Final = 14 * 86_400.0  # then an archive goes
+UPLOAD_LINK_S: Final = 3600.0  # how long a link to upload to is good; E2B's SDKs give an upload as long
+UPLOADS_AT_ONCE: Final = 16
 TEMPLATES_MAX: Final = 500  # records per team; a list of all of them is one answer of the supervisor
 TEMPLATE_BUILDS_KEPT: Final = 50  # per template: older ones without a tag are forgotten
 TEMPLATE_TAGS_MAX: Final = 200  # per template
@@ -348,6 +369,11 @@ class DataDir:
     @property
     def templates(self) -> Path:
         return self.root / "templates"
+
+    @property
+    def builds(self) -> Path:
+        """Uploaded files and logs of builds: the server's own, which it may write."""
+        return self.root / "builds"
 
     @property
     def template_records(self) -> Path:

@@ -113,7 +113,6 @@ def test_refreshes_extend_a_life(server: RunningServer, key: dict[str, str], san
         ("PUT", f"/sandboxes/{UNKNOWN}"),
         ("GET", "/sandboxes/%00%ff"),
         ("GET", "/v2/nothing"),
-        ("POST", "/v3/templates"),
         ("GET", "/volumes"),
         ("GET", "/secrets"),
     ],

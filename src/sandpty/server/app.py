@@ -21,6 +21,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from sandpty import __version__, config
 from sandpty.server.auth import Authenticator
+from sandpty.server.builds.builds import Builds
 from sandpty.server.context import Context
 from sandpty.server.decoding import decoded_bodies
 from sandpty.server.dialects import e2b, hyperbrowser, native
@@ -157,6 +158,7 @@ def make_context(settings: Settings, registry: Registry, auth: Authenticator, st
         guest_sockets=guest_sockets,
         metrics=Metrics(registry),
         tokens=tokens,
+        builds=Builds(registry, settings.data_dir.builds),
         port_starters={interpreter.PORT: interpreters.start},
         port_preparers={interpreter.PORT: interpreters.prepare},
     )
@@ -184,6 +186,7 @@ async def serve(
         await stack.enter_async_context(registry)
         context = make_context(settings, registry, auth, stack.enter_context(ExitStack()))
         await stack.enter_async_context(context.metrics)
+        await stack.enter_async_context(context.builds)
         first_requests = FirstRequests()
         runner = web.AppRunner(
             make_app(context, first_requests.middleware()),

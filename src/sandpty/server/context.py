@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 from sandpty.server.auth import Authenticator
+from sandpty.server.builds.builds import Builds
 from sandpty.server.file_connections import FileConnections
 from sandpty.server.guest_sockets import GuestSockets
 from sandpty.server.metrics import Metrics
@@ -32,6 +33,7 @@ class Context:
     guest_sockets: GuestSockets
     metrics: Metrics
     tokens: SignedTokens
+    builds: Builds
     port_starters: dict[int, Callable[[Sandbox], Awaitable[None]]] = field(default_factory=dict)
     port_preparers: dict[int, Callable[[web.Request, Sandbox], Awaitable[None]]] = field(default_factory=dict)
     stopping: list[Callable[[], None]] = field(default_factory=list)

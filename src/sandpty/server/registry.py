@@ -175,6 +175,11 @@ class Registry:
         return self._host
 
     @property
+    def client(self) -> SupervisorClient:
+        """For those who ask the supervisor for more than sandboxes."""
+        return self._client
+
+    @property
     def ready(self) -> bool:
         return self._client.connected
 

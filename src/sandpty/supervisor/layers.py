@@ -48,10 +48,11 @@ class Layers:
         return sorted(mine, key=lambda kept: -kept.used_at)
 
     def make_room(self, owner: str) -> None:
-        """Drop the owner's layers that are old or too many."""
-        total, now = 0, time.time()
+        """Drop the owner's layers that are old or too many, and those that were made anew."""
+        total, now, keys = 0, time.time(), set[str]()
         for number, kept in enumerate(self._of(owner)):
             total += kept.size_bytes
-            old = now - kept.used_at > config.LAYER_UNUSED_S
+            old = kept.layer in keys or now - kept.used_at > config.LAYER_UNUSED_S
+            keys.add(kept.layer)
             if old or total > config.LAYERS_BYTES_MAX or number >= config.LAYERS_MAX:
                 self._snapshots.drop(kept.id)

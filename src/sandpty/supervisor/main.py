@@ -79,8 +79,10 @@ def make_directories(data: DataDir, server_uid: int) -> None:
         directory.mkdir(mode=0o750, exist_ok=True)
     for directory in (data.sandboxes, data.root / "trash"):
         directory.mkdir(mode=0o700, exist_ok=True)
+    data.builds.mkdir(mode=0o700, exist_ok=True)
     if os.geteuid() == 0:
         data.root.chmod(0o711)
+        os.chown(data.builds, server_uid, _group_of(server_uid))
         for directory in (data.run, data.agents):
             os.chown(directory, 0, _group_of(server_uid))
             directory.chmod(0o750)

@@ -51,7 +51,7 @@ class Build(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """One build of a template. files: None until it is ready. Times are unix seconds, 0.0: not yet.
 
     limits: of its sandboxes, cpu_count, memory_mb and disk_mb. reason: why it failed, in words for a person; step:
-    where. source: what it was built from, in words.
+    where. source: what it was built from, in words. tags: that it gets once it is ready.
     """
 
     id: str  # a UUID
@@ -68,6 +68,7 @@ class Build(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     size_bytes: int = 0
     reason: str = ""
     step: str = ""
+    tags: tuple[str, ...] = ()
 
 
 class Tag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

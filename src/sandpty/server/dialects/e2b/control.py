@@ -16,13 +16,15 @@ from sandpty.server.dialects.e2b.novita import Novita
 from sandpty.server.dialects.e2b.sandboxes import Sandboxes
 from sandpty.server.dialects.e2b.snapshots import Snapshots
 from sandpty.server.dialects.e2b.teams import teams
+from sandpty.server.dialects.e2b.template_builds import UPLOADS, TemplateBuilds
 from sandpty.server.dialects.e2b.templates import Templates
 
-_FAMILIES = ("v2/", "v3/", "sandboxes/", "snapshots", "templates", "teams", "volumes", "secrets")
+_FAMILIES = ("v2/", "v3/", "sandboxes/", "snapshots", "templates", "default-templates", "teams", "volumes", "secrets")
 
 
 def routes(context: Context) -> list[web.RouteDef]:
     """The table. The first row that fits wins: fixed paths such as /sandboxes/metrics go before /sandboxes/{id}."""
+    builds = TemplateBuilds(context)
     rows: list[Row] = [
         *Novita(context).routes(),
         *Measures(context).routes(),
@@ -30,13 +32,14 @@ def routes(context: Context) -> list[web.RouteDef]:
         *Creating(context).routes(),
         *Sandboxes(context).routes(),
         *Snapshots(context).routes(),
+        *builds.routes(),
         *Templates(context).routes(),
         *Network(context).routes(),
         ("GET", "/teams", teams),
         # What this dialect does not serve (yet) still answers in the shape that the SDKs can parse.
         *(("*", f"/{family}{{tail:.*}}", _unknown) for family in _FAMILIES),
     ]
-    return guarded(context, rows)
+    return [web.put(UPLOADS, builds.upload), *guarded(context, rows)]
 
 
 async def _unknown(request: web.Request, principal: Principal) -> web.StreamResponse:

@@ -10,9 +10,9 @@ from sandpty.server.context import Context
 from sandpty.server.dialects.e2b import control_models as models
 from sandpty.server.dialects.e2b import listing
 from sandpty.server.dialects.e2b.creating import timeout_of
-from sandpty.server.dialects.e2b.errors import HttpError, bad_request, http_error
+from sandpty.server.dialects.e2b.errors import bad_request, http_error
 from sandpty.server.dialects.e2b.guard import Row
-from sandpty.server.dialects.e2b.replies import json_reply, no_content, sandbox_reply
+from sandpty.server.dialects.e2b.replies import json_reply, sandbox_reply
 from sandpty.server.dialects.e2b.requests import read_json
 from sandpty.server.snapshots import full_name
 from sandpty.wire.errors import SandptyError
@@ -37,7 +37,6 @@ class Snapshots:
             ("POST", "/sandboxes/{id}/snapshots", self.create),
             ("POST", "/sandboxes/{id}/fork", self.fork),
             ("GET", "/snapshots", self.list),
-            ("DELETE", "/templates/{snapshot}", self.delete),
         ]
 
     async def create(self, request: web.Request, principal: Principal) -> web.Response:
@@ -52,15 +51,6 @@ class Snapshots:
         page, token = listing.newest_first(places, query.get("limit"), query.get("nextToken"))
         headers = {} if token is None else {"X-Next-Token": token}
         return json_reply([_info(snapshot, principal) for snapshot in page], headers=headers)
-
-    async def delete(self, request: web.Request, principal: Principal) -> web.Response:
-        try:
-            await self._snapshots.delete(request.match_info["snapshot"], principal)
-        except SandptyError as error:
-            if error.reason.name == "no_such_snapshot":
-                raise HttpError(404, f"template '{request.match_info['snapshot'][:128]}' not found") from error
-            raise
-        return no_content()
 
     async def fork(self, request: web.Request, principal: Principal) -> web.Response:
         body = await read_json(request, models.ForkBody)

@@ -1,71 +1,166 @@
-"""E2B's questions about templates: the list that its command line shows, and whether a name is taken.
-
-Building templates through this API is not served.
-"""
+"""E2B's templates: lists, names, tags, who may use one, removal. How they are built: template_builds.py."""
 
 from __future__ import annotations
 
-from typing import Any
+import time
 
+import msgspec
 from aiohttp import web
 
 from sandpty.server.auth import Principal
 from sandpty.server.context import Context
-from sandpty.server.dialects.e2b.errors import HttpError
+from sandpty.server.dialects.e2b import listing
+from sandpty.server.dialects.e2b import template_models as models
+from sandpty.server.dialects.e2b.errors import HttpError, bad_request
 from sandpty.server.dialects.e2b.guard import Row
-from sandpty.server.dialects.e2b.listing import rfc3339
-from sandpty.server.dialects.e2b.replies import ENVD_VERSION, json_reply
-from sandpty.wire.templates import Template
-from sandpty.wire.verbs import Limits
+from sandpty.server.dialects.e2b.replies import json_reply, no_content
+from sandpty.server.dialects.e2b.requests import read_json
+from sandpty.server.templates import Change, with_tags, without_tags
+from sandpty.wire.errors import SandptyError
+from sandpty.wire.templates import EVERYBODY, Template, parted
 
-_BUILD_STATUS = {"ready": "ready", "building": "building", "failed": "error"}
 
-
-def _listed(template: Template) -> dict[str, Any]:
-    """All members are required by the generated clients."""
-    limits = Limits()
-    created = rfc3339(template.created_at)
-    names = [template.name, *template.aliases]
-    return {
-        "templateID": template.name,
-        "buildID": template.name,
-        "cpuCount": max(1, round(limits.cpu_count)),
-        "memoryMB": limits.memory_mb,
-        "diskSizeMB": limits.disk_mb,
-        "public": True,
-        "createdAt": created,
-        "updatedAt": created,
-        "createdBy": None,
-        "lastSpawnedAt": None,
-        "spawnCount": 0,
-        "buildCount": 1,
-        "envdVersion": ENVD_VERSION,
-        "aliases": names,
-        "names": names,
-        "buildStatus": _BUILD_STATUS[template.state],
-    }
+def unknown(reference: str) -> HttpError:
+    return HttpError(404, f"template '{reference[:128]}' not found")
 
 
 class Templates:
-    """The handlers."""
+    """The handlers, one per operation."""
 
     def __init__(self, context: Context) -> None:
-        self._registry = context.registry
+        self._templates = context.registry.templates
+        self._snapshots = context.registry.snapshots
+        self._builds = context.builds
 
     def routes(self) -> list[Row]:
         return [
             ("GET", "/templates", self.list),
-            ("GET", "/templates/aliases/{alias}", self.alias),
+            ("GET", "/v2/templates", self.list_pages),
+            ("GET", "/default-templates", self.list_defaults),
+            ("GET", "/templates/aliases/{template}", self.alias),
+            ("POST", "/templates/tags", self.assign_tags),
+            ("DELETE", "/templates/tags", self.remove_tags),
+            ("GET", "/templates/{template}/tags", self.tags),
+            ("GET", "/templates/{template}/tags/count", self.count_tags),
+            ("GET", "/templates/{template}/tags/exists", self.tag_exists),
+            ("GET", "/templates/{template}", self.get),
+            ("PATCH", "/templates/{template}", self.update),
+            ("PATCH", "/v2/templates/{template}", self.update),
+            ("DELETE", "/templates/{template}", self.delete),
         ]
 
+    # --- look ---
+
     async def list(self, request: web.Request, principal: Principal) -> web.Response:
-        """This host's: they are everybody's."""
-        return json_reply([_listed(template) for template in await self._registry.templates.list(principal)])
+        """The team's, then those that are everybody's here."""
+        found = await self._templates.list(principal)
+        shown = sorted(found, key=lambda template: template.owner == EVERYBODY)
+        return json_reply([models.listed(template, principal) for template in shown])
+
+    async def list_pages(self, request: web.Request, principal: Principal) -> web.Response:
+        found = await self._templates.list(principal)
+        places = [(listing.Page.at(template.created_at, template.id), template) for template in found]
+        page, token = listing.newest_first(places, request.query.get("limit"), request.query.get("nextToken"))
+        headers = {} if token is None else {"X-Next-Token": token}
+        return json_reply([models.listed(template, principal) for template in page], headers=headers)
+
+    async def list_defaults(self, request: web.Request, principal: Principal) -> web.Response:
+        found = await self._templates.list(principal)
+        return json_reply([models.listed(each, principal) for each in found if each.owner == EVERYBODY])
 
     async def alias(self, request: web.Request, principal: Principal) -> web.Response:
-        """200 when the name is a template's, else 404."""
-        alias = request.match_info["alias"]
-        for template in await self._registry.templates.list(principal):
-            if alias in (template.name, *template.aliases):
-                return json_reply({"templateID": template.name, "public": True})
-        raise HttpError(404, f"template '{alias[:64]}' not found")
+        """200 when the name is a template's that the team may use, else 404."""
+        template = await self._find(request, principal)
+        return json_reply({"templateID": template.id, "public": template.public})
+
+    async def get(self, request: web.Request, principal: Principal) -> web.Response:
+        template = await self._find(request, principal)
+        places = [(listing.Page.at(build.created_at, build.id), build) for build in template.builds]
+        page, token = listing.newest_first(places, request.query.get("limit"), request.query.get("nextToken"))
+        headers = {} if token is None else {"X-Next-Token": token}
+        builds = [models.build_reply(build) for build in page] if template.owner in (principal.id, EVERYBODY) else []
+        return json_reply({**models.listed(template, principal), "builds": builds}, headers=headers)
+
+    async def _find(self, request: web.Request, principal: Principal) -> Template:
+        reference = request.match_info["template"]
+        try:
+            return await self._templates.find(reference, principal)
+        except SandptyError as error:
+            if error.reason.name == "no_such_template":
+                raise unknown(reference) from error
+            raise
+
+    # --- tags ---
+
+    async def tags(self, request: web.Request, principal: Principal) -> web.Response:
+        template = await self._find(request, principal)
+        return json_reply([models.tag_reply(tag) for tag in template.tags])
+
+    async def count_tags(self, request: web.Request, principal: Principal) -> web.Response:
+        return json_reply({"total": len((await self._find(request, principal)).tags)})
+
+    async def tag_exists(self, request: web.Request, principal: Principal) -> web.Response:
+        tag = request.query.get("tag", "")
+        if not tag:
+            raise bad_request("tag is required")
+        known = any(each.name == tag for each in (await self._find(request, principal)).tags)
+        return json_reply({"exists": known, "normalizedTag": tag})
+
+    async def assign_tags(self, request: web.Request, principal: Principal) -> web.Response:
+        """The build that `target` means gets the tags, wherever they were before."""
+        body = await read_json(request, models.AssignBody)
+        tag = parted(body.target)[1]
+        if not body.tags:
+            raise bad_request("tags are required")
+        assigned = ""
+
+        def change(template: Template) -> Template:
+            nonlocal assigned
+            build = template.tagged(tag) or template.build(tag)
+            if build is None:
+                raise unknown(body.target)
+            assigned = build.id
+            return with_tags(template, body.tags, build.id, time.time())
+
+        await self._change(body.target, principal, change)
+        return json_reply({"tags": body.tags, "buildID": assigned}, 201)
+
+    async def remove_tags(self, request: web.Request, principal: Principal) -> web.Response:
+        body = await read_json(request, models.RemoveBody)
+        await self._change(body.name, principal, lambda template: without_tags(template, body.tags))
+        return no_content()
+
+    # --- change ---
+
+    async def update(self, request: web.Request, principal: Principal) -> web.Response:
+        body = await read_json(request, models.UpdateBody)
+
+        def change(template: Template) -> Template:
+            return template if body.public is None else msgspec.structs.replace(template, public=body.public)
+
+        template = await self._change(request.match_info["template"], principal, change)
+        return json_reply({"names": models.names_of(template, principal)})
+
+    async def _change(self, reference: str, principal: Principal, change: Change) -> Template:
+        try:
+            return await self._templates.change(reference, principal, change)
+        except SandptyError as error:
+            if error.reason.name == "no_such_template":
+                raise unknown(reference) from error
+            raise
+
+    async def delete(self, request: web.Request, principal: Principal) -> web.Response:
+        """A template, or a snapshot, which E2B keeps as one."""
+        reference = request.match_info["template"]
+        try:
+            await self._builds.delete(reference, principal)
+        except SandptyError as error:
+            if error.reason.name != "no_such_template":
+                raise
+            try:
+                await self._snapshots.delete(reference, principal)
+            except SandptyError as missing:
+                if missing.reason.name == "no_such_snapshot":
+                    raise unknown(reference) from missing
+                raise
+        return no_content()

@@ -13,11 +13,11 @@ from sandpty import config
 from sandpty.server.auth import Principal
 from sandpty.server.context import Context
 from sandpty.server.dialects.hyperbrowser.errors import not_running
+from sandpty.server.origin import host
 from sandpty.server.runtime_tokens import RuntimeClaims, expiry
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import Sandbox
 
-_HOST = re.compile(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _LOOPBACK = re.compile(r"^(?:127\.[0-9.]+|\[::1\])(?=:|$)")
 
 
@@ -42,14 +42,11 @@ def session(context: Context, sandbox: Sandbox, principal: Principal) -> Session
 
 
 def origin(request: web.Request) -> str:
-    """Where the client reached us, as it says: what it is told goes back to it alone.
+    """Where the client reached us.
 
     A loopback address becomes a name: Node's SDK puts `<port>-<id>.` in front of the host, which no address can carry.
     """
-    host = request.headers.get("Host", "")
-    if not _HOST.fullmatch(host):
-        host = f"localhost:{request.url.port}"
-    return f"{request.scheme}://{_LOOPBACK.sub('localhost', host)}"
+    return f"{request.scheme}://{_LOOPBACK.sub('localhost', host(request))}"
 
 
 def runtime_url(request: web.Request, sandbox_id: str) -> str:

@@ -1,0 +1,63 @@
+"""What builds start from: a template of this host, or an image, which is imported when it is not here."""
+
+from __future__ import annotations
+
+from sandpty.server.auth import Principal
+from sandpty.server.builds.log import BuildLog
+from sandpty.server.builds.recipe import BASE_STEP, Base, Situation
+from sandpty.server.supervisor_client import SupervisorClient
+from sandpty.server.templates import Templates
+from sandpty.wire.errors import SandptyError
+from sandpty.wire.images import ImportArgs, ImportProgress
+from sandpty.wire.templates import EVERYBODY, Defaults, Files, Template, parted
+
+
+class Bases:
+    """As one team names them. Methods raise SandptyError."""
+
+    def __init__(self, client: SupervisorClient, templates: Templates, principal: Principal) -> None:
+        self._client = client
+        self._templates = templates
+        self._principal = principal
+
+    async def situation(self, base: Base, log: BuildLog) -> Situation:
+        """Before the first step."""
+        if base.template:
+            return _of_template(await self._templates.find(base.template, self._principal), base.template)
+        if not base.username and (here := await self._here(base.image)) is not None:
+            return here
+        return await self._imported(base, log)
+
+    async def _here(self, image: str) -> Situation | None:
+        """An image that the operator has imported as a template of this name is not asked of a registry."""
+        try:
+            template = await self._templates.find(image, self._principal)
+        except SandptyError:
+            return None
+        return _of_template(template, image) if template.owner == EVERYBODY and template.builds else None
+
+    async def _imported(self, base: Base, log: BuildLog) -> Situation:
+        told = ""
+
+        def show(progress: ImportProgress) -> None:
+            nonlocal told
+            if progress.text != told:
+                told = progress.text
+                log.add(f"{progress.text} ({progress.percent:.0f} %)", step=BASE_STEP)
+
+        args = ImportArgs(reference=base.image, username=base.username, password=base.password)
+        image = await self._client.import_image(args, show)
+        log.add(f"{image.reference} is {image.digest}", step=BASE_STEP)
+        for notice in image.notices:
+            log.add(notice, "warn", BASE_STEP)
+        return Situation(Files("image", image.id), image.defaults)
+
+
+def _of_template(template: Template, reference: str) -> Situation:
+    if not template.builds:  # one of ours; another make of it, or one that stands in for it, makes other layers
+        make = "stand-in" if template.detail else str(template.size_bytes)
+        return Situation(Files("template", template.name), Defaults(), make)
+    build = template.tagged(parted(reference)[1])
+    if build is None or build.files is None:
+        raise SandptyError("no_such_template", f"template {reference[:64]!r} has no build that is ready")
+    return Situation(build.files, build.defaults)
