@@ -1,4 +1,4 @@
-"""A binary WebSocket message written straight to the transport.
+"""A binary WebSocket message written straight to the transport, whose buffers are kept small.
 
 aiohttp's own way is a coroutine behind a task: right for whoever has to wait, and a fifth of what the echo of a key
 costs the server when nobody has to.
@@ -7,7 +7,10 @@ costs the server when nobody has to.
 from __future__ import annotations
 
 import asyncio
+import socket as sockets
 import struct
+
+from sandpty import config
 
 _BINARY = 0x82  # RFC 6455: a final frame, opcode 2; a server does not mask
 _TWO_BYTES, _EIGHT_BYTES = 126, 127
@@ -29,3 +32,14 @@ def write_binary(transport: asyncio.WriteTransport, message: bytes | memoryview)
         transport.write(head + message)
     else:
         transport.writelines((head, message))
+
+
+def keep_little_unsent(transport: asyncio.Transport | None) -> None:
+    """What lies in our buffers when the user types Ctrl-C is stale output that nobody can take back.
+
+    The kernel's bound counts only what is not sent yet: a distant client is still sent as much as its way holds.
+    """
+    if transport is not None and not transport.is_closing():
+        transport.set_write_buffer_limits(high=config.CLIENT_UNSENT_BYTES)
+        client = transport.get_extra_info("socket")
+        client.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NOTSENT_LOWAT, config.CLIENT_UNSENT_BYTES)

@@ -175,6 +175,10 @@ class Attachment:
         self._connection.send_message(message)
         await self._connection.drain()
 
+    def relay_input_at_once(self, message: bytes) -> bool:
+        """As `relay_input` where that would not wait. False: it would, or the connection is lost; nothing was done."""
+        return self._connection.send_message_at_once(message)
+
     async def resize(self, cols: int, rows: int) -> None:
         """Set the window size; takes its place among the inputs. Raises bad_window_size."""
         check_window_size(cols, rows)

@@ -256,6 +256,13 @@ class AgentConnection(asyncio.Protocol):
         """As `send`, for a frame that a client sent as a WebSocket message (type and payload)."""
         self.send(_LENGTH.pack(len(message)) + message)
 
+    def send_message_at_once(self, message: bytes) -> bool:
+        """As `send_message` when a `drain` after it would neither wait nor raise. Else False, and nothing is sent."""
+        if self._failure is not None or self._writable is not None:
+            return False
+        self.send_message(message)
+        return True
+
     def send_latest(self, data: bytes) -> None:
         """Send a frame that makes earlier ones of its kind needless: while the agent does not read, only the newest
         is kept.

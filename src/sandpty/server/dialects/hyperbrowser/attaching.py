@@ -20,6 +20,7 @@ from sandpty.server.dialects.hyperbrowser.terminal_socket import Resizes, Termin
 from sandpty.server.dialects.hyperbrowser.terminals import terminal_status
 from sandpty.server.dialects.hyperbrowser.tokens import authorized_sandbox, now_ms
 from sandpty.server.ends import still_runs, wait_for_the_end
+from sandpty.server.websocket_output import keep_little_unsent
 from sandpty.terminal import attachment, control
 from sandpty.wire import frames
 from sandpty.wire.errors import SandptyError
@@ -54,7 +55,8 @@ class Attaching:
                 if not still_runs(self._context, sandbox):
                     raise not_running(sandbox.id)
                 await socket.prepare(request)
-                _keep_little_unsent(request.transport)
+                keep_little_unsent(request.transport)
+                _notice_death(request.transport)
                 relay = TerminalSocket(
                     socket, request.transport, attached, self._status(sandbox, info), exact=cursor is not None
                 )
@@ -123,11 +125,9 @@ async def _to_its_end(relay: TerminalSocket) -> None:
         task.cancel()
 
 
-def _keep_little_unsent(transport: asyncio.Transport | None) -> None:
-    """What lies in our buffers when the user types Ctrl-C is stale output that nobody can take back."""
+def _notice_death(transport: asyncio.Transport | None) -> None:
+    """Let the kernel find out that a client is gone, and how soon."""
     if transport is not None and not transport.is_closing():
-        transport.set_write_buffer_limits(high=config.CLIENT_UNSENT_BYTES)
         client = transport.get_extra_info("socket")
-        client.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NOTSENT_LOWAT, config.CLIENT_UNSENT_BYTES)
         client.setsockopt(sockets.SOL_SOCKET, sockets.SO_KEEPALIVE, 1)
         client.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_USER_TIMEOUT, int(config.HYPERBROWSER_DEAD_S * 1000))

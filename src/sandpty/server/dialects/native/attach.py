@@ -20,6 +20,7 @@ from sandpty.server.dialects.native.models import OpenBody, StartBody, sandbox_j
 from sandpty.server.dialects.native.processes import selector, start_request
 from sandpty.server.dialects.native.relay import Relay, close_with
 from sandpty.server.dialects.native.sandboxes import create_spec
+from sandpty.server.websocket_input import TakingSocket
 from sandpty.terminal import attachment
 from sandpty.wire import frames
 from sandpty.wire.errors import SandptyError
@@ -70,7 +71,7 @@ class Attaching:
         """
         await self._sandbox(request, principal(self._context, request))
 
-        async def begin(socket: web.WebSocketResponse) -> None:
+        async def begin(socket: TakingSocket) -> None:
             body = await _first_message(socket, StartBody)
             who = principal(self._context, request)  # the key may have been revoked, the sandbox paused meanwhile
             await self._start(request, socket, who, await self._sandbox(request, who), body)
@@ -82,7 +83,7 @@ class Attaching:
         """The same in a sandbox that is made for it: the server's first message is a text, that sandbox."""
         principal(self._context, request)
 
-        async def begin(socket: web.WebSocketResponse) -> None:
+        async def begin(socket: TakingSocket) -> None:
             body = await _first_message(socket, OpenBody)
             who = principal(self._context, request)
             key = request.headers.get("Idempotency-Key", "")
@@ -93,8 +94,8 @@ class Attaching:
         return await self._upgraded(request, begin)
 
     async def _upgraded(
-        self, request: web.Request, begin: Callable[[web.WebSocketResponse], Awaitable[None]]
-    ) -> web.WebSocketResponse:
+        self, request: web.Request, begin: Callable[[TakingSocket], Awaitable[None]]
+    ) -> web.StreamResponse:
         """Upgrade first; what fails from then on closes the WebSocket."""
         _window(request), _stall_ms(request)  # what is wrong with them is said before the upgrade
         socket = _socket(request)
@@ -106,7 +107,7 @@ class Attaching:
         return socket
 
     async def _start(
-        self, request: web.Request, socket: web.WebSocketResponse, who: Principal, sandbox: Sandbox, body: StartBody
+        self, request: web.Request, socket: TakingSocket, who: Principal, sandbox: Sandbox, body: StartBody
     ) -> None:
         window = _window(request)
         wanted = replace(
@@ -155,9 +156,9 @@ def _attach_request(request: web.Request) -> Attach:
     )
 
 
-def _socket(request: web.Request) -> web.WebSocketResponse:
+def _socket(request: web.Request) -> TakingSocket:
     """Raises bad_request when no WebSocket is asked for."""
-    socket = web.WebSocketResponse(
+    socket = TakingSocket(
         timeout=config.WS_CLOSE_TIMEOUT_S,
         autoping=False,
         max_msg_size=frames.MAX_FRAME_BYTES,

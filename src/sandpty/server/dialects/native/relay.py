@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import socket as sockets
 import struct
 from typing import cast
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from sandpty import config
-from sandpty.server.websocket_output import write_binary
+from sandpty.server.websocket_input import TakingSocket
+from sandpty.server.websocket_output import keep_little_unsent, write_binary
 from sandpty.terminal.attachment import Attachment
 from sandpty.wire import frames
 from sandpty.wire.errors import SandptyError
@@ -33,21 +33,10 @@ _SIZE = struct.Struct("<HH")
 _SIGNAL = struct.Struct("<BB")
 
 
-def _keep_little_unsent(transport: asyncio.Transport | None) -> None:
-    """What lies in our buffers when the user types Ctrl-C is stale output that nobody can take back.
-
-    The kernel's bound counts only what is not sent yet: a distant client is still sent as much as its way holds.
-    """
-    if transport is not None and not transport.is_closing():
-        transport.set_write_buffer_limits(high=config.CLIENT_UNSENT_BYTES)
-        client = transport.get_extra_info("socket")
-        client.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NOTSENT_LOWAT, config.CLIENT_UNSENT_BYTES)
-
-
 class Relay:
     def __init__(
         self,
-        socket: web.WebSocketResponse,
+        socket: TakingSocket,
         attached: Attachment,
         *,
         may_write: bool = True,
@@ -70,7 +59,7 @@ class Relay:
         if not self._socket.prepared:
             await self._socket.prepare(request)
         self._transport = request.transport
-        _keep_little_unsent(self._transport)
+        keep_little_unsent(self._transport)
 
     def cut(self) -> None:
         """The sandbox is gone or stands still."""
@@ -99,6 +88,7 @@ class Relay:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             ended = next(task for task in tasks if task.done())  # what the agent said last goes first
         finally:
+            self._socket.take = None
             # Nobody else may be reading the WebSocket while it is closed, else its closing handshake is skipped.
             for task in tasks:
                 task.cancel()
@@ -173,8 +163,21 @@ class Relay:
             if silent and not unsent:
                 await self._socket.ping()  # also shows whether the connection still exists
 
+    def _take_at_once(self, message: bytes) -> bool:
+        """A key that has just come in, as long as nothing before it waits. Without a turn of the event loop."""
+        if self._taking or not self._is_input(message) or not self._attached.relay_input_at_once(message):
+            return False
+        self._heard += 1
+        return True
+
+    def _is_input(self, message: bytes) -> bool:
+        """Whether it is an INPUT that can be passed on as it is."""
+        size = len(message)
+        return _INPUT_HEADER_BYTES < size <= config.INPUT_CHUNK_BYTES and message[0] == _INPUT and self._may_write
+
     async def _input(self) -> None:
         """Client to agent, until the client goes away or breaks the protocol."""
+        self._socket.take = self._take_at_once
         while (message := await self._socket.receive()).type not in _ENDS:
             self._heard += 1
             if message.type is WSMsgType.BINARY:
@@ -192,10 +195,10 @@ class Relay:
     async def _take(self, data: bytes) -> None:
         if not data:
             raise FrameError("an empty message is no frame")
-        kind = data[0]
-        if kind == _INPUT and self._may_write and _INPUT_HEADER_BYTES < len(data) <= config.INPUT_CHUNK_BYTES:
-            await self._attached.relay_input(data)  # a key: no faster way is too fast
+        if self._is_input(data):
+            await self._attached.relay_input(data)
             return
+        kind = data[0]
         cursor = Cursor(memoryview(data)[1:])
         if kind in _WRITING and not self._may_write:
             # The agent refuses too, but the agent lives with the guest and is not who guards a viewer's role.
