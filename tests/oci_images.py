@@ -73,7 +73,8 @@ def layer_of_trees(pick: Callable[[tarfile.TarInfo], tarfile.TarInfo | None], ro
 
 
 @functools.lru_cache(maxsize=8)
-def _packed(data: bytes, media: str) -> bytes:
+def packed(data: bytes, media: str) -> bytes:
+    """A layer as it lies in a registry."""
     if media == GZIP:
         return gzip.compress(data, 1, mtime=0)
     if media == ZSTD:
@@ -93,7 +94,7 @@ class Image:
     platform: dict[str, str] = field(default_factory=lambda: dict(PLATFORM))
 
     def packed(self) -> list[bytes]:
-        return [_packed(data, self.media) for data in self.layers]
+        return [packed(data, self.media) for data in self.layers]
 
     def manifest(self, blobs: dict[str, bytes]) -> bytes:
         """And what it refers to, into `blobs` by digest."""

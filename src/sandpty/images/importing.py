@@ -14,13 +14,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from sandpty import config
-from sandpty.images import confined, pulling, reference, store, telling
+from sandpty.images import confined, pulling, reference, store
 from sandpty.images.confined import Step, Task, TaskLayer, Unpacked
 from sandpty.images.manifests import Configuration, Manifest
 from sandpty.images.pulling import Pull
@@ -103,7 +103,7 @@ def _make(
         config.IMAGE_TREE_BYTES,
         config.IMAGE_ENTRIES_MAX,
     )
-    unpacked = unpack(task, manifest)
+    unpacked = unpack(task, manifest, _show)
     described = Image(
         id=image,
         reference=str(source),
@@ -129,7 +129,7 @@ def _disk_bytes(tree: Path) -> int:
 # --- unpacking -------------------------------------------------------------------------------------------------------
 
 
-def unpack(task: Task, manifest: Manifest) -> Unpacked:
+def unpack(task: Task, manifest: Manifest, show: Callable[[str, float], None]) -> Unpacked:
     """In a process that has nothing but the tree. Raises SandptyError."""
     rights = ["setpriv", "--no-new-privs", "--inh-caps=-all"]
     rights.append(f"--bounding-set=-all,{','.join(f'+{name}' for name in _CAPABILITIES)}")
@@ -149,7 +149,7 @@ def unpack(task: Task, manifest: Manifest) -> Unpacked:
     try:
         with contextlib.suppress(BrokenPipeError), process.stdin:
             process.stdin.write(msgspec.json.encode(task))
-        return _follow(process.stdout.fileno(), manifest)
+        return _follow(process.stdout.fileno(), manifest, show)
     finally:
         process.stdout.close()
         if process.poll() is None:
@@ -157,7 +157,7 @@ def unpack(task: Task, manifest: Manifest) -> Unpacked:
         process.wait()
 
 
-def _follow(fd: int, manifest: Manifest) -> Unpacked:
+def _follow(fd: int, manifest: Manifest, show: Callable[[str, float], None]) -> Unpacked:
     total = manifest.size_bytes or 1
     buffer = b""
     with selectors.DefaultSelector() as selector:
@@ -175,7 +175,7 @@ def _follow(fd: int, manifest: Manifest) -> Unpacked:
                         done = sum(each.size_bytes for each in manifest.layers[:layer]) + done_bytes
                         share = (_UNPACKED_PERCENT - _PULLED_PERCENT) * min(1.0, done / total)
                         text = f"unpacking layer {layer + 1} of {len(manifest.layers)}, {entries} entries"
-                        _show(text, _PULLED_PERCENT + share)
+                        show(text, _PULLED_PERCENT + share)
                     case confined.Failed(reason, message):
                         raise SandptyError(reason, message)
                     case Unpacked() as unpacked:
@@ -219,8 +219,6 @@ def _outcome(order: Order) -> Done | Failed:
         reason = "no_space" if error.errno in (28, 122) else "internal"
         return Failed(reason, f"the import failed: {error.strerror or error}")
 
-
-__all__ = ["import_image", "telling"]
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -17,9 +17,7 @@ from sandpty.wire.errors import SandptyError
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MESSAGE = re.compile(r'level=(?:fatal|error) msg="((?:[^"\\]|\\.)*)"')
-_PREFIX = re.compile(
-    r'^(?:Error parsing image name "[^"]*": |initializing source \S+ |(?:pinging|reading) [^:]* \S+: )*'
-)
+_PREFIX = re.compile(r'^(?:Error parsing image name "[^"]*": |initializing source \S+ )*')
 _WORDS_MAX = 400  # of what skopeo says
 # What its words mean, the surest first: with mirrors, one line tells of several attempts.
 _MEANINGS = (

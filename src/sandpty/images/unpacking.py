@@ -22,6 +22,7 @@ _WHITEOUT, _OPAQUE, _RESERVED = ".wh.", ".wh..wh..opq", ".wh..wh."
 _IDS = config.UID_RANGE
 _NOBODY = 65_534
 _COPY_BYTES = 1024 * 1024
+_READ_BYTES = 256 * 1024
 _TIME_MAX = 0x3_7FFF_FFFF  # what ext4 can keep
 _XATTR = "SCHILY.xattr."
 _CAPABILITY = "security.capability"
@@ -53,12 +54,15 @@ class Unpacking:
     def layer(self, stream: IO[bytes]) -> None:
         """Raises SandptyError (bad_image, too_large, no_space) and what `layers.BROKEN` names."""
         try:
-            with tarfile.open(fileobj=stream, mode="r|", encoding="utf-8", errors="surrogateescape") as tar:
+            with tarfile.open(
+                fileobj=stream, mode="r|", bufsize=_READ_BYTES, encoding="utf-8", errors="surrogateescape"
+            ) as tar:
                 for info in tar:
                     tar.members = []  # type: ignore[attr-defined]  # it would keep all of them
                     self._entry()
                     self._look_at_space()
                     self._take(tar, info)
+                _check_end(tar)
         except tarfile.TarError as error:
             raise SandptyError("bad_image", f"a layer's archive is broken: {error}") from error
         except MemoryError as error:
@@ -86,6 +90,8 @@ class Unpacking:
 
     def _take(self, tar: tarfile.TarFile, info: tarfile.TarInfo) -> None:
         parts = _parts(info.name)
+        if info.size < 0:
+            raise hostile("a negative size", info.name)
         if not parts:
             if not info.isdir():
                 raise hostile("an entry would replace the root", info.name)
@@ -220,6 +226,15 @@ class Unpacking:
     def _note(self, text: str) -> None:
         if text in self.notices or len(self.notices) < config.IMAGE_NOTICES_MAX:
             self.notices[text] = self.notices.get(text, 0) + 1
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """Where tarfile sees an end, also at a header that it cannot read: nothing may follow but zeros."""
+    rest = tar.fileobj
+    assert rest is not None
+    while data := rest.read(_READ_BYTES):
+        if data.count(0) != len(data):
+            raise SandptyError("bad_image", "something follows the end of a layer's archive, or it is broken there")
 
 
 _OF_THE_DISK = (5, 28, 30, 122)  # EIO, ENOSPC, EROFS, EDQUOT: not the image's fault

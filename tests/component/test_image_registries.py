@@ -1,0 +1,234 @@
+"""Images come from registries, archives and layouts: credentials, platforms, mirrors, errors, interruptions."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sandpty import config
+from sandpty.config import DataDir
+from sandpty.images import collecting
+from sandpty.wire.errors import SandptyError
+from tests.component.image_imports import Importer
+from tests.component.registry_tokens import token_giver
+from tests.oci_images import Image, entry, layer, slim_layer
+from tests.registry_fixture import Registry, running_registry
+from tests.waiting import until_sync
+
+USERNAME, PASSWORD = "ali", "open sesame"
+HTPASSWD = "ali:$2b$04$I2hz4WRjuXqUA4L7UHYLyeJ4aWa7h.GZ81bYOEXA0HZh/GGj3UpFm\n"
+ARM = {"architecture": "arm64", "os": "linux", "variant": "v8"}
+
+
+@pytest.fixture
+def importer() -> Iterator[Importer]:
+    """For a data directory that knows of no registry."""
+    root = Path(tempfile.mkdtemp(prefix="sp-", dir="/tmp"))
+    root.chmod(0o711)
+    yield Importer(DataDir(root))
+    shutil.rmtree(root)
+
+
+def small(content: bytes = b"1") -> Image:
+    """One file."""
+    return Image([layer(entry("file", content))], {"Env": ["A=1"], "User": "root", "WorkingDir": "/srv", "Cmd": ["x"]})
+
+
+def refused(importer: Importer, source: str, **asked: str | bool) -> SandptyError:
+    """The error of an import, which must leave nothing."""
+    before = importer.left()
+    with pytest.raises(SandptyError) as caught:
+        importer.run(source, **asked)
+    assert importer.left() == before
+    return caught.value
+
+
+def file_of(importer: Importer, image: str) -> bytes:
+    """Of an image of `small`."""
+    return (importer.data.images / image / "rootfs/file").read_bytes()
+
+
+def test_docker_hubs_images_come_from_the_operators_mirror(importer: Importer, registry: Registry) -> None:
+    """`ubuntu:22.04` means what everybody means; layers are counted as they come; the second time nothing comes."""
+    registry.stands_in_for_docker_hub(importer.data.root)
+    image = importer.run("ubuntu:22.04")
+    assert image.reference == "docker.io/library/ubuntu:22.04"
+    assert image.platform == "linux/amd64"
+    assert image.size_bytes > 20_000_000
+    assert image.defaults.env["PATH"].startswith("/usr/local")
+    percents = [progress.percent for progress in importer.progress]
+    assert percents == sorted(percents)
+    pulled = [progress for progress in importer.progress if progress.blobs][-1]
+    assert len(pulled.blobs) == 2
+    assert all(blob.done_bytes == blob.size_bytes > 0 for blob in pulled.blobs)
+    asked = len(registry.requests)
+    assert importer.run("docker.io/library/ubuntu@" + image.digest).id == image.id
+    assert not [line for line in registry.requests[asked:] if "/blobs/" in line]
+    assert importer.left() == [image.id]
+    # What nothing refers to is removed when it is asked for; a template's record keeps it.
+    record = {"builds": [{"files": {"kind": "image", "id": image.id}}]}
+    importer.data.template_records.mkdir()
+    (importer.data.template_records / "x.json").write_text(json.dumps(record))
+    assert collecting.collect(importer.data, unused_s=0) == []
+    (importer.data.template_records / "x.json").unlink()
+    assert [each.id for each in collecting.collect(importer.data, unused_s=0)] == [image.id]
+    assert importer.left() == []
+
+
+def test_what_cannot_be_had_is_said(importer: Importer, registry: Registry) -> None:
+    """No such tag, name or platform; nobody there; not an image's name."""
+    name = registry.push(small(b"said"), "said")
+    assert refused(importer, f"{registry.host}/said:nope").reason.name == "no_such_image"
+    assert refused(importer, f"{registry.host}/nobody").reason.name == "no_such_image"
+    assert refused(importer, "127.0.0.1:9/said").reason.name == "registry_failed"
+    assert "linux/amd64" in refused(importer, name, platform="linux/s390x").message
+    assert refused(importer, "Not A Name").reason.name == "bad_argument"
+
+
+def test_the_platform_is_chosen(importer: Importer, registry: Registry) -> None:
+    """This machine's, or the one that is asked for."""
+    arm = small(b"arm")
+    arm.platform = ARM
+    name = registry.push([small(b"amd"), arm], "several")
+    assert file_of(importer, importer.run(name).id) == b"amd"
+    chosen = importer.run(name, platform="arm64")
+    assert file_of(importer, chosen.id) == b"arm"
+    assert chosen.platform == "linux/arm64/v8"
+    error = refused(importer, name, platform="linux/riscv64")
+    assert (error.reason.name, "linux/arm64/v8" in error.message) == ("no_such_platform", True)
+
+
+def test_a_registry_with_passwords(importer: Importer, tmp_path: Path) -> None:
+    """Credentials come with the request or from the operator's file; wrong ones, and none, are refused."""
+    (tmp_path / "htpasswd").write_text(HTPASSWD)
+    auth: dict[str, object] = {"htpasswd": {"realm": "r", "path": str(tmp_path / "htpasswd")}}
+    with running_registry(auth) as registry:
+        name = registry.push(small(), "private/it", credentials=f"{USERNAME}:{PASSWORD}")
+        assert refused(importer, name).reason.name == "registry_denied"
+        assert refused(importer, name, username=USERNAME, password="wrong").reason.name == "registry_denied"
+        image = importer.run(name, username=USERNAME, password=PASSWORD)
+        assert refused(importer, name).reason.name == "registry_denied"  # though it is here
+        encoded = base64.b64encode(f"{USERNAME}:{PASSWORD}".encode()).decode()
+        importer.data.registry_auth.write_text(json.dumps({"auths": {registry.host: {"auth": encoded}}}))
+        assert importer.run(name).id == image.id
+
+
+def test_a_registry_with_tokens(importer: Importer, tmp_path: Path) -> None:
+    """As the large ones have it: somebody else gives them."""
+    with token_giver(tmp_path, f"{USERNAME}:{PASSWORD}") as (giver, auth), running_registry(auth) as registry:
+        name = registry.push(small(), "team/it", credentials=f"{USERNAME}:{PASSWORD}")
+        given = giver.given
+        importer.run(name, username=USERNAME, password=PASSWORD)
+        assert giver.given > given
+        assert refused(importer, name, username=USERNAME, password="wrong").reason.name == "registry_denied"
+
+
+def test_archives_and_layouts_of_this_host(importer: Importer, tmp_path: Path) -> None:
+    """What `docker save` writes, and OCI layouts; a link in one leads nowhere."""
+    layout = small(b"from a layout").write(tmp_path / "layout", "v1")
+    image = importer.run(f"oci:{layout}:v1")
+    assert file_of(importer, image.id) == b"from a layout"
+    assert (image.defaults.env, image.defaults.workdir, image.command) == ({"A": "1"}, "/srv", ("x",))
+    archive = tmp_path / "saved.tar"
+    argv = ["skopeo", "copy", "--quiet", "--insecure-policy", f"oci:{layout}:v1", f"docker-archive:{archive}:it:v1"]
+    subprocess.run(argv, check=True, timeout=60)
+    archive.chmod(0o600)
+    assert file_of(importer, importer.run(f"docker-archive:{archive}").id) == b"from a layout"
+    assert file_of(importer, importer.run(f"docker-archive:{archive}:it:v1").id) == b"from a layout"
+    assert refused(importer, f"docker-archive:{archive}:it:v2").reason.name == "no_such_image"
+    assert refused(importer, f"docker-archive:{tmp_path}/missing").reason.name == "no_such_image"
+    (tmp_path / "noise").write_bytes(b"noise" * 1000)
+    assert refused(importer, f"docker-archive:{tmp_path}/noise").reason.name in ("bad_image", "no_such_image")
+    stolen = next(path for path in (layout / "blobs/sha256").iterdir())
+    content = stolen.read_bytes()
+    stolen.rename(tmp_path / "elsewhere")
+    assert content == (tmp_path / "elsewhere").read_bytes()
+    stolen.symlink_to(tmp_path / "elsewhere")
+    assert refused(importer, f"oci:{layout}:v1").reason.name == "no_such_image"
+
+
+def test_strangers_reach_neither_this_host_nor_its_files(importer: Importer, registry: Registry) -> None:
+    """Only registries out there, or those that the operator has named."""
+    name = registry.push(small(), "inside")
+    for source in (name, "localhost:5000/x", "10.1.2.3/x", "[::1]:80/x", "169.254.169.254/x", "intranet:80/x"):
+        assert refused(importer, source, operator=False).reason.name == "registry_forbidden", source
+    for source in ("oci:/etc", "docker-archive:/etc/shadow"):
+        assert refused(importer, source, operator=False).reason.name == "forbidden"
+    importer.data.registries.write_text(f'[[registry]]\nlocation = "{registry.host}"\ninsecure = true\n')
+    importer.run(name, operator=False)
+
+
+def test_a_registry_that_sends_something_else(importer: Importer, registry: Registry) -> None:
+    """A blob that is not what its digest says."""
+    image = small(b"as it was")
+    name = registry.push(image, "changed")
+    blob = image.packed()[0]
+    import hashlib
+
+    digest = hashlib.sha256(blob).hexdigest()
+    place = registry.directory / f"store/docker/registry/v2/blobs/sha256/{digest[:2]}/{digest}/data"
+    place.write_bytes(small(b"as it is").packed()[0].ljust(len(blob), b"\0")[: len(blob)])
+    assert refused(importer, name).reason.name == "bad_image"
+
+
+def test_two_at_once_do_the_work_once(importer: Importer, registry: Registry) -> None:
+    """The second waits, and finds it."""
+    name = registry.push(Image([slim_layer(), layer(entry("once", b"1"))]), "once")
+    asked = len(registry.requests)
+    with importer.started(name) as first, importer.started(name) as second:
+        for process in (first, second):
+            assert process.stdout is not None
+            assert b'"done"' in process.stdout.read1() or any(b'"done"' in line for line in process.stdout)
+    gets = [line for line in registry.requests[asked:] if line.startswith("GET") and "/blobs/" in line]
+    assert len(gets) == len(set(gets))
+    assert len(importer.left()) == 1
+
+
+@pytest.mark.parametrize("how", ["asker", "killed"])
+def test_an_interrupted_import_leaves_nothing(importer: Importer, registry: Registry, how: str) -> None:
+    """Neither when who asked goes away, nor (once the next one begins) when it is killed; no process stays."""
+    name = registry.push(Image([slim_layer(), layer(entry(how, b"1"))]), f"cut-{how}")
+    with importer.started(name) as process:
+        assert process.stdout is not None
+        until_sync(lambda: b"unpacking" in process.stdout.readline(), 30)
+        if how == "killed":
+            process.send_signal(signal.SIGKILL)
+    until_sync(lambda: not _at_work(importer), 30, "its processes end")
+    if how == "killed":
+        assert importer.left() != []
+        collecting.collect(importer.data)
+    assert importer.left() == []
+
+
+def _at_work(importer: Importer) -> list[int]:
+    """Processes that have to do with this data directory."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (path / "cmdline").read_bytes() + os.readlink(path / "root").encode()
+        except OSError:
+            continue
+        if str(importer.data.root).encode() in words:
+            found.append(int(path.name))
+    return found
+
+
+def test_a_full_disk_is_said(importer: Importer, registry: Registry) -> None:
+    """Before there is nothing left for those who run."""
+    name = registry.push(Image([slim_layer()]), "large")
+    importer.data.images.mkdir()
+    size = config.DISK_FREE_MIN_BYTES + 8 * 1024 * 1024
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(importer.data.images)], check=True)
+    try:
+        assert refused(importer, name).reason.name == "no_space"
+    finally:
+        subprocess.run(["umount", str(importer.data.images)], check=True)
