@@ -52,6 +52,7 @@ class RunningServer:
             "E2B_API_KEY": self.api_key,
             "E2B_API_URL": self.url,
             "E2B_SANDBOX_URL": self.url,
+            "E2B_VOLUME_API_URL": self.url,
             "NOVITA_API_KEY": self.api_key,
             "NOVITA_API_URL": self.url,
             "NOVITA_SANDBOX_URL": self.url,

@@ -113,7 +113,8 @@ def test_refreshes_extend_a_life(server: RunningServer, key: dict[str, str], san
         ("PUT", f"/sandboxes/{UNKNOWN}"),
         ("GET", "/sandboxes/%00%ff"),
         ("GET", "/v2/nothing"),
-        ("GET", "/volumes"),
+        ("GET", f"/volumes/{UNKNOWN}"),
+        ("DELETE", f"/volumes/{UNKNOWN}"),
         ("GET", "/secrets"),
     ],
 )

@@ -107,6 +107,7 @@ def test_the_page_lists_every_route_and_no_other() -> None:
         (("POST", "/v1/sandboxes/{id}/resume"), models.ResumeBody),
         (("POST", "/v1/sandboxes/{id}/snapshots"), models.SnapshotBody),
         (("POST", "/v1/sandboxes/{id}/fork"), models.ForkBody),
+        (("POST", "/v1/volumes"), models.VolumeBody),
         (("PUT", "/v1/sandboxes/{id}/deadline"), models.TimeoutBody),
         (("PUT", "/v1/sandboxes/{id}/network"), models.NetworkBody),
         (("POST", "/v1/sandboxes/{id}/processes"), models.StartBody),
@@ -218,11 +219,24 @@ async def _started(own: Box) -> dict[tuple[str, str], int]:
     return {("GET", "/v1/sandboxes/{id}/start"): SHOWN, ("GET", "/v1/start"): SHOWN}
 
 
+async def _volumes(own: Box) -> dict[tuple[str, str], int]:
+    """The routes of volumes, and what they answered."""
+    made = await own.api.post("/v1/volumes", json={"name": "page", "disk_mb": 16})
+    listed = await own.api.get("/v1/volumes")
+    volume = made.json()["id"]
+    assert volume in {each["id"] for each in listed.json()["volumes"]}
+    called = {("POST", "/v1/volumes"): made.status_code, ("GET", "/v1/volumes"): listed.status_code}
+    for method in ("GET", "DELETE"):
+        answer = await own.api.request(method, f"/v1/volumes/{volume}")
+        called[method, "/v1/volumes/{volume}"] = answer.status_code
+    return called
+
+
 async def test_every_documented_route_answers_as_documented(server: RunningServer) -> None:
     """Each route is called once in its purpose, and answers with the status of its row."""
     async with sandbox(server) as own:
         process = await own.terminal("sh", "-c", "printf x; read line; exit 7")
-        called = await _started(own)
+        called = await _started(own) | await _volumes(own)
 
         async def call(method: str, path: str, body: Any = None) -> Any:
             url = path.replace("{id}", own.id).replace("{process}", str(process))

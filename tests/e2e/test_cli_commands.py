@@ -35,7 +35,14 @@ def test_what_env_prints_points_a_real_shell_at_the_server(cli: Cli, shell: str)
     env = {**cli.env, "E2B_DOMAIN": "elsewhere", "E2B_DEBUG": "true", "NOVITA_DEBUG": "true"}
     said = subprocess.run([shell, "-c", script], env=env, capture_output=True, text=True, check=True).stdout
     variables = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
-    for name in ("E2B_API_URL", "E2B_SANDBOX_URL", "NOVITA_API_URL", "NOVITA_SANDBOX_URL", "SANDPTY_URL"):
+    for name in (
+        "E2B_API_URL",
+        "E2B_SANDBOX_URL",
+        "E2B_VOLUME_API_URL",
+        "NOVITA_API_URL",
+        "NOVITA_SANDBOX_URL",
+        "SANDPTY_URL",
+    ):
         assert variables[name] == cli.server.url
     for name in ("E2B_API_KEY", "NOVITA_API_KEY", "HYPERBROWSER_API_KEY", "SANDPTY_API_KEY"):
         assert variables[name] == cli.server.api_key

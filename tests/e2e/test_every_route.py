@@ -66,12 +66,14 @@ class Stage:
     http: httpx.AsyncClient
     sandbox: dict[str, Any]
     process: int
+    volume: str
     owner: str
     stranger: str
 
     def fill(self, path: str) -> str:
         """The path with what would really be there in its place."""
         known = {"id": self.sandbox["sandboxID"], "sandbox": self.sandbox["sandboxID"], "process": str(self.process)}
+        known["volume"] = self.volume
         known |= {
             "service": "process.Process",
             "method": "List",
@@ -101,7 +103,10 @@ async def stage(server: RunningServer) -> AsyncIterator[Stage]:
         wanted = {"argv": ["/bin/sleep", "600"], "tag": "the-secret-of-its-owner"}
         path = f"/v1/sandboxes/{sandbox['sandboxID']}/processes"
         process = (await http.post(path, json=wanted, headers=owner)).json()["process"]
-        yield Stage(http, sandbox, process, server.api_key, stranger)
+        named = {"name": "the-secret-of-its-owner"}
+        volume = (await http.post("/v1/volumes", json=named, headers=owner)).json()["id"]
+        yield Stage(http, sandbox, process, volume, server.api_key, stranger)
+        assert (await http.delete(f"/v1/volumes/{volume}", headers=owner)).status_code == 204
         await http.delete(f"/sandboxes/{sandbox['sandboxID']}", headers=owner)
 
 

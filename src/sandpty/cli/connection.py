@@ -114,6 +114,22 @@ class Duration(click.ParamType[float]):
         return self.fail(f"{value!r} is not a duration, like 90, 90s, 10m, 2h or 1d", param, ctx)
 
 
+class Mount(click.ParamType[dict[str, Any]]):
+    """`NAME:PATH` or `NAME:PATH:ro`, as a body of /v1/sandboxes says it."""
+
+    name = "volume"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
+        if isinstance(value, dict):
+            return value
+        volume, _, path = value.partition(":")
+        read_only = path.endswith(":ro")
+        path = path.removesuffix(":ro").removesuffix(":rw")
+        if not volume or not path.startswith("/"):
+            return self.fail(f"{value!r} is not NAME:/PATH or NAME:/PATH:ro", param, ctx)
+        return {"volume": volume, "path": path, "read_only": read_only}
+
+
 class Pair(click.ParamType[tuple[str, str]]):
     """NAME=VALUE."""
 

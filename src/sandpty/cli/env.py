@@ -20,6 +20,7 @@ def variables(url: str, api_key: str) -> dict[str, str | None]:
         "E2B_API_KEY": api_key,
         "E2B_API_URL": url,
         "E2B_SANDBOX_URL": url,
+        "E2B_VOLUME_API_URL": url,
         "NOVITA_API_KEY": api_key,
         "NOVITA_API_URL": url,
         "NOVITA_SANDBOX_URL": url,

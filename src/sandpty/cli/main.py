@@ -37,6 +37,7 @@ COMMANDS = {
     "snapshot": "pausing:snapshot",
     "snapshots": "pausing:snapshots",
     "fork": "pausing:fork",
+    "volumes": "volumes:volumes",
     "keys": "keys:keys",
     "ca": "ca:ca",
     "template": "templates:template",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from sandpty.cli.connection import Duration, Pair, find_server, run_async, server_options
+from sandpty.cli.connection import Duration, Mount, Pair, find_server, run_async, server_options
 from sandpty.cli.json_output import error_json, json_option, print_json
 from sandpty.wire.errors import SandptyError
 
@@ -107,6 +107,14 @@ def _span(seconds: float) -> str:
     "--allow-out", metavar="TARGET", multiple=True, help="What it may connect to: address, network, domain. Repeatable."
 )
 @click.option("--deny-out", metavar="TARGET", multiple=True, help="What it may not: address, network. Repeatable.")
+@click.option(
+    "--volume",
+    "mounts",
+    metavar="NAME:PATH[:ro]",
+    type=Mount(),
+    multiple=True,
+    help="A volume and where it appears. Repeatable.",
+)
 @json_option
 def create(
     *,
@@ -120,6 +128,7 @@ def create(
     no_internet: bool,
     allow_out: tuple[str, ...],
     deny_out: tuple[str, ...],
+    mounts: tuple[dict[str, Any], ...],
     as_json: bool,
 ) -> None:
     """Create a sandbox and print its ID.
@@ -129,6 +138,7 @@ def create(
       sandpty create
       sandpty create --timeout 2h --metadata owner=ann --env DEBUG=1
       sandpty shell "$(sandpty create --no-internet)"
+      sandpty create --volume data:/mnt/data --volume models:/models:ro
       sandpty create --no-internet --allow-out example.com --allow-out '*.example.com'
     """
     server = find_server(url, data_dir)
@@ -145,6 +155,7 @@ def create(
                 internet=not no_internet,
                 network={"allow_out": allow_out, "deny_out": deny_out},
                 on_timeout=on_timeout,
+                volumes=mounts,
             )
 
     sandbox = run_async(made())

@@ -67,6 +67,7 @@ if TYPE_CHECKING:
         SandboxInfo,
         Snapshot,
         StartedProcess,
+        Volume,
         WindowSize,
     )
     from sandpty.wire.errors import SandptyError
@@ -116,6 +117,7 @@ _NAMES = {
         "SandboxInfo",
         "Snapshot",
         "StartedProcess",
+        "Volume",
         "WindowSize",
     ),
     "wire.errors": ("SandptyError",),
@@ -169,6 +171,7 @@ __all__ = [
     "Snapshot",
     "StartedProcess",
     "Terminal",
+    "Volume",
     "WatchHandle",
     "WindowSize",
     "WriteEntry",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, TypeVar
@@ -39,6 +39,7 @@ class SandboxInfo:
     limits: Mapping[str, float] = field(default_factory=dict)
     auto_resume: bool = False
     memory: bool = True  # False: paused, and its processes are gone
+    volumes: Sequence[Mapping[str, Any]] = ()  # each `id`, `name`, `path`, `read_only`
 
     @property
     def left_s(self) -> float:
@@ -56,6 +57,18 @@ class Snapshot:
     template: str = ""
     created_at: str = ""
     size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Volume:
+    """A directory that outlives sandboxes. `disk_mb`: what it can hold; `mounted_by`: ids of sandboxes."""
+
+    id: str
+    name: str
+    created_at: str = ""
+    disk_mb: int = 0
+    size_bytes: int = 0
+    mounted_by: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,6 +64,21 @@ class Authenticator:
         self.when_revoked(request, principal, lambda: _abort(request))
         return principal
 
+    def accept(self, request: web.Request, team: str, key: str) -> Principal:
+        """For a request with a signed token: who is behind it, by the key it was given out for ("": the first one).
+
+        The request is cut should that key be revoked meanwhile. Raises unauthenticated when it was already.
+        """
+        self.check_given(team, key)
+        principal = Principal(team, key=key)
+        self.when_revoked(request, principal, lambda: _abort(request))
+        return principal
+
+    def check_given(self, team: str, key: str) -> None:
+        """Raises unauthenticated when the key that a token was given out for counts no more."""
+        if not (self.has_key(key) if key else self.has_keys(team)):
+            raise SandptyError("unauthenticated", "the API key behind the token was revoked")
+
     def has_key(self, key: str) -> bool:
         """Whether the key with this id is still one of ours."""
         return any(known.id == key for known in self._keys.values())
@@ -127,5 +142,10 @@ def request_key(request: web.Request) -> str | None:
     """The key of a request: `X-API-Key`, else `Authorization: Bearer`."""
     if key := request.headers.get("X-API-Key"):
         return key
+    return bearer(request) or None
+
+
+def bearer(request: web.Request) -> str:
+    """The token of `Authorization: Bearer`, "" for none."""
     scheme, _, value = request.headers.get("Authorization", "").partition(" ")
-    return value.strip() if scheme.lower() == "bearer" else None
+    return value.strip() if scheme.lower() == "bearer" else ""

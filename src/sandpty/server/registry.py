@@ -27,10 +27,11 @@ from sandpty.server.idempotency import Key, Once
 from sandpty.server.snapshots import Snapshots
 from sandpty.server.supervisor_client import SupervisorClient
 from sandpty.server.templates import Teams, Templates
+from sandpty.server.volumes import Volumes
 from sandpty.wire import verbs
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.first_shell import FirstShell
-from sandpty.wire.verbs import Limits, NetworkPolicy, Sandbox
+from sandpty.wire.verbs import Limits, NetworkPolicy, Sandbox, VolumeMount
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class CreateSpec:
     auto_resume: bool = False  # paused with its memory, it goes on by itself when somebody uses it
     extras: dict[str, Any] = field(default_factory=dict)
     first_shell: FirstShell | None = None
+    volumes: tuple[VolumeMount, ...] = ()  # by id or name
 
 
 def wakes(sandbox: Sandbox) -> bool:
@@ -78,6 +80,7 @@ class Registry:
         self.ended = EndedSandboxes()
         self._annotating: dict[str, asyncio.Lock] = {}
         self.snapshots = Snapshots(self, self._client)
+        self.volumes = Volumes(self._client)
         self.templates = Templates(self._client, teams)
         self._once = Once(self._by_key)
 
@@ -299,6 +302,7 @@ class Registry:
             owner=principal.id,
             annotations=annotations,
             first_shell=None if spec.env else spec.first_shell,  # with more in its environment it is another shell
+            volumes=await self.volumes.resolved(spec.volumes, principal),
         )
         sandbox = await self._made(args, principal)
         self.remember(sandbox)

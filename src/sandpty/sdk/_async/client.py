@@ -19,7 +19,7 @@ from sandpty.sdk._async.sockets import async_connect_socket
 from sandpty.sdk._concurrency import AsyncSocket
 from sandpty.sdk.exceptions import RequestTimeoutError
 from sandpty.sdk.settings import goes_through_proxy, server_from_environment
-from sandpty.sdk.values import ProcessInfo, SandboxInfo, Snapshot, StartedProcess, WindowSize, from_json
+from sandpty.sdk.values import ProcessInfo, SandboxInfo, Snapshot, StartedProcess, Volume, WindowSize, from_json
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.frames import From
 
@@ -148,10 +148,12 @@ class AsyncClient:
         network: Mapping[str, Any] | None = None,
         on_timeout: OnTimeout = "kill",
         limits: Mapping[str, float] | None = None,
+        volumes: Sequence[Mapping[str, Any]] = (),
     ) -> SandboxInfo:
         """A new sandbox; after `timeout_s` seconds `on_timeout` happens to it. Raises no_such_template, limit.
 
         network: `allow_out`, `deny_out` (addresses, networks; domains to allow) and `dns_servers`, each a list.
+        volumes: what it mounts, each a `volume` (name or id), a `path` and perhaps `read_only`.
         """
         body = {
             "template": template,
@@ -165,6 +167,8 @@ class AsyncClient:
             body["network"] = dict(network)
         if limits is not None:
             body["limits"] = dict(limits)
+        if volumes:
+            body["volumes"] = [dict(each) for each in volumes]
         return from_json(SandboxInfo, await self._ask("POST", "/v1/sandboxes", body))
 
     async def list_sandboxes(self) -> list[SandboxInfo]:
@@ -211,6 +215,21 @@ class AsyncClient:
     async def delete_snapshot(self, snapshot: str) -> None:
         """By id or name. Sandboxes that were made from it go on. Raises no_such_snapshot."""
         await self._ask("DELETE", "/v1/snapshots/" + quote(snapshot, safe=""))
+
+    async def create_volume(self, name: str, *, disk_mb: int = 0) -> Volume:
+        """A directory that outlives sandboxes, for `create_sandbox`. disk_mb 0: the server's default.
+
+        Raises conflict (there is one of that name), bad_argument, limit, no_space.
+        """
+        return from_json(Volume, await self._ask("POST", "/v1/volumes", {"name": name, "disk_mb": disk_mb}))
+
+    async def list_volumes(self) -> list[Volume]:
+        """This key's volumes, oldest first."""
+        return [from_json(Volume, each) for each in (await self._ask("GET", "/v1/volumes")).get("volumes", [])]
+
+    async def delete_volume(self, volume: str) -> None:
+        """By id or name, with all that is in it. Raises no_such_volume, volume_in_use."""
+        await self._ask("DELETE", "/v1/volumes/" + quote(volume, safe=""))
 
     async def fork_sandbox(
         self, sandbox_id: str, *, count: int = 1, timeout_s: float = 300

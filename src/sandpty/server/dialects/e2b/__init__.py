@@ -18,6 +18,7 @@ from sandpty.server.dialects.e2b.filesystem import FilesystemService
 from sandpty.server.dialects.e2b.requests import authorized_sandbox, find_sandbox, named_sandbox_id
 from sandpty.server.dialects.e2b.streams import StreamService
 from sandpty.server.dialects.e2b.unary import unary_failure
+from sandpty.server.dialects.e2b.volume_contents import VolumeContents
 from sandpty.server.dialects.e2b.watch_stream import WatchService
 from sandpty.server.files.watchers import Watchers
 
@@ -50,7 +51,7 @@ def routes(context: Context) -> list[web.AbstractRouteDef]:
         web.options("/health", _preflight),
     ]
     cors = [web.route(route.method, route.path, _with_cors(route.handler), **route.kwargs) for route in sandbox_routes]
-    return [*control.routes(context), *preflights, *cors]
+    return [*control.routes(context), *VolumeContents(context).routes(), *preflights, *cors]
 
 
 def _with_cors(handler: Handler) -> Handler:

@@ -18,8 +18,9 @@ from sandpty.server.dialects.e2b.snapshots import Snapshots
 from sandpty.server.dialects.e2b.teams import teams
 from sandpty.server.dialects.e2b.template_builds import UPLOADS, TemplateBuilds
 from sandpty.server.dialects.e2b.templates import Templates
+from sandpty.server.dialects.e2b.volumes import Volumes
 
-_FAMILIES = ("v2/", "v3/", "sandboxes/", "snapshots", "templates", "default-templates", "teams", "volumes", "secrets")
+_FAMILIES = ("v2/", "v3/", "sandboxes/", "snapshots", "templates", "default-templates", "teams", "secrets")
 
 
 def routes(context: Context) -> list[web.RouteDef]:
@@ -35,6 +36,7 @@ def routes(context: Context) -> list[web.RouteDef]:
         *builds.routes(),
         *Templates(context).routes(),
         *Network(context).routes(),
+        *Volumes(context).routes(),
         ("GET", "/teams", teams),
         # What this dialect does not serve (yet) still answers in the shape that the SDKs can parse.
         *(("*", f"/{family}{{tail:.*}}", _unknown) for family in _FAMILIES),

@@ -41,6 +41,13 @@ class NetworkUpdate(msgspec.Struct, frozen=True, kw_only=True):
     allow_internet_access: bool | None = None
 
 
+class VolumeMount(msgspec.Struct, frozen=True):
+    """`name`: the volume's name or id."""
+
+    name: str
+    path: str
+
+
 class CreateBody(msgspec.Struct, frozen=True):
     """POST /v2/sandboxes and POST /sandboxes. `timeout` is seconds; `secure` exists only in v1."""
 
@@ -54,6 +61,7 @@ class CreateBody(msgspec.Struct, frozen=True):
     metadata: dict[str, str] | None = None
     env_vars: dict[str, str] | None = msgspec.field(name="envVars", default=None)
     network: NetworkConfig | None = None
+    volume_mounts: list[VolumeMount] | None = msgspec.field(name="volumeMounts", default=None)
 
 
 class ConnectBody(msgspec.Struct, frozen=True):
@@ -124,6 +132,7 @@ class ListedSandbox(msgspec.Struct, frozen=True, kw_only=True, rename="camel", o
     state: Literal["running", "paused"]
     alias: str | None = None
     metadata: dict[str, str] | None = None
+    volume_mounts: list[VolumeMount] = []
 
 
 class SnapshotInfo(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ from sandpty.server.auth import Principal
 from sandpty.server.context import Context
 from sandpty.server.deadline import end_at
 from sandpty.server.dialects.e2b import control_models as models
-from sandpty.server.dialects.e2b import network
+from sandpty.server.dialects.e2b import network, volumes
 from sandpty.server.dialects.e2b.errors import HttpError, bad_request
 from sandpty.server.dialects.e2b.guard import Row
 from sandpty.server.dialects.e2b.replies import json_reply, sandbox_reply
@@ -97,6 +97,7 @@ class Creating:
             auto_resume=bool(body.auto_resume and body.auto_resume.enabled),
             extras={"e2b": {"secure": secure}, **_ports(body.network)},
             first_shell="e2b",
+            volumes=volumes.mounts(body.volume_mounts),
         )
         try:
             sandbox = await self._registry.create(spec, principal, request.headers.get("Idempotency-Key", ""))

@@ -69,6 +69,7 @@ class Novita:
             ("POST", "/sandboxes/{id}/reset", self.reset),
             ("POST", "/sandboxes/{id}/clone", self.clone),
             ("POST", "/sandboxes/{id}/hotplug-memory", self.hotplug),
+            ("*", "/sandboxes/{id}/volume-mounts", self.mount),
         ]
 
     async def quota(self, request: web.Request, principal: Principal) -> web.Response:
@@ -157,6 +158,10 @@ class Novita:
             )
         await self._registry.set_memory(sandbox.id, principal, memory_mb)
         return no_content()
+
+    async def mount(self, request: web.Request, principal: Principal) -> web.Response:
+        self._registry.get(request.match_info["id"], principal)
+        raise HttpError(501, "volumes are mounted when a sandbox is created: name them in volumeMounts")
 
     def _ends(self, sandbox: Sandbox, body: ResetBody) -> float:
         if body.timeout is None and sandbox.state == "running":

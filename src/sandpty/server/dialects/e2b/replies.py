@@ -62,6 +62,7 @@ def listed(sandbox: Sandbox) -> models.ListedSandbox:
         disk_size_mb=limits.disk_mb,
         state=sandbox.state,
         metadata=sandbox.annotations.get("metadata", {}),
+        volume_mounts=[models.VolumeMount(mount.name, mount.path) for mount in sandbox.volumes],
     )
 
 

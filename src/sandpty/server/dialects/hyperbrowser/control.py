@@ -13,7 +13,6 @@ from sandpty.server.dialects.hyperbrowser.errors import (
     Handler,
     HyperbrowserError,
     answering,
-    json_response,
     unsupported,
 )
 from sandpty.server.dialects.hyperbrowser.images import Images
@@ -21,6 +20,7 @@ from sandpty.server.dialects.hyperbrowser.network import Networks
 from sandpty.server.dialects.hyperbrowser.ports import Ports
 from sandpty.server.dialects.hyperbrowser.sandboxes import Sandboxes
 from sandpty.server.dialects.hyperbrowser.snapshots import Snapshots
+from sandpty.server.dialects.hyperbrowser.volumes import Volumes
 
 ControlHandler: TypeAlias = Callable[[web.Request, Principal], Awaitable[web.StreamResponse]]
 # The SDKs put `/api` behind the base URL as it is: one that ends in `/` or in `/api` is meant well.
@@ -28,6 +28,7 @@ _PREFIXES = ("/api", "//api", "/api/api")
 
 
 def routes(context: Context) -> list[web.RouteDef]:
+    volumes = Volumes(context)
     sandboxes, images, snapshots, ports = Sandboxes(context), Images(context), Snapshots(context), Ports(context)
     table: list[tuple[str, str, ControlHandler]] = [
         ("POST", "/sandbox", sandboxes.create),
@@ -45,8 +46,10 @@ def routes(context: Context) -> list[web.RouteDef]:
         ("GET", "/images", images.list),
         ("*", "/images/builds{tail:.*}", _builds),
         ("DELETE", "/images/{image:.+}", images.delete),
-        ("GET", "/volume", _no_volumes),
-        ("*", "/volume{tail:.*}", _volumes),
+        ("POST", "/volume", volumes.create),
+        ("GET", "/volume", volumes.list),
+        ("GET", "/volume/{volume}", volumes.get),
+        ("DELETE", "/volume/{volume}", volumes.delete),
         ("*", "/{family:secrets|vaults}{tail:.*}", _secrets),
         ("*", "/{tail:.*}", _unknown),
     ]
@@ -66,14 +69,6 @@ def _with_key(context: Context, handler: ControlHandler) -> Handler:
 
 async def _builds(request: web.Request, principal: Principal) -> web.StreamResponse:
     raise unsupported("image builds are")
-
-
-async def _no_volumes(request: web.Request, principal: Principal) -> web.StreamResponse:
-    return json_response({"volumes": [], "totalCount": 0, "page": 1, "perPage": 10})
-
-
-async def _volumes(request: web.Request, principal: Principal) -> web.StreamResponse:
-    raise unsupported("volumes are")
 
 
 async def _secrets(request: web.Request, principal: Principal) -> web.StreamResponse:

@@ -47,6 +47,39 @@ class NetworkBody(_Body, frozen=True, kw_only=True):
     deny_out: list[str] | None = None
 
 
+class Mount(_Body, frozen=True, kw_only=True):
+    """Of a volume, by id or name. `shared` says nothing here: every mount is shared."""
+
+    id: str
+    type: Literal["rw", "ro"] | None = None
+    shared: bool | None = None
+
+
+class CreateVolumeBody(_Body, frozen=True, kw_only=True):
+    name: str
+
+
+class Volume(_Reply, frozen=True, kw_only=True):
+    """`size`: bytes that it takes."""
+
+    id: str
+    name: str
+    size: int
+
+
+class VolumeList(_Reply, frozen=True, kw_only=True):
+    volumes: list[Volume]
+    total_count: int
+    page: int
+    per_page: int
+
+
+class DeletedVolume(_Reply, frozen=True, kw_only=True):
+    id: str
+    name: str
+    deleted: bool = True
+
+
 class CreateBody(NetworkBody, frozen=True, kw_only=True):
     """POST /sandbox: an image launch, or with `snapshotName` a snapshot launch."""
 
@@ -57,7 +90,7 @@ class CreateBody(NetworkBody, frozen=True, kw_only=True):
     region: Region | None = None
     enable_recording: bool | None = None
     exposed_ports: list[ExposeBody] | None = None
-    mounts: dict[str, Any] | None = None
+    mounts: dict[str, Mount] | None = None
     timeout_minutes: Annotated[int, Meta(ge=1)] | None = None
     vcpus: Annotated[int, Meta(ge=1)] | None = None
     mem_mib: Annotated[int, Meta(ge=1)] | None = msgspec.field(name="memMiB", default=None)

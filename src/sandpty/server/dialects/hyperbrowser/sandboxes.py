@@ -10,7 +10,7 @@ from aiohttp import web
 from sandpty import config
 from sandpty.server.auth import Principal
 from sandpty.server.context import Context
-from sandpty.server.dialects.hyperbrowser import models, network
+from sandpty.server.dialects.hyperbrowser import models, network, volumes
 from sandpty.server.dialects.hyperbrowser.errors import bad_request, json_response, not_found, unsupported
 from sandpty.server.dialects.hyperbrowser.images import image_name, launch_template, page_of
 from sandpty.server.dialects.hyperbrowser.ports import checked, exposed_ports
@@ -41,8 +41,6 @@ def _check_launch(body: models.CreateBody) -> None:
         raise bad_request("name exactly one of imageName and snapshotName")
     if body.snapshot_name is not None and (body.vcpus or body.mem_mib or body.disk_size_mib):
         raise bad_request("a snapshot's sizes are its own: vcpus, memMiB and diskSizeMiB go with imageName")
-    if body.mounts:
-        raise unsupported("volumes are")
     if body.secrets or body.vault or body.one_password:
         raise unsupported("secrets and vaults are")
 
@@ -73,6 +71,7 @@ class Sandboxes:
             network=policy,
             limits=limits,
             extras={"hyperbrowser": extras, **ports},
+            volumes=volumes.mounts(body.mounts),
         )
         sandbox = await self._registry.create(spec, principal)
         return json_response(self._detail(request, sandbox, principal))

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from aiohttp import web
 
 from sandpty import config
-from sandpty.server.auth import Principal
+from sandpty.server.auth import Principal, bearer
 from sandpty.server.context import Context
 from sandpty.server.dialects.hyperbrowser.errors import not_running
 from sandpty.server.origin import host
@@ -54,12 +54,6 @@ def runtime_url(request: web.Request, sandbox_id: str) -> str:
     return f"{origin(request)}/sandbox/{sandbox_id}"
 
 
-def bearer(request: web.Request) -> str:
-    """The token of `Authorization: Bearer`, "" for none."""
-    scheme, _, value = request.headers.get("Authorization", "").partition(" ")
-    return value.strip() if scheme.lower() == "bearer" else ""
-
-
 def check_token(context: Context, token: str, sandbox_id: str) -> RuntimeClaims:
     """Raises unauthenticated unless the token is for this sandbox, alive, and its API key is not revoked."""
     if not token:
@@ -67,8 +61,7 @@ def check_token(context: Context, token: str, sandbox_id: str) -> RuntimeClaims:
     claims = context.tokens.read(token, RuntimeClaims)
     if claims.sub != sandbox_id:
         raise SandptyError("unauthenticated", "the runtime token is for another sandbox")
-    if claims.key and not context.auth.has_key(claims.key):
-        raise SandptyError("unauthenticated", "the API key behind the runtime token was revoked")
+    context.auth.check_given(claims.own, claims.key)
     return claims
 
 
@@ -79,9 +72,7 @@ def authorized_sandbox(context: Context, request: web.Request) -> Sandbox:
     """
     sandbox_id = request.match_info["id"]
     claims = check_token(context, bearer(request), sandbox_id)
-    principal = Principal(claims.own, key=claims.key)
-    context.auth.when_revoked(request, principal, lambda: _abort(request))
-    return running(context, sandbox_id, principal)
+    return running(context, sandbox_id, context.auth.accept(request, claims.own, claims.key))
 
 
 def running(context: Context, sandbox_id: str, principal: Principal) -> Sandbox:
@@ -95,11 +86,6 @@ def running(context: Context, sandbox_id: str, principal: Principal) -> Sandbox:
     if sandbox.state != "running":
         raise not_running(sandbox_id)
     return sandbox
-
-
-def _abort(request: web.Request) -> None:
-    if request.transport is not None:
-        request.transport.abort()
 
 
 def now_ms() -> int:

@@ -9,13 +9,13 @@ from typing import Literal
 from aiohttp import web
 
 from sandpty import config
-from sandpty.server.auth import Principal
+from sandpty.server.auth import Principal, bearer
 from sandpty.server.context import Context
 from sandpty.server.dialects.hyperbrowser import file_models as models
 from sandpty.server.dialects.hyperbrowser.errors import bad_request, json_response
 from sandpty.server.dialects.hyperbrowser.files import acting
 from sandpty.server.dialects.hyperbrowser.requests import read_json
-from sandpty.server.dialects.hyperbrowser.tokens import authorized_sandbox, bearer, check_token, running, runtime_url
+from sandpty.server.dialects.hyperbrowser.tokens import authorized_sandbox, check_token, running, runtime_url
 from sandpty.server.files.paths import base_name, printable
 from sandpty.server.files.receiving import body_pieces
 from sandpty.server.files.sending import content_type, send_file

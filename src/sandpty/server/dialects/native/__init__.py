@@ -15,6 +15,7 @@ from sandpty.server.dialects.native.ports import Ports
 from sandpty.server.dialects.native.processes import Processes
 from sandpty.server.dialects.native.sandboxes import Sandboxes
 from sandpty.server.dialects.native.snapshots import Snapshots
+from sandpty.server.dialects.native.volumes import Volumes
 from sandpty.server.dialects.native.watching import Watching
 
 
@@ -30,5 +31,6 @@ def routes(context: Context) -> list[web.AbstractRouteDef]:
         *FileHandlers(context).routes(),
         *Watching(context).routes(),
         *Ports(context).routes(),
+        *Volumes(context).routes(),
         web.route("*", "/v1/{rest:.*}", sandboxes.unknown),
     ]

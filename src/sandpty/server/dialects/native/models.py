@@ -9,11 +9,26 @@ import msgspec
 
 from sandpty.wire.frames import Exit, ProcessFlags, ProcessInfo
 from sandpty.wire.templates import Template
-from sandpty.wire.verbs import Limits, NetworkPolicy, Sandbox, Snapshot
+from sandpty.wire.verbs import Limits, NetworkPolicy, Sandbox, Snapshot, Volume
 
 
 class _Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A misspelt field is an error, not a default."""
+
+
+class MountBody(_Body, frozen=True):
+    """`volume` by name or id."""
+
+    volume: str
+    path: str
+    read_only: bool = False
+
+
+class VolumeBody(_Body, frozen=True):
+    """`disk_mb` 0: the server's default."""
+
+    name: str
+    disk_mb: int = 0
 
 
 class CreateBody(_Body, frozen=True):
@@ -28,6 +43,7 @@ class CreateBody(_Body, frozen=True):
     auto_resume: bool = False
     network: NetworkPolicy = NetworkPolicy()
     limits: Limits | None = None
+    volumes: tuple[MountBody, ...] = ()
 
 
 class NetworkBody(_Body, frozen=True):
@@ -117,6 +133,21 @@ def sandbox_json(sandbox: Sandbox) -> dict[str, Any]:
         "network": msgspec.to_builtins(sandbox.network),
         "metadata": sandbox.annotations.get("metadata", {}),
         "boot_id": sandbox.boot_id,
+        "volumes": [
+            {"id": mount.volume, "name": mount.name, "path": mount.path, "read_only": mount.read_only}
+            for mount in sandbox.volumes
+        ],
+    }
+
+
+def volume_json(volume: Volume) -> dict[str, Any]:
+    return {
+        "id": volume.id,
+        "name": volume.name,
+        "created_at": when(volume.created_at),
+        "disk_mb": volume.disk_mb,
+        "size_bytes": volume.size_bytes,
+        "mounted_by": volume.mounted_by,
     }
 
 

@@ -21,6 +21,7 @@ from sandpty.server.dialects.native.models import (
 )
 from sandpty.server.registry import CreateSpec
 from sandpty.wire.errors import SandptyError
+from sandpty.wire.verbs import VolumeMount
 
 
 def create_spec(wanted: CreateBody) -> CreateSpec:
@@ -35,6 +36,9 @@ def create_spec(wanted: CreateBody) -> CreateSpec:
         limits=wanted.limits,
         auto_resume=wanted.auto_resume,
         first_shell="native",
+        volumes=tuple(
+            VolumeMount(volume=mount.volume, path=mount.path, read_only=mount.read_only) for mount in wanted.volumes
+        ),
     )
 
 
