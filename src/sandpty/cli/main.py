@@ -28,6 +28,7 @@ COMMANDS = {
     "kill": "sandboxes:kill",
     "shell": "shell:shell",
     "exec": "execution:exec_",
+    "cp": "cp:cp",
     "port": "port:port",
     "ps": "looking:ps",
     "logs": "looking:logs",
