@@ -43,9 +43,9 @@ END_NOTICE_S: Final = 5.0  # between an agent's death and the supervisor's word 
 END_NOTICE_POLL_S: Final = 0.02
 E2B_HANDOVER_S: Final = 0.05  # how long a new viewer waits for an old connection that may be about to close
 E2B_HANDOVER_POLL_S: Final = 0.005
-E2B_DELIVERY_POLL_MIN_S: Final = 0.005  # how soon to look again whether TCP has delivered what was written ...
-E2B_DELIVERY_POLL_MAX_S: Final = 0.25  # ... and how seldom at a client that takes nothing
-E2B_DELIVERY_MARKS: Final = 256  # events remembered until TCP has delivered them; above it the newest are merged
+DELIVERY_POLL_MIN_S: Final = 0.005  # how soon to look again whether TCP has delivered what was written ...
+DELIVERY_POLL_MAX_S: Final = 0.25  # ... and how seldom at a client that takes nothing
+DELIVERY_MARKS: Final = 256  # events remembered until TCP has delivered them; above it the newest are merged
 
 # --- Hyperbrowser's API ----------------------------------------------------------------------------------------------
 RUNTIME_TOKEN_S: Final = 600  # its SDKs fetch a new one when less than 60 s are left
@@ -76,6 +76,37 @@ PORT_GRANT_S: Final = 600  # a browser's way into an exposed port, once it was t
 PORT_COOKIE_S: Final = 24 * 3600  # how long the browser stays in
 HYPERBROWSER_RESIZE_S: Final = 0.5  # how long a question about a terminal waits for a resize on its way there
 CHARACTER_S: Final = 0.02  # how long the first bytes of a character wait for its last ones
+
+# --- ssh -------------------------------------------------------------------------------------------------------------
+SSH_LOGIN_S: Final = 30.0  # from the connection to who it is; a person types a password meanwhile
+SSH_LOGINS_MAX: Final = 64  # connections that have not said who they are: each may cost a key exchange, 2 ms
+SSH_LOGINS_PER_ADDRESS: Final = 16  # of those, from one address
+SSH_LOGIN_TRIES: Final = 8  # keys and passwords of one connection; an ssh client offers every key it has
+SSH_LOGIN_PAUSE_S: Final = 0.5  # before a wrong password is answered
+SSH_CONNECTIONS_MAX: Final = 1024  # logged in; each holds a descriptor and some 200 KB
+SSH_CHANNELS_MAX: Final = 256  # of one connection: a browser behind `ssh -D` opens dozens
+SSH_LISTENERS_MAX: Final = 16  # `ssh -R` of one connection
+SSH_WINDOW_BYTES: Final = 1024 * 1024  # a client may send so much that the program has not read
+SSH_FORWARD_WINDOW_BYTES: Final = 256 * 1024  # the same, of each forwarded connection
+SSH_FORWARD_READ_BYTES: Final = 64 * 1024  # read at a time from what is forwarded
+SSH_TERMINAL_AHEAD_BYTES: Final = 128 * 1024  # output a terminal's client need not have taken yet: OpenSSH says what
+# it took every 96 KiB. With the attachment's window this bounds stale output after Ctrl-C; the client's own is 2 MiB
+SSH_ACK_EVERY_BYTES: Final = 32 * 1024  # of a terminal, without waiting for a timer
+SSH_STALL_S: Final = 30.0  # how long a flood in a terminal waits for a client that takes nothing
+SSH_KEEPALIVE_S: Final = 15.0  # between questions whether a client lives; three without an answer end it
+SSH_ENV_VARIABLES: Final = 64  # that a client may send along ...
+SSH_ENV_BYTES: Final = 32 * 1024  # ... and their size
+SSH_COMMAND_S: Final = 20.0  # for a small command of ours in a sandbox: resolving a name, a hard link
+SSH_COMMAND_OUTPUT_BYTES: Final = 64 * 1024
+SSH_CERTIFICATE_S: Final = 12 * 3600  # what `sandpty ssh` and `ssh-config` log in with; they renew it
+SSH_CERTIFICATE_SKEW_S: Final = 300  # the clocks of client and server may differ by
+SSH_KEYS_PER_KEY: Final = 32  # public keys registered with one API key
+SSH_KEY_CHARACTERS: Final = 16 * 1024  # of one public key; RSA with 16384 bits takes 2.8 KB
+SFTP_HANDLES_MAX: Final = 256  # files and directories one client has open
+SFTP_STREAMS_MAX: Final = 4  # of those, with a connection into the sandbox; the others get one when they are used
+SFTP_READ_BYTES: Final = 256 * 1024  # of one request; OpenSSH asks for 32 KiB
+SFTP_AHEAD_BYTES: Final = 4 * 1024 * 1024  # asked for in one go of a file that is read in order
+SFTP_FIRST_AHEAD_BYTES: Final = 256 * 1024  # the first time; doubled each time the reader goes on in order
 
 # --- files -----------------------------------------------------------------------------------------------------------
 FILE_SOCKET_BYTES: Final = 512 * 1024  # kernel buffer of a files connection: the guest's disk works while we send
@@ -348,6 +379,11 @@ class DataDir:
     def runtime_secret(self) -> Path:
         """What runtime tokens are signed with; read before root is given up."""
         return self.root / "runtime_secret"
+
+    @property
+    def ssh_host_key(self) -> Path:
+        """The SSH gateway's private key, in OpenSSH's format; read before root is given up."""
+        return self.root / "ssh_host_key"
 
     @property
     def server_info(self) -> Path:

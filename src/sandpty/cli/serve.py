@@ -91,6 +91,15 @@ def is_loopback(host: str) -> bool:
 )
 @click.option("--tls-key", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Its key, in PEM.")
 @click.option(
+    "--ssh-port",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="Serve SSH there too: ssh ID@host. [default: no SSH]",
+)
+@click.option(
+    "--ssh-host", metavar="ADDRESS", default=config.DEFAULT_HOST, show_default=True, help="Where to listen for SSH."
+)
+@click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
@@ -110,6 +119,8 @@ def serve(
     tls_port: int | None,
     tls_cert: Path | None,
     tls_key: Path | None,
+    ssh_port: int | None,
+    ssh_host: str,
     log_level: str,
     as_json: bool,
 ) -> None:
@@ -124,9 +135,11 @@ def serve(
       sandpty serve --port 0 --data-dir /tmp/x  a second, separate server on a free port
       sandpty serve --domain sandpty.localhost --tls-port 8443
                                                 https://PORT-ID.sandpty.localhost:8443; `sandpty ca` makes it trusted
+      sandpty serve --ssh-port 2222             ssh -p 2222 ID@127.0.0.1; `sandpty ssh ID` needs no more
       sandpty serve --isolation process         without root: NO isolation, loopback only
     """
-    _check_tier(isolation, host)
+    for address in (host, ssh_host):
+        _check_tier(isolation, address)
     from sandpty.cli import starting
     from sandpty.cli.serving_tls import TlsOptions
 
@@ -140,6 +153,7 @@ def serve(
         templates_dir=(templates_dir or default_templates_dir()).absolute(),
         domain=domain,
         tls=TlsOptions.of(tls_port, tls_cert, tls_key, domain),
+        ssh=None if ssh_port is None else (ssh_host, ssh_port),
         log_level=log_level,
         as_json=as_json,
     )

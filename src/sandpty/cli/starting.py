@@ -26,7 +26,7 @@ from sandpty.cli.serve import is_loopback
 from sandpty.cli.serving_tls import TlsOptions
 from sandpty.cli.supervisor_link import SupervisorLink
 from sandpty.config import DataDir
-from sandpty.server import privileges
+from sandpty.server import privileges, ssh_identity
 from sandpty.server.app import open_listener
 from sandpty.server.app import serve as serve_requests
 from sandpty.server.privileges import Account, PrivilegeError
@@ -52,8 +52,17 @@ class Plan:
     templates_dir: Path
     domain: str | None
     tls: TlsOptions | None
+    ssh: tuple[str, int] | None
     log_level: str
     as_json: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Opened while we are root, beside the one that is always there."""
+
+    tls: socket.socket | None
+    ssh: socket.socket | None
 
 
 def run(plan: Plan) -> None:
@@ -66,11 +75,12 @@ def run(plan: Plan) -> None:
         KeyFile(plan.data).ensure_first(key)
         check_port(plan.host, plan.port)
         serving_tls.choose(plan.data, plan.tls, plan.domain)
-        tls_listener = open_tls(plan)
+        listeners = Listeners(tls=open_tls(plan), ssh=open_ssh(plan))
+        ssh_host_key = read_or_create_ssh_host_key(plan.data) if plan.ssh else ""
         account = privileges.server_account()
         host = start_supervisor(plan, account)
         prepare_info(plan.data, account)
-        privileges.preimport()
+        privileges.preimport(ssh=plan.ssh is not None)
         if os.geteuid() == 0:
             os.chdir("/")  # where we were started may soon be out of bounds
             try:
@@ -82,10 +92,11 @@ def run(plan: Plan) -> None:
             api_key=key,
             host=plan.host,
             port=plan.port,
-            domain=serving_tls.public_domain(plan.domain, tls_listener),
+            domain=serving_tls.public_domain(plan.domain, listeners.tls),
             runtime_secret=runtime_secret,
+            ssh_host_key=ssh_host_key,
         )
-        _serve(plan, settings, host, account, tls_listener)
+        _serve(plan, settings, host, account, listeners)
 
 
 # --- the data directory ----------------------------------------------------------------------------------------------
@@ -132,6 +143,11 @@ def read_or_create_key(data: DataDir) -> str:
 def read_or_create_runtime_secret(data: DataDir) -> bytes:
     """What runtime tokens are signed with: it outlives the server, and so do they."""
     return _read_or_create(data.runtime_secret, "runtime secret", lambda: secrets.token_hex(32)).encode()
+
+
+def read_or_create_ssh_host_key(data: DataDir) -> str:
+    """By which clients know this server again."""
+    return _read_or_create(data.ssh_host_key, "SSH host key", ssh_identity.new_host_key)
 
 
 def _read_or_create(path: Path, what: str, make: Callable[[], str]) -> str:
@@ -190,13 +206,24 @@ def open_tls(plan: Plan) -> socket.socket | None:
         raise _cannot_listen(plan.host, plan.tls.port, error) from error
 
 
-def _cannot_listen(host: str, port: int, error: OSError) -> SandptyError:
+def open_ssh(plan: Plan) -> socket.socket | None:
+    """Its listener; port 22 needs root as well. Raises SandptyError."""
+    if plan.ssh is None:
+        return None
+    host, port = plan.ssh
+    try:
+        return open_listener(host, port)
+    except OSError as error:
+        raise _cannot_listen(host, port, error, "--ssh-port") from error
+
+
+def _cannot_listen(host: str, port: int, error: OSError, option: str = "--port") -> SandptyError:
     if error.errno == errno.EADDRINUSE:
         return SandptyError(
-            "conflict", f"port {port} of {host} is in use; choose another with --port (0 takes a free one)"
+            "conflict", f"port {port} of {host} is in use; choose another with {option} (0 takes a free one)"
         )
     if error.errno == errno.EACCES:
-        return SandptyError("forbidden", f"port {port} needs root while listening; choose one above 1023 with --port")
+        return SandptyError("forbidden", f"port {port} needs root while listening; choose one above 1023 with {option}")
     what = (error.strerror or str(error)).lower()
     return SandptyError("bad_argument", f"cannot listen on {host} port {port}: {what}")
 
@@ -222,7 +249,8 @@ def start_supervisor(plan: Plan, account: Account) -> verbs.Host:
             f" end it with `sandpty down` to start one with {plan.isolation}"
         )
         raise SandptyError("conflict", message)
-    if not host.isolated and not is_loopback(plan.host):
+    addresses = [plan.host] if plan.ssh is None else [plan.host, plan.ssh[0]]
+    if not host.isolated and not all(is_loopback(address) for address in addresses):
         raise SandptyError("bad_argument", f"isolation {host.tier} isolates nothing, so it serves on loopback only")
     return host
 
@@ -230,26 +258,26 @@ def start_supervisor(plan: Plan, account: Account) -> verbs.Host:
 # --- serving ---------------------------------------------------------------------------------------------------------
 
 
-def _serve(
-    plan: Plan, settings: Settings, host: verbs.Host, account: Account, tls_listener: socket.socket | None
-) -> None:
+def _serve(plan: Plan, settings: Settings, host: verbs.Host, account: Account, listeners: Listeners) -> None:
     def listening(url: str) -> None:
         _say_started(plan, url, host, account)
-        if tls_listener is not None:
+        if listeners.tls is not None:
             _say_tls(plan, settings)
+        if listeners.ssh is not None:
+            _say_ssh(plan, listeners.ssh)
 
     try:
-        _run_until_signal(settings, tls_listener, listening)
+        _run_until_signal(settings, listeners, listening)
     except OSError as error:
         raise _cannot_listen(plan.host, plan.port, error) from error
     _say_stopped(plan)
 
 
-def _run_until_signal(settings: Settings, tls_listener: socket.socket | None, listening: object) -> None:
+def _run_until_signal(settings: Settings, listeners: Listeners, listening: Callable[[str], None]) -> None:
     import uvloop
 
     async def main() -> None:
-        work = serve_requests(settings, tls_listener=tls_listener, listening=listening)  # type: ignore[arg-type]
+        work = serve_requests(settings, tls_listener=listeners.tls, ssh_listener=listeners.ssh, listening=listening)
         serving = asyncio.ensure_future(work)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -292,6 +320,13 @@ def _say_tls(plan: Plan, settings: Settings) -> None:
     click.echo(f"  TLS        https://{settings.domain}, sandboxes' ports at https://PORT-ID.{settings.domain}")
     if plan.tls is not None and plan.tls.cert is None:
         click.echo(f"             by an authority of this machine: sandpty ca{_data_dir_option(plan)} makes it trusted")
+
+
+def _say_ssh(plan: Plan, listener: socket.socket) -> None:
+    host, port = listener.getsockname()[:2]
+    click.echo(f"  SSH        ssh -p {port} ID@{host}, the password an API key; sandpty ssh{_data_dir_option(plan)} ID")
+    if not is_loopback(host):
+        click.echo(f"sandpty: warning: SSH listens on {host}, beyond this machine", err=True)
 
 
 def _tier(host: verbs.Host) -> str:

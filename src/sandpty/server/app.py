@@ -34,6 +34,7 @@ from sandpty.server.ports.proxy import Proxy
 from sandpty.server.registry import Registry
 from sandpty.server.runtime_tokens import SignedTokens
 from sandpty.server.settings import Settings
+from sandpty.server.ssh_identity import SshIdentity
 from sandpty.server.tls import Tls
 from sandpty.wire import interpreter
 from sandpty.wire.errors import SandptyError
@@ -142,7 +143,30 @@ def _allow_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def make_context(settings: Settings, registry: Registry, auth: Authenticator, stack: ExitStack) -> Context:
+async def _serve_ssh(listener: socket.socket, context: Context, identity: SshIdentity, stack: AsyncExitStack) -> None:
+    """The listener of the SSH gateway, which is imported only where there is one."""
+    from sandpty.server.dialects.ssh.gateway import Gateway
+
+    gateway = Gateway(context, identity)
+    server = await gateway.serve(listener)
+    stack.callback(server.close)
+
+
+def _ssh_identity(settings: Settings, listener: socket.socket | None) -> SshIdentity | None:
+    """Raises bad_argument for a host key that is none."""
+    if listener is None:
+        return None
+    host, port = listener.getsockname()[:2]
+    return SshIdentity(settings.ssh_host_key, settings.runtime_secret, host, port)
+
+
+def make_context(
+    settings: Settings,
+    registry: Registry,
+    auth: Authenticator,
+    stack: ExitStack,
+    ssh_listener: socket.socket | None = None,
+) -> Context:
     """What every dialect is given; `stack` closes what is opened for it."""
     files = FileConnections(registry)
     stack.callback(files.close)
@@ -159,6 +183,7 @@ def make_context(settings: Settings, registry: Registry, auth: Authenticator, st
         metrics=Metrics(registry),
         tokens=tokens,
         builds=Builds(registry, settings.data_dir.builds),
+        ssh=_ssh_identity(settings, ssh_listener),
         port_starters={interpreter.PORT: interpreters.start},
         port_preparers={interpreter.PORT: interpreters.prepare},
     )
@@ -169,6 +194,7 @@ async def serve(
     *,
     listener: socket.socket | None = None,
     tls_listener: socket.socket | None = None,
+    ssh_listener: socket.socket | None = None,
     listening: Callable[[str], None] | None = None,
 ) -> None:
     """Serve until cancelled. `listening` is called with the URL once requests are answered.
@@ -184,7 +210,7 @@ async def serve(
         registry = Registry(str(settings.data_dir.supervisor_socket), auth.replace, auth)
         auth.on_revoked.append(lambda revoked: registry.cut_made_by(revoked.keys, revoked.teams))
         await stack.enter_async_context(registry)
-        context = make_context(settings, registry, auth, stack.enter_context(ExitStack()))
+        context = make_context(settings, registry, auth, stack.enter_context(ExitStack()), ssh_listener)
         await stack.enter_async_context(context.metrics)
         await stack.enter_async_context(context.builds)
         first_requests = FirstRequests()
@@ -208,6 +234,8 @@ async def serve(
         stack.callback(server.close)
         if tls_listener is not None:
             await _serve_tls(tls_listener, registry, first_requests.protocol_factory(runner.server), stack)
+        if ssh_listener is not None and context.ssh is not None:
+            await _serve_ssh(ssh_listener, context, context.ssh, stack)
         url = listener_url(listener)
         _write_info(settings, url)
         log.info("listening on %s, isolation tier %s", url, registry.host.tier)

@@ -40,6 +40,7 @@ class Authenticator:
     def __init__(self, api_key: str) -> None:
         self._keys: dict[str, KeyHash] = {}
         self._teams: frozenset[str] = frozenset()
+        self._ssh_keys: dict[str, KeyHash] = {}
         self._open: dict[int, tuple[str, Callable[[], None]]] = {}  # by id(request), which is not hashable: key id, cut
         self.on_revoked: list[Callable[[Revocation], None]] = []
         team = first_team(api_key)
@@ -56,7 +57,24 @@ class Authenticator:
         # Found by its hash: what the time of a look-up tells of a hash helps nobody to a key. Compared all the same.
         if known is None or not hmac.compare_digest(known.hash, digest):
             raise SandptyError("unauthenticated", "the API key is not one of this server's")
-        return Principal(known.team, known.team_name, known.id, known.name)
+        return _principal(known)
+
+    def principal_of_ssh_key(self, ssh_key: str) -> Principal:
+        """Of a public key, `TYPE BASE64`; that its owner asks is for the caller to prove. Raises unauthenticated."""
+        known = self._ssh_keys.get(ssh_key)
+        if known is None:
+            raise SandptyError("unauthenticated", "no API key has this SSH key")
+        return _principal(known)
+
+    def principal_of_key_id(self, key: str) -> Principal:
+        """For who has proved by other means that he has this key. Raises unauthenticated."""
+        for known in self._keys.values():
+            if known.id == key:
+                return _principal(known)
+        raise SandptyError("unauthenticated", "the API key is not one of this server's any more")
+
+    def key_ids(self) -> frozenset[str]:
+        return frozenset(known.id for known in self._keys.values())
 
     def authenticate(self, request: web.Request) -> Principal:
         """Who asks with this request, which is cut should the key be revoked meanwhile. Raises unauthenticated."""
@@ -117,6 +135,7 @@ class Authenticator:
         revocation = Revocation(gone, self._teams - teams)
         self._keys = {key.hash: key for key in keys}
         self._teams = teams
+        self._ssh_keys = {ssh_key: key for key in keys for ssh_key in key.ssh_keys}
         for key, cut in list(self._open.values()):
             if key in gone:
                 _call(cut)
@@ -124,6 +143,10 @@ class Authenticator:
             log.info("keys revoked: %s", ", ".join(sorted(gone)) or "none")
             for callback in self.on_revoked:
                 callback(revocation)
+
+
+def _principal(known: KeyHash) -> Principal:
+    return Principal(known.team, known.team_name, known.id, known.name)
 
 
 def _abort(request: web.BaseRequest) -> None:

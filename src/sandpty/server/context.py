@@ -15,6 +15,7 @@ from sandpty.server.metrics import Metrics
 from sandpty.server.registry import Registry
 from sandpty.server.runtime_tokens import SignedTokens
 from sandpty.server.settings import Settings
+from sandpty.server.ssh_identity import SshIdentity
 from sandpty.wire.verbs import Sandbox
 
 
@@ -23,6 +24,8 @@ class Context:
     """`port_starters`: start a sandbox's service on that port, called when a request finds that nothing listens there.
 
     `port_preparers`: called before each request to that port is sent; may refuse it (PortError).
+
+    `ssh`: what the SSH gateway is known by; None: there is none.
 
     `stopping`: called, synchronously, when the server begins to stop; streams do not end by themselves."""
 
@@ -34,6 +37,7 @@ class Context:
     metrics: Metrics
     tokens: SignedTokens
     builds: Builds
+    ssh: SshIdentity | None = None
     port_starters: dict[int, Callable[[Sandbox], Awaitable[None]]] = field(default_factory=dict)
     port_preparers: dict[int, Callable[[web.Request, Sandbox], Awaitable[None]]] = field(default_factory=dict)
     stopping: list[Callable[[], None]] = field(default_factory=list)

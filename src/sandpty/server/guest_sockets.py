@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ipaddress
 import os
 import select
 import socket
@@ -84,6 +85,27 @@ class GuestSockets:
         except BaseException:
             connected.close()
             raise
+
+    async def connect_to(
+        self, sandbox: Sandbox, address: str, port: int, timeout_s: float = config.GUEST_CONNECT_TIMEOUT_S
+    ) -> socket.socket:
+        """As `connect`, to any IP address, as the sandbox's programs would reach it: its network policy holds."""
+        if sandbox.state != "running":
+            raise SandptyError("sandbox_paused", f"sandbox {sandbox.id} is paused")
+        if not 1 <= port <= 65535:
+            raise SandptyError("bad_argument", f"{port} is not a port")
+        try:
+            kind: SocketKind = "tcp4" if ipaddress.ip_address(address).version == 4 else "tcp6"
+        except ValueError:
+            raise SandptyError("bad_argument", f"{address[:80]!r} is no IP address") from None
+        try:
+            async with asyncio.timeout(timeout_s):
+                connected, _ = await self._attempt(sandbox.id, port, _Place(kind, address))
+        except TimeoutError as error:
+            raise SandptyError("timeout", f"{address} port {port} did not answer within {timeout_s:g} s") from error
+        if connected is None:
+            raise SandptyError("port_closed", f"{address} port {port} cannot be reached from sandbox {sandbox.id}")
+        return connected
 
     async def bound(self, sandbox: Sandbox, kind: SocketKind, address: str, port: int) -> socket.socket:
         """A non-blocking socket bound inside the sandbox; of TCP it listens. Port 0: any; see `getsockname`.

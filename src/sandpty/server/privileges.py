@@ -54,6 +54,8 @@ _LAZY_MODULES = (
 )
 # Packages of which every module is brought in: small, and used at run time by the server.
 _WHOLE_PACKAGES = ("sandpty.server", "sandpty.terminal", "sandpty.wire", "aiohttp", "yarl", "multidict", "msgspec")
+_SSH_DIALECT = "sandpty.server.dialects.ssh."
+_SSH_PACKAGES = ("asyncssh", "cryptography.hazmat.primitives")  # a quarter of a second: only where they are used
 _OPTIONAL_MODULES = frozenset(("aiohttp.pytest_plugin", "aiohttp.worker"))  # need packages that need not be here
 
 
@@ -81,14 +83,15 @@ def server_account() -> Account:
     return Account(entry.pw_uid, entry.pw_gid, entry.pw_name)
 
 
-def preimport() -> None:
-    """Import everything the server may come to need, while the files are readable."""
+def preimport(*, ssh: bool = False) -> None:
+    """Import everything the server may come to need, while the files are readable. `ssh`: for its gateway too."""
     for name in _LAZY_MODULES:
         importlib.import_module(name)
-    for name in _WHOLE_PACKAGES:
+    for name in (*_WHOLE_PACKAGES, *(_SSH_PACKAGES if ssh else ())):
         package = importlib.import_module(name)
         for found in pkgutil.walk_packages(package.__path__, name + "."):
-            _import_if_possible(found.name)
+            if ssh or not found.name.startswith(_SSH_DIALECT):
+                _import_if_possible(found.name)
 
 
 def _import_if_possible(name: str) -> ModuleType | None:

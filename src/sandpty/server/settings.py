@@ -13,7 +13,7 @@ from sandpty.config import DataDir
 class Settings:
     """`api_key` is the first key of this server; `domain` (host[:port]) is what E2B clients are told.
 
-    `runtime_secret` signs runtime tokens.
+    `runtime_secret` signs runtime tokens; `ssh_host_key` is the SSH gateway's, in OpenSSH's format.
     """
 
     data_dir: DataDir
@@ -22,3 +22,4 @@ class Settings:
     port: int = config.DEFAULT_PORT  # 0: any free port
     domain: str | None = None
     runtime_secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+    ssh_host_key: str = field(default="", repr=False)

@@ -227,13 +227,17 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeyHash(msgspec.Struct, frozen=True, kw_only=True):
-    """An API key as the server knows it: `hash` is what `key_hash` makes of it; `team` is the team's id."""
+    """An API key as the server knows it: `hash` is what `key_hash` makes of it; `team` is the team's id.
+
+    `ssh_keys`: public keys that may log in for it, each `TYPE BASE64`.
+    """
 
     id: str
     name: str
     team: str
     team_name: str
     hash: str
+    ssh_keys: tuple[str, ...] = ()
 
 
 class Keys(msgspec.Struct, frozen=True, kw_only=True):

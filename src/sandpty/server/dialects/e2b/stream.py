@@ -10,9 +10,9 @@ from contextlib import contextmanager, suppress
 from aiohttp import web
 
 from sandpty import config
+from sandpty.server.delivery import ClientConnection, Delivery, chunked_bytes
 from sandpty.server.dialects.e2b import events
 from sandpty.server.dialects.e2b.connect import CORS_HEADERS, STREAM_TYPE, ConnectError, end_envelope
-from sandpty.server.dialects.e2b.delivery import ClientConnection, Delivery, chunked_bytes
 from sandpty.terminal.attachment import Attachment
 from sandpty.wire.characters import incomplete_tail
 from sandpty.wire.errors import SandptyError
@@ -39,7 +39,7 @@ class EventStream:
         self._held_until = math.inf
         self._keepalive_at = math.inf
         self._ends_at = math.inf
-        self._poll_s = config.E2B_DELIVERY_POLL_MIN_S
+        self._poll_s = config.DELIVERY_POLL_MIN_S
         self.was_cut = False
 
     # --- from outside ---
@@ -180,9 +180,9 @@ class EventStream:
 
     def _acknowledge(self, attachment: Attachment) -> None:
         if self._delivery.advance():
-            self._poll_s = config.E2B_DELIVERY_POLL_MIN_S
+            self._poll_s = config.DELIVERY_POLL_MIN_S
         else:
-            self._poll_s = min(self._poll_s * 2, config.E2B_DELIVERY_POLL_MAX_S)
+            self._poll_s = min(self._poll_s * 2, config.DELIVERY_POLL_MAX_S)
         self._tell(attachment)
 
     def _tell(self, attachment: Attachment) -> None:

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from sandpty import config
 from sandpty.server.context import Context
+from sandpty.server.delivery import ClientConnection
 from sandpty.server.dialects.e2b import models
 from sandpty.server.dialects.e2b.connect import (
     STREAM_TYPE,
@@ -23,7 +24,6 @@ from sandpty.server.dialects.e2b.connect import (
     envelope,
     error_from,
 )
-from sandpty.server.dialects.e2b.delivery import ClientConnection
 from sandpty.server.dialects.e2b.errors import NOT_FOUND_TEXT, HttpError, unexpected_connect
 from sandpty.server.dialects.e2b.requests import (
     authorized_sandbox,

@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import web
 
 from sandpty.server.context import Context
+from sandpty.server.delivery import ClientConnection
 from sandpty.server.dialects.e2b import file_models as models
 from sandpty.server.dialects.e2b.acting import acting_for, acting_user
 from sandpty.server.dialects.e2b.connect import (
@@ -22,7 +23,6 @@ from sandpty.server.dialects.e2b.connect import (
     envelope,
     error_from,
 )
-from sandpty.server.dialects.e2b.delivery import ClientConnection
 from sandpty.server.dialects.e2b.errors import NOT_FOUND_TEXT, HttpError, unexpected_connect
 from sandpty.server.dialects.e2b.filesystem import watch_failure
 from sandpty.server.dialects.e2b.requests import authorized_sandbox, guest_user

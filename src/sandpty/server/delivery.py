@@ -1,6 +1,6 @@
-"""How much of what was written has reached the client's host: what a later `Connect` need not say again.
+"""How much of what was written has reached the client's host: what need not be said again to who comes back.
 
-E2B's wire has no offsets and no acknowledgements, but TCP has: the kernel tells how many bytes of a connection are not
+Neither E2B's wire nor SSH has offsets, but TCP acknowledges: the kernel tells how many bytes of a connection are not
 yet acknowledged by the other side. Output counts as given once it is, so that what a cut network swallowed is said
 again to the client that comes back, and nothing that arrived is.
 """
@@ -22,7 +22,7 @@ _LINGER_OFF = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close() sends R
 
 
 class ClientConnection:
-    """The client's TCP connection under aiohttp's transport. Use as a context manager.
+    """The client's TCP connection under a transport. Use as a context manager.
 
     It holds a duplicate of the descriptor, because what was delivered is asked after the transport has closed its own.
     """
@@ -36,6 +36,9 @@ class ClientConnection:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._socket.close()
 
     @property
@@ -86,7 +89,7 @@ class Delivery:
         self._written_bytes += wire_bytes
         if offset is None:
             return
-        if len(self._marks) >= config.E2B_DELIVERY_MARKS:
+        if len(self._marks) >= config.DELIVERY_MARKS:
             self._marks.pop()  # coarser: the merged event counts as delivered when its successor is
         self._marks.append((self._written_bytes, offset))
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from sandpty.server.dialects.e2b.delivery import ClientConnection, Delivery, chunked_bytes
+from sandpty.server.delivery import ClientConnection, Delivery, chunked_bytes
 from tests.waiting import until
 
 

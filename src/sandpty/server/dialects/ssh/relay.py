@@ -1,0 +1,235 @@
+"""Between one channel and one process: output out, input in, in order, with backpressure both ways.
+
+A terminal's client takes megabytes out of TCP before it shows them, so what TCP has delivered says nothing of what is
+still to be seen, and stale output after Ctrl-C would be long. So a terminal's output is acknowledged to the agent when
+its client's host has it *and* the client has said that it took it, but for SSH_TERMINAL_AHEAD_BYTES.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from typing import TypeAlias
+
+from sandpty import config
+from sandpty.server.delivery import Delivery
+from sandpty.server.dialects.ssh.transport import Channel
+from sandpty.terminal.attachment import Attachment
+from sandpty.wire import frames
+from sandpty.wire.errors import SandptyError
+from sandpty.wire.frames import Exit, FrameType, Gap, ProcessFlags, Stream, Target
+
+_HEADER_BYTES = 10  # of OUTPUT as a message: u8 type, u8 stream, u64 offset
+_STDERR = 1  # SSH_EXTENDED_DATA_STDERR
+_LEAVE = b"\x03"  # typed by who may only look
+_Typed: TypeAlias = "bytes | tuple[int, int] | None"  # input, a window size, the end of input
+
+
+class Relay:
+    """Make it, give it what the channel says, and `run` it.
+
+    `terminal`: the client has one. What a process without one says is then shown as a terminal would: LF as CR LF.
+    """
+
+    def __init__(self, channel: Channel, attached: Attachment, *, may_write: bool, terminal: bool) -> None:
+        self._channel = channel
+        self._connection = channel.connection
+        self._attached = attached
+        self._pty = bool(attached.info.flags & ProcessFlags.PTY)
+        self._may_write = may_write
+        self._cooked = terminal and not self._pty
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._typed: deque[_Typed] = deque()
+        self._typing: asyncio.Task[None] | None = None
+        self._left = asyncio.Event()
+        self._acks = _Acks(channel, attached) if self._pty else None
+
+    # --- what the channel says ---
+
+    def pause_writing(self) -> None:
+        self._flowing.clear()
+
+    def resume_writing(self) -> None:
+        self._flowing.set()
+
+    def type(self, data: bytes) -> None:
+        if not self._may_write:
+            if _LEAVE in data:
+                self._left.set()
+            return
+        with contextlib.suppress(SandptyError):  # lost; `run` is told
+            if self._typing is None and self._attached.send_input_now(data):
+                return
+        self._enqueue(data)
+
+    def end_input(self) -> None:
+        if self._may_write and not self._pty:
+            self._enqueue(None)
+
+    def resize(self, cols: int, rows: int) -> None:
+        """A size of nothing means that the client does not know it."""
+        if self._may_write and self._pty and cols and rows:
+            most = frames.MAX_WINDOW_CELLS
+            self._enqueue((min(cols, most), min(rows, most)))
+
+    async def signal(self, number: int) -> None:
+        if self._may_write:
+            await self._attached.signal(number, Target.GROUP)
+
+    def _enqueue(self, typed: _Typed) -> None:
+        self._typed.append(typed)
+        if self._typing is None:
+            self._channel.pause_reading()
+            self._typing = asyncio.create_task(self._type_queued(), name="ssh-input")
+
+    async def _type_queued(self) -> None:
+        try:
+            while self._typed:
+                match self._typed.popleft():
+                    case bytes(data):
+                        await self._attached.send_input(data)
+                    case (cols, rows):
+                        await self._attached.resize(cols, rows)
+                    case None:
+                        await self._attached.close_stdin()
+        except SandptyError:  # lost; `run` is told
+            self._typed.clear()
+        self._typing = None
+        self._channel.resume_reading()
+
+    # --- output ---
+
+    async def run(self) -> Exit | None:
+        """Until the process has ended, and everything was written; None: the viewer left. Raises SandptyError."""
+        output = asyncio.create_task(self._output(), name="ssh-output")
+        left = asyncio.create_task(self._left.wait(), name="ssh-left")
+        try:
+            await asyncio.wait((output, left), return_when=asyncio.FIRST_COMPLETED)
+            return await output if output.done() else None
+        finally:
+            for task in (output, left, self._typing):
+                if task is not None:
+                    task.cancel()
+            await asyncio.gather(output, left, return_exceptions=True)
+            if self._acks is not None:
+                self._acks.close()
+
+    async def _output(self) -> Exit:
+        if self._pty:  # unsent output is output that cannot be taken back
+            self._channel.set_write_buffer_limits(high=0)
+        self._attached.take_at_once(self._output_at_once)
+        while True:
+            message = await self._attached.receive_message()
+            if message[0] == FrameType.OUTPUT:
+                self._write(message)
+            else:
+                match frames.decode(message[0], bytes(message[1:])):
+                    case Exit() as ended:
+                        return ended
+                    case Gap() as gap if self._pty:
+                        self._channel.write(_gap_notice(gap))
+            await self._flowing.wait()
+            await self._connection.flowing.wait()
+            self._wrote()
+
+    def _output_at_once(self) -> None:
+        """What has just come in while `_output` waits for it, as long as the client takes it without waiting."""
+        for _ in range(config.AGENT_FRAMES_PER_TURN):
+            if not (self._flowing.is_set() and self._connection.flowing.is_set()) or self._channel.is_closing():
+                return
+            message = self._attached.take_message()
+            if message is None:
+                return
+            self._write(message)
+            if self._flowing.is_set():
+                self._wrote()
+
+    def _write(self, message: bytes | memoryview) -> None:
+        data = bytes(message[_HEADER_BYTES:])
+        if self._cooked:
+            data = data.replace(b"\n", b"\r\n")
+        to_stderr = message[1] == Stream.STDERR and not self._cooked
+        self._channel.write(data, _STDERR if to_stderr else None)
+
+    def _wrote(self) -> None:
+        if self._acks is not None:
+            self._acks.wrote()
+        else:
+            self._attached.acknowledge()
+
+
+def _gap_notice(gap: Gap) -> bytes:
+    return f"\r\n[sandpty: {gap.end - gap.start} bytes of output are no longer kept]\r\n".encode()
+
+
+class _Acks:
+    """Acknowledges a terminal's output to the agent: it bounds what is on the way, and what the next attach repeats."""
+
+    def __init__(self, channel: Channel, attached: Attachment) -> None:
+        self._channel = channel
+        self._connection = channel.connection
+        self._attached = attached
+        assert self._connection.client is not None
+        self._delivery = Delivery(self._connection.client, attached.position)
+        self._counted_bytes = self._connection.sent_bytes
+        self._acknowledged = attached.position
+        self._ahead_bytes = config.SSH_TERMINAL_AHEAD_BYTES
+        self._poll_s = config.DELIVERY_POLL_MIN_S
+        self._timer: asyncio.TimerHandle | None = None
+        channel.taken = self._taken
+
+    def _taken(self, size: int) -> None:
+        """Clients say what they took in portions of their own size, some of a megabyte."""
+        self._ahead_bytes = max(config.SSH_TERMINAL_AHEAD_BYTES, size + size // 4)
+        self._look()
+
+    def wrote(self) -> None:
+        """Everything received has been sent."""
+        self._count(self._attached.position)
+        if self._attached.position - self._acknowledged >= config.SSH_ACK_EVERY_BYTES:
+            self._look()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(config.ACK_DELAY_S, self._look)
+
+    def _count(self, offset: int | None = None) -> None:
+        sent = self._connection.sent_bytes
+        self._delivery.wrote(sent - self._counted_bytes, offset)
+        self._counted_bytes = sent
+
+    def _look(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._count()
+        self._delivery.advance()
+        moved = self._acknowledge()
+        if self._acknowledged < self._attached.position:
+            if not moved and self._poll_s >= config.DELIVERY_POLL_MAX_S:
+                # It shows nothing, or says so later than others: let it be, as far as it lets itself be sent.
+                self._ahead_bytes = min(2 * self._ahead_bytes, self._channel.client_window_bytes)
+            self._poll_s = config.DELIVERY_POLL_MIN_S if moved else min(self._poll_s * 2, config.DELIVERY_POLL_MAX_S)
+            self._timer = asyncio.get_running_loop().call_later(self._poll_s, self._look)
+
+    def _acknowledge(self) -> bool:
+        ahead = max(0, self._channel.untaken_bytes - self._ahead_bytes)
+        offset = min(self._delivery.offset, self._attached.position - ahead)
+        if offset <= self._acknowledged:
+            return False
+        self._acknowledged = offset
+        with contextlib.suppress(SandptyError):  # lost; whoever receives next is told
+            self._attached.ack(offset)
+        return True
+
+    def close(self) -> None:
+        """The last look: what the client's host has got by now."""
+        self._channel.taken = None
+        if self._timer is not None:
+            self._timer.cancel()
+        self._count()
+        self._delivery.settle()
+        offset = self._delivery.offset
+        if offset > self._acknowledged:
+            with contextlib.suppress(SandptyError):
+                self._attached.ack(offset)

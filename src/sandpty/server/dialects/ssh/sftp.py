@@ -1,0 +1,454 @@
+"""SFTP on the files of a sandbox, as a user of it. Names are bytes; what a kernel refuses is said as SFTP says it.
+
+asyncssh serves one request after the other, so nothing here needs a lock. Whoever asks without reading the answers is
+made to wait.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import posixpath
+import stat
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
+from weakref import WeakSet
+
+import asyncssh
+from asyncssh import SFTPAttrs, SFTPName
+
+from sandpty import config
+from sandpty.server.auth import Principal
+from sandpty.server.context import Context
+from sandpty.server.dialects.ssh import guest_command
+from sandpty.server.dialects.ssh.login import Login
+from sandpty.server.dialects.ssh.sftp_handles import Handle, Handles
+from sandpty.server.dialects.ssh.transport import Channel
+from sandpty.server.registry import default_user
+from sandpty.terminal.files import KEEP, Entry, EntryType, Files
+from sandpty.wire.errors import SandptyError
+from sandpty.wire.verbs import Sandbox
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_FORMATS = {
+    EntryType.FILE: stat.S_IFREG,
+    EntryType.DIRECTORY: stat.S_IFDIR,
+    EntryType.SYMLINK: stat.S_IFLNK,
+    EntryType.FIFO: stat.S_IFIFO,
+    EntryType.SOCKET: stat.S_IFSOCK,
+    EntryType.CHARACTER_DEVICE: stat.S_IFCHR,
+    EntryType.BLOCK_DEVICE: stat.S_IFBLK,
+}
+_ERRORS: dict[str, Callable[[str], asyncssh.SFTPError]] = {
+    "no_such_file": asyncssh.SFTPNoSuchFile,
+    "permission_denied": asyncssh.SFTPPermissionDenied,
+    "read_only": asyncssh.SFTPPermissionDenied,
+    "file_exists": asyncssh.SFTPFileAlreadyExists,
+    "not_empty": asyncssh.SFTPDirNotEmpty,
+    "not_a_directory": asyncssh.SFTPNotADirectory,
+    "is_a_directory": asyncssh.SFTPFileIsADirectory,
+    "no_space": asyncssh.SFTPNoSpaceOnFilesystem,
+    "symlink_loop": asyncssh.SFTPLinkLoop,
+    "bad_path": asyncssh.SFTPInvalidFilename,
+    "unsupported": asyncssh.SFTPOpUnsupported,
+}
+_STATFS_FIELDS = ("S", "s", "b", "f", "a", "c", "d", "i", "l")  # of `stat --file-system --format`
+
+
+def _saying(
+    method: Callable[Concatenate[SftpServer, _P], Coroutine[Any, Any, _R]],
+) -> Callable[Concatenate[SftpServer, _P], Coroutine[Any, Any, _R]]:
+    """Answers once there is room for the answer; a SandptyError becomes SFTP's."""
+
+    @wraps(method)
+    async def wrapped(self: SftpServer, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            await self.room()
+            return await method(self, *args, **kwargs)
+        except SandptyError as error:
+            raise _ERRORS.get(error.reason.name, asyncssh.SFTPFailure)(error.message) from error
+
+    return wrapped
+
+
+def _text(path: bytes) -> str:
+    return path.decode("utf-8", "surrogateescape")
+
+
+def _bytes(path: str) -> bytes:
+    return path.encode("utf-8", "surrogateescape")
+
+
+def _attrs(entry: Entry, *, follow: bool = False) -> SFTPAttrs:
+    """follow: of what a symlink leads to; the caller has looked at that."""
+    kind, mode = (entry.target_type, entry.target_mode) if follow else (entry.type, entry.mode)
+    return SFTPAttrs(
+        size=entry.size,
+        uid=entry.uid,
+        gid=entry.gid,
+        permissions=_FORMATS.get(kind, 0) | mode,
+        atime=entry.accessed_ns // 1_000_000_000,
+        mtime=entry.modified_ns // 1_000_000_000,
+        nlink=entry.links,
+    )
+
+
+def _name(entry: Entry, name: str) -> SFTPName:
+    when = time.strftime("%b %e %H:%M", time.gmtime(entry.modified_ns / 1e9))
+    long = f"{entry.permissions} {entry.links:4d} {entry.owner:<8} {entry.group:<8} {entry.size:8d} {when} {name}"
+    return SFTPName(_bytes(name), _bytes(long), attrs=_attrs(entry))
+
+
+class SftpServer(asyncssh.SFTPServer):
+    """One client's view of one sandbox's files."""
+
+    def __init__(self, channel: Channel, context: Context, principal: Principal, login: Login) -> None:
+        super().__init__(channel)
+        self._channel = channel
+        self._context = context
+        self._principal = principal
+        self._login = login
+        self._handles = Handles(self._files)
+        self._open: set[Handle] = set()
+        self._listings: WeakSet[_Listing] = WeakSet()
+        self._home: str | None = None
+
+    # --- what all have in common ---
+
+    async def room(self) -> None:
+        """Until the client has taken most of what it asked for."""
+        while self._channel.get_write_buffer_size() > config.CLIENT_WRITE_HIGH_BYTES and not self._channel.is_closing():
+            await self._channel.wait_taken()
+        await self._channel.connection.flowing.wait()
+
+    async def _sandbox(self) -> Sandbox:
+        return await self._context.registry.awake(self._login.sandbox, self._principal)
+
+    def _user(self, sandbox: Sandbox) -> str:
+        return self._login.user or default_user(sandbox)
+
+    @asynccontextmanager
+    async def _files(self) -> AsyncIterator[Files]:
+        sandbox = await self._sandbox()
+        async with self._context.files.lease(sandbox, self._user(sandbox)) as files:
+            self._home = files.account.home or "/"
+            yield files
+
+    @asynccontextmanager
+    async def _settled(self) -> AsyncIterator[Files]:
+        """For questions about paths: what was written through handles must be there by then."""
+        await self._handles.settle()
+        async with self._files() as files:
+            yield files
+
+    @asynccontextmanager
+    async def _changing(self) -> AsyncIterator[Files]:
+        self._check_writable()
+        async with self._settled() as files:
+            yield files
+
+    def _check_writable(self) -> None:
+        if self._login.read_only:
+            raise SandptyError("read_only", "+ro may only look")
+
+    async def _path(self, path: bytes) -> str:
+        """Relative paths lie below home."""
+        text = _text(path)
+        if text.startswith("/"):
+            return text
+        if self._home is None:
+            async with self._files():
+                pass
+        home = (self._home or "/").rstrip("/")
+        return f"{home}/{text}" if text not in ("", ".") else home or "/"
+
+    async def _command(self, *argv: str) -> str:
+        sandbox = await self._sandbox()
+        return await guest_command.run(sandbox, self._user(sandbox), *argv)
+
+    # --- looking ---
+
+    @_saying
+    async def lstat(self, path: bytes) -> SFTPAttrs:
+        where = await self._path(path)
+        async with self._settled() as files:
+            return _attrs(await files.stat(where, metadata=False))
+
+    @_saying
+    async def stat(self, path: bytes) -> SFTPAttrs:
+        where = await self._path(path)
+        async with self._settled() as files:
+            return _attrs(await files.stat(where, follow=True, metadata=False))
+
+    @_saying
+    async def fstat(self, file_obj: object) -> SFTPAttrs:
+        handle = _handle(file_obj)
+        async with self._settled() as files:
+            return _attrs(await files.stat(handle.path, follow=True, metadata=False))
+
+    @_saying
+    async def realpath(self, path: bytes) -> bytes:
+        """The last component need not exist, as OpenSSH has it."""
+        where = await self._path(path)
+        async with self._settled() as files:
+            try:
+                return _bytes(await files.real_path(where))
+            except SandptyError as error:
+                if error.reason.name != "no_such_file":
+                    raise
+            parent, last = posixpath.split(posixpath.normpath(where))
+            return _bytes(posixpath.join(await files.real_path(parent), last))
+
+    @_saying
+    async def readlink(self, path: bytes) -> bytes:
+        where = await self._path(path)
+        async with self._settled() as files:
+            link_text = (await files.stat(where, metadata=False)).link_text
+        if link_text is None:
+            raise SandptyError("bad_argument", f"{where} is no symbolic link")
+        return _bytes(link_text)
+
+    def scandir(self, path: bytes) -> AsyncIterator[SFTPName]:
+        if len(self._listings) >= config.SFTP_HANDLES_MAX:
+            raise asyncssh.SFTPFailure("too many open directories")
+        listing = _Listing(self._listed(path))
+        self._listings.add(listing)
+        return listing
+
+    @_saying
+    async def _listed(self, path: bytes) -> list[SFTPName]:
+        where = await self._path(path)
+        async with self._settled() as files:
+            here = await files.stat(where, follow=True, metadata=False)
+            names = [_name(here, "."), _name(here, "..")]
+            async for entries in files.list(where, metadata=False):
+                names += [_name(entry, entry.name) for entry in entries]
+        return names
+
+    @_saying
+    async def statvfs(self, path: bytes) -> asyncssh.SFTPVFSAttrs:
+        """The guest's own `stat` knows; nothing else asks for it."""
+        where = await self._path(path)
+        wanted = " ".join(f"%{field}" for field in _STATFS_FIELDS)
+        said = await self._command("stat", "--file-system", f"--format={wanted}", "--", where)
+        try:
+            frsize, bsize, blocks, bfree, bavail, files, ffree, _, namemax = (
+                int(word, 16 if field == "i" else 10) for field, word in zip(_STATFS_FIELDS, said.split(), strict=True)
+            )
+        except ValueError as error:
+            raise SandptyError("file_error", "the sandbox's `stat` says something else") from error
+        return asyncssh.SFTPVFSAttrs(
+            bsize=bsize,
+            frsize=frsize,
+            blocks=blocks,
+            bfree=bfree,
+            bavail=bavail,
+            files=files,
+            ffree=ffree,
+            favail=ffree,
+            fsid=0,
+            flags=0,
+            namemax=namemax,
+        )
+
+    @_saying
+    async def fstatvfs(self, file_obj: object) -> asyncssh.SFTPVFSAttrs:
+        return await self.statvfs(_bytes(_handle(file_obj).path))
+
+    # --- content ---
+
+    @_saying
+    async def open(self, path: bytes, pflags: int, attrs: SFTPAttrs) -> object:
+        if len(self._open) >= config.SFTP_HANDLES_MAX:
+            raise SandptyError("limit", "too many open files")
+        where = await self._path(path)
+        handle = Handle(
+            where,
+            readable=bool(pflags & asyncssh.FXF_READ),
+            writable=bool(pflags & (asyncssh.FXF_WRITE | asyncssh.FXF_APPEND)),
+            append=bool(pflags & asyncssh.FXF_APPEND),
+        )
+        if handle.writable:
+            await self._make(handle, pflags, attrs.permissions)
+        else:
+            await self._handles.begin_reading(handle)
+        self._open.add(handle)
+        return handle
+
+    async def _make(self, handle: Handle, pflags: int, permissions: int | None) -> None:
+        """As open(2) would: what it raises is raised here, not with the first byte.
+
+        A file that its owner may not write is made so that we may, and gets its mode at the end.
+        """
+        mode = 0o666 if permissions is None else permissions & 0o7777
+        async with self._changing() as files:
+            if not pflags & asyncssh.FXF_CREAT:
+                await files.stat(handle.path, follow=True, metadata=False)
+            async with files.create(
+                handle.path,
+                mode=mode | stat.S_IRUSR | stat.S_IWUSR,
+                truncate=bool(pflags & asyncssh.FXF_TRUNC),
+                append=not pflags & asyncssh.FXF_TRUNC,
+                exclusive=bool(pflags & asyncssh.FXF_EXCL),
+            ) as writing:
+                await writing.finish()
+                if writing.created and mode | stat.S_IRUSR | stat.S_IWUSR != mode:
+                    handle.closing_mode = mode & ~config.FILES_UMASK
+
+    @_saying
+    async def read(self, file_obj: object, offset: int, size: int) -> bytes:
+        handle = _handle(file_obj)
+        if not handle.readable:
+            raise SandptyError("permission_denied", "the file was not opened for reading")
+        if handle.writing is not None:
+            await self._handles.release(handle)
+        return await self._handles.read(handle, offset, min(size, config.SFTP_READ_BYTES))
+
+    @_saying
+    async def write(self, file_obj: object, offset: int, data: bytes) -> int:
+        handle = _handle(file_obj)
+        if not handle.writable:
+            raise SandptyError("permission_denied", "the file was not opened for writing")
+        await self._handles.write(handle, offset, data)
+        return len(data)
+
+    @_saying
+    async def fsync(self, file_obj: object) -> None:
+        """In the guest's kernel; a sandbox's disk has no more to offer."""
+        await self._handles.release(_handle(file_obj))
+
+    @_saying
+    async def close(self, file_obj: object) -> None:
+        handle = _handle(file_obj)
+        self._open.discard(handle)
+        await self._handles.release(handle)
+        if handle.closing_mode is not None:
+            async with self._files() as files:
+                await files.change(handle.path, mode=handle.closing_mode)
+
+    async def exit(self) -> None:
+        """The client has gone; what was written stays as far as it came."""
+        for handle in list(self._open):
+            self._open.discard(handle)
+            try:
+                await self._handles.release(handle)
+            except (SandptyError, asyncssh.SFTPError):
+                continue
+
+    # --- changing ---
+
+    async def _setstat(self, where: str, attrs: SFTPAttrs, *, follow: bool) -> None:
+        if attrs.size is not None:
+            self._check_writable()
+            await self._handles.settle()
+            await self._command("truncate", "--no-create", f"--size={attrs.size}", "--", where)
+        async with self._changing() as files:
+            await files.change(
+                where,
+                mode=attrs.permissions & 0o7777 if attrs.permissions is not None and follow else KEEP,
+                uid=KEEP if attrs.uid is None else attrs.uid,
+                gid=KEEP if attrs.gid is None else attrs.gid,
+                accessed_ns=None if attrs.atime is None else int(attrs.atime * 10**9),
+                modified_ns=None if attrs.mtime is None else int(attrs.mtime * 10**9),
+                follow=follow,
+            )
+
+    @_saying
+    async def setstat(self, path: bytes, attrs: SFTPAttrs) -> None:
+        await self._setstat(await self._path(path), attrs, follow=True)
+
+    @_saying
+    async def lsetstat(self, path: bytes, attrs: SFTPAttrs) -> None:
+        await self._setstat(await self._path(path), attrs, follow=False)
+
+    @_saying
+    async def fsetstat(self, file_obj: object, attrs: SFTPAttrs) -> None:
+        handle = _handle(file_obj)
+        if attrs.permissions is not None:
+            handle.closing_mode = None
+        await self._setstat(handle.path, attrs, follow=True)
+
+    @_saying
+    async def remove(self, path: bytes) -> None:
+        where = await self._path(path)
+        async with self._changing() as files:
+            if (await files.stat(where, metadata=False)).is_directory:
+                raise SandptyError("is_a_directory", f"{where} is a directory")
+            await files.remove(where)
+
+    @_saying
+    async def rmdir(self, path: bytes) -> None:
+        where = await self._path(path)
+        async with self._changing() as files:
+            if not (await files.stat(where, metadata=False)).is_directory:
+                raise SandptyError("not_a_directory", f"{where} is no directory")
+            await files.remove(where)
+
+    @_saying
+    async def mkdir(self, path: bytes, attrs: SFTPAttrs) -> None:
+        where = await self._path(path)
+        mode = (0o777 if attrs.permissions is None else attrs.permissions & 0o7777) & ~config.FILES_UMASK
+        async with self._changing() as files:
+            if not (await files.make_directory(where, parents=False, mode=mode)).made:
+                raise SandptyError("file_exists", f"{where} exists")
+
+    @_saying
+    async def rename(self, oldpath: bytes, newpath: bytes) -> None:
+        """SFTP's own: what is there stays."""
+        await self._move(oldpath, newpath, overwrite=False)
+
+    @_saying
+    async def posix_rename(self, oldpath: bytes, newpath: bytes) -> None:
+        await self._move(oldpath, newpath, overwrite=True)
+
+    async def _move(self, oldpath: bytes, newpath: bytes, *, overwrite: bool) -> None:
+        source, target = await self._path(oldpath), await self._path(newpath)
+        async with self._changing() as files:
+            await files.move(source, target, overwrite=overwrite)
+
+    @_saying
+    async def symlink(self, oldpath: bytes, newpath: bytes) -> None:
+        where = await self._path(newpath)
+        async with self._changing() as files:
+            await files.make_symlink(where, _text(oldpath))
+
+    @_saying
+    async def link(self, oldpath: bytes, newpath: bytes) -> None:
+        self._check_writable()
+        await self._handles.settle()
+        source, target = await self._path(oldpath), await self._path(newpath)
+        await self._command("ln", "--no-target-directory", "--", source, target)
+
+
+def _handle(file_obj: object) -> Handle:
+    if not isinstance(file_obj, Handle):
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    return file_obj
+
+
+class _Listing:
+    """A directory's names, looked up when the first is asked for."""
+
+    def __init__(self, looking: Coroutine[Any, Any, list[SFTPName]]) -> None:
+        self._looking: Coroutine[Any, Any, list[SFTPName]] | None = looking
+        self._names: list[SFTPName] = []
+
+    def __aiter__(self) -> _Listing:
+        return self
+
+    async def __anext__(self) -> SFTPName:
+        if self._looking is not None:
+            looking, self._looking = self._looking, None
+            self._names = await looking
+            self._names.reverse()
+        if not self._names:
+            raise StopAsyncIteration
+        return self._names.pop()
+
+    def __del__(self) -> None:
+        if self._looking is not None:
+            self._looking.close()

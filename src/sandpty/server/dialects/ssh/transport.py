@@ -1,0 +1,157 @@
+"""asyncssh's connection and channel, and what they do not do by themselves: tell when the network is slow, count what
+was sent, know what the client has taken, leave out packets that only CBC ciphers need, keep bounds.
+
+The only module that touches what asyncssh keeps private; pyproject.toml allows the versions it was read for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import AnyStr
+
+import asyncssh
+from asyncssh.channel import SSHChannel
+from asyncssh.constants import MSG_CHANNEL_WINDOW_ADJUST, MSG_IGNORE, OPEN_RESOURCE_SHORTAGE
+from asyncssh.packet import SSHPacket, SSHPacketLogger
+
+from sandpty import config
+from sandpty.server.delivery import ClientConnection
+
+_PACKET_BYTES = 32 * 1024  # OpenSSH's own
+
+
+class Connection(asyncssh.SSHServerConnection):
+    """One client's connection. `flowing` is clear while its network takes nothing."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        options: asyncssh.SSHServerConnectionOptions,
+        refused: Callable[[Connection, str], bool],
+    ) -> None:
+        """`refused`: whether there is no room for one more connection, of that address."""
+        super().__init__(loop, options)
+        self._refused = refused
+        self.flowing = asyncio.Event()
+        self.flowing.set()
+        self.sent_bytes = 0
+        self.client: ClientConnection | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")  # uvloop's inherit from nothing
+        if self._refused(self, (transport.get_extra_info("peername") or ("",))[0]):
+            transport.abort()  # type: ignore[attr-defined]
+            return
+        transport.set_write_buffer_limits(high=config.CLIENT_WRITE_HIGH_BYTES)  # type: ignore[attr-defined]
+        self.client = ClientConnection(transport)  # type: ignore[arg-type]
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None = None) -> None:
+        self.flowing.set()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self.flowing.clear()
+
+    def resume_writing(self) -> None:
+        self.flowing.set()
+
+    def _cleanup(self, exc: Exception | None) -> None:
+        super()._cleanup(exc)
+        if self.client is not None:
+            self.client.close()
+
+    def _send(self, data: bytes) -> None:
+        self.sent_bytes += len(data)
+        super()._send(data)
+
+    def send_packet(self, pkttype: int, *args: bytes, handler: SSHPacketLogger | None = None) -> None:
+        """An empty IGNORE before each packet is against an attack on CBC, which is not offered: half of all packets."""
+        if pkttype != MSG_IGNORE:
+            super().send_packet(pkttype, *args, handler=handler)
+
+    def add_channel(self, chan: SSHChannel[AnyStr]) -> int:
+        if len(self._channels) >= config.SSH_CHANNELS_MAX:
+            raise asyncssh.ChannelOpenError(OPEN_RESOURCE_SHORTAGE, "too many channels of one connection")
+        return super().add_channel(chan)
+
+    def create_server_channel(
+        self, encoding: str | None = "", errors: str = "", window: int = 0, max_pktsize: int = 0
+    ) -> Channel:
+        """Also asyncssh's own way to make the channel of a session."""
+        return Channel(self, self._loop)
+
+
+class Channel(asyncssh.SSHServerChannel[bytes]):
+    """The channel of a session. `taken` is called when the client says how many bytes it took."""
+
+    def __init__(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(
+            connection,
+            loop,
+            allow_pty=True,
+            line_editor=False,
+            line_echo=False,
+            line_history=0,
+            max_line_length=0,
+            encoding=None,
+            errors="strict",
+            window=config.SSH_WINDOW_BYTES,
+            max_pktsize=_PACKET_BYTES,
+        )
+        self.connection = connection
+        self.taken: Callable[[int], None] | None = None
+        self._took = asyncio.Event()
+        self._client_window = 0
+        self._env_bytes = 0
+
+    @property
+    def client_window_bytes(self) -> int:
+        """How far ahead of what it takes the client lets itself be sent."""
+        return self._client_window
+
+    @property
+    def untaken_bytes(self) -> int:
+        """Written and, as far as the client has said, not taken out of its hands yet."""
+        return self._client_window - self._send_window + self._send_buf_len
+
+    async def wait_taken(self) -> None:
+        """Until the client says that it took something, or the channel is closed."""
+        self._took.clear()
+        await self._took.wait()
+
+    def _cleanup(self, exc: Exception | None = None) -> None:
+        self._took.set()
+        super()._cleanup(exc)
+
+    def process_open(self, send_chan: int, send_window: int, send_pktsize: int, session: object) -> None:
+        self._client_window = send_window
+        super().process_open(send_chan, send_window, send_pktsize, session)  # type: ignore[arg-type]
+
+    def process_packet(self, pkttype: int, pktid: int, packet: SSHPacket) -> bool:
+        before = self.untaken_bytes
+        done = super().process_packet(pkttype, pktid, packet)
+        if pkttype == MSG_CHANNEL_WINDOW_ADJUST:
+            taken = before - self.untaken_bytes
+            self._client_window = max(self._client_window, self._send_window)  # one that enlarges it
+            self._took.set()
+            if self.taken is not None:
+                self.taken(taken)
+        return bool(done)
+
+    def _process_exec_request(self, packet: SSHPacket) -> bool:
+        """As asyncssh's, for commands that need not be UTF-8."""
+        command = packet.get_string()
+        packet.check_end()
+        return self._start_session(command=command.decode("utf-8", "surrogateescape"))
+
+    def _process_env_request(self, packet: SSHPacket) -> bool:
+        """Within bounds."""
+        name, value = packet.get_string(), packet.get_string()
+        packet.check_end()
+        self._env_bytes += len(name) + len(value)
+        if len(self._env) >= config.SSH_ENV_VARIABLES or self._env_bytes > config.SSH_ENV_BYTES:
+            return False
+        self._env[name] = value
+        return True
