@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,7 @@ from sandpty.config import DataDir
 if TYPE_CHECKING:
     from sandpty.supervisor.key_file import Key, KeyFile
 
+_SSH_KEY_READ = 64 * 1024  # of a file that should hold one line
 _data_dir = click.option(
     "--data-dir",
     metavar="DIR",
@@ -125,6 +126,74 @@ def revoke(data_dir: Path | None, tokens: bool, as_json: bool, key: str) -> None
         click.echo(
             f"{renewed} sandboxes have a new access token" if told else "no supervisor runs: no tokens were changed"
         )
+
+
+@keys.command("add-ssh")
+@_data_dir
+@click.argument("key")
+@click.argument("file", type=click.File("r"), metavar="FILE", default="-")
+def add_ssh(data_dir: Path | None, key: str, file: IO[str]) -> None:
+    """Let the owner of a public SSH key log in for an API key: ssh ID@host, without a password.
+
+    KEY is the API key's ID, its name, or the key itself; FILE holds the public half, - is stdin. It counts at once, and
+    no more once the API key is revoked.
+
+    \b
+    Examples:
+      sandpty keys add-ssh first ~/.ssh/id_ed25519.pub
+      ssh-add -L | head -1 | sandpty keys add-ssh ci -
+    """
+    data = _directory(data_dir)
+    record = _key_file(data).add_ssh_key(key, file.read(_SSH_KEY_READ))
+    _tell_supervisor(data)
+    click.echo(f"added to {record.id} ({record.name})")
+
+
+@keys.command("list-ssh")
+@_data_dir
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of a table.")
+def list_ssh(data_dir: Path | None, as_json: bool) -> None:
+    """List public SSH keys and the API keys they log in for.
+
+    \b
+    Examples:
+      sandpty keys list-ssh
+    """
+    from sandpty.supervisor import ssh_keys
+
+    content = _key_file(_directory(data_dir)).read()
+    found = [
+        {
+            "fingerprint": ssh_keys.fingerprint(line),
+            "type": line.split()[0],
+            "comment": ssh_keys.comment(line),
+            "key": record.id,
+            "name": record.name,
+        }
+        for record in (content.active() if content is not None else [])
+        for line in record.ssh_keys
+    ]
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    for each in found:
+        click.echo(f"{each['fingerprint']}  {each['type']}  {each['key']} ({each['name']})  {each['comment']}".rstrip())
+
+
+@keys.command("remove-ssh")
+@_data_dir
+@click.argument("fingerprint")
+def remove_ssh(data_dir: Path | None, fingerprint: str) -> None:
+    """Refuse a public SSH key from now on. What it has open stays; to cut it, revoke its API key.
+
+    \b
+    Examples:
+      sandpty keys remove-ssh SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU
+    """
+    data = _directory(data_dir)
+    record = _key_file(data).remove_ssh_key(fingerprint)
+    _tell_supervisor(data)
+    click.echo(f"removed from {record.id} ({record.name})")
 
 
 def _directory(data_dir: Path | None) -> DataDir:

@@ -29,6 +29,8 @@ COMMANDS = {
     "shell": "shell:shell",
     "exec": "execution:exec_",
     "cp": "cp:cp",
+    "ssh": "ssh:ssh",
+    "ssh-config": "ssh:ssh_config",
     "port": "port:port",
     "ps": "looking:ps",
     "logs": "looking:logs",

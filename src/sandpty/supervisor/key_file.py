@@ -20,6 +20,7 @@ import msgspec
 
 from sandpty import config
 from sandpty.config import DataDir
+from sandpty.supervisor import ssh_keys
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import KeyHash, first_team, key_hash
 
@@ -39,6 +40,7 @@ class Key(msgspec.Struct, kw_only=True):
     shown: str
     created_at: float
     revoked_at: float = 0.0
+    ssh_keys: list[str] = []  # `TYPE BASE64 COMMENT`
 
 
 class Content(msgspec.Struct, kw_only=True):
@@ -55,7 +57,14 @@ class Content(msgspec.Struct, kw_only=True):
     def hashes(self) -> list[KeyHash]:
         """What the server is told: the keys that count."""
         return [
-            KeyHash(id=key.id, name=key.name, team=key.team, team_name=self.teams[key.team], hash=key.hash)
+            KeyHash(
+                id=key.id,
+                name=key.name,
+                team=key.team,
+                team_name=self.teams[key.team],
+                hash=key.hash,
+                ssh_keys=tuple(ssh_keys.without_comment(line) for line in key.ssh_keys),
+            )
             for key in self.active()
             if key.team in self.teams
         ]
@@ -109,19 +118,38 @@ class KeyFile:
     def revoke(self, wanted: str) -> Key:
         """By id, by key or by a name that only one key has. Raises bad_argument."""
         with self._changing() as content:
-            found = [key for key in content.active() if wanted == key.id or key_hash(wanted) == key.hash]
-            found = found or [key for key in content.active() if key.name == wanted]
-            if len(found) != 1:
-                what = f"{len(found)} keys have" if found else "no key has"
-                raise SandptyError(
-                    "bad_argument", f"{what} the id or name {wanted[:40]!r}; `sandpty keys list` shows all"
-                )
-            found[0].revoked_at = time.time()
+            found = _the_one(content, wanted)
+            found.revoked_at = time.time()
+            found.ssh_keys = []
             revoked = [key for key in content.keys if key.revoked_at]
             for old in revoked[: -config.KEYS_REVOKED_KEPT]:
                 content.keys.remove(old)
-            self._forget_clear(found[0])
-            return found[0]
+            self._forget_clear(found)
+            return found
+
+    def add_ssh_key(self, wanted: str, line: str) -> Key:
+        """Let the owner of a public key log in for an API key (by id, key or name). Raises bad_argument, limit."""
+        line = ssh_keys.checked(line)
+        with self._changing() as content:
+            key = _the_one(content, wanted)
+            blob = ssh_keys.without_comment(line)
+            for other in content.active():
+                if blob in map(ssh_keys.without_comment, other.ssh_keys):
+                    raise SandptyError("conflict", f"API key {other.id} ({other.name}) has this SSH key already")
+            if len(key.ssh_keys) >= config.SSH_KEYS_PER_KEY:
+                raise SandptyError("limit", f"an API key has at most {config.SSH_KEYS_PER_KEY} SSH keys")
+            key.ssh_keys.append(line)
+            return key
+
+    def remove_ssh_key(self, wanted: str) -> Key:
+        """By its fingerprint, as `ssh-keygen -l` writes it, or its line. Returns whose it was. Raises bad_argument."""
+        with self._changing() as content:
+            for key in content.active():
+                for line in key.ssh_keys:
+                    if wanted.strip() in (ssh_keys.fingerprint(line), line, ssh_keys.without_comment(line)):
+                        key.ssh_keys.remove(line)
+                        return key
+        raise SandptyError("bad_argument", "no API key has this SSH key; `sandpty keys list-ssh` shows all")
 
     def _forget_clear(self, key: Key) -> None:
         """A revoked key is of no use in `api_key` either: the next `sandpty serve` makes another."""
@@ -147,6 +175,16 @@ class KeyFile:
                 _replace(self._data.keys, msgspec.json.format(msgspec.json.encode(content)) + b"\n")
         finally:
             os.close(lock)
+
+
+def _the_one(content: Content, wanted: str) -> Key:
+    """By id, by key or by a name that only one key has. Raises bad_argument."""
+    found = [key for key in content.active() if wanted == key.id or key_hash(wanted) == key.hash]
+    found = found or [key for key in content.active() if key.name == wanted]
+    if len(found) != 1:
+        what = f"{len(found)} keys have" if found else "no key has"
+        raise SandptyError("bad_argument", f"{what} the id or name {wanted[:40]!r}; `sandpty keys list` shows all")
+    return found[0]
 
 
 def check_names(team_name: str, name: str) -> None:

@@ -170,13 +170,6 @@ class Attachment:
             self._connection.send(frames.encode_input(chunk, NO_OFFSET if offset == NO_OFFSET else offset + at))
             await self._connection.drain()
 
-    def send_input_now(self, data: bytes) -> bool:
-        """As `send_input`, without waiting. False: nothing was done, because the agent is slow or `data` is long."""
-        if len(data) > config.INPUT_CHUNK_BYTES or not self._connection.writable:
-            return False
-        self._connection.send(frames.encode_input(data))
-        return True
-
     async def relay_input(self, message: bytes) -> None:
         """As `send_input`, for an INPUT of at most INPUT_CHUNK_BYTES as the client sent it (type and payload)."""
         self._connection.send_message(message)

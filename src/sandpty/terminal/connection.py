@@ -246,11 +246,6 @@ class AgentConnection(asyncio.Protocol):
             raise agent_error(answer)
         return answer
 
-    @property
-    def writable(self) -> bool:
-        """Whether the agent keeps up: what is sent now need not be followed by `drain`."""
-        return self._writable is None and self._failure is None
-
     def send(self, data: bytes) -> None:
         """Queue frames for the agent. Follow with `drain` unless they are few and small."""
         if self._failure is not None or self._transport is None:

@@ -258,6 +258,12 @@ class AsyncClient:
         samples: list[dict[str, Any]] = answer.get("samples", [])
         return samples
 
+    async def ssh_certificate(self, public_key: str) -> dict[str, Any]:
+        """How to reach the server's SSH gateway (`host`, `port`, `host_key`), and a `certificate` for the owner of this
+        public key to log in with until `expires_at`. Raises unsupported when the server serves no SSH."""
+        found: dict[str, Any] = await self._ask("POST", "/v1/ssh", {"public_key": public_key})
+        return found
+
     async def host(self) -> dict[str, Any]:
         """What holds on the server's machine: `tier`, `isolated`, `runtime`, `facts`, `templates`."""
         return await self._ask("GET", "/v1/host")

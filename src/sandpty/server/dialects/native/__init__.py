@@ -16,6 +16,7 @@ from sandpty.server.dialects.native.processes import Processes
 from sandpty.server.dialects.native.sandboxes import Sandboxes
 from sandpty.server.dialects.native.snapshots import Snapshots
 from sandpty.server.dialects.native.volumes import Volumes
+from sandpty.server.dialects.native.ssh import Ssh
 from sandpty.server.dialects.native.watching import Watching
 
 
@@ -28,6 +29,7 @@ def routes(context: Context) -> list[web.AbstractRouteDef]:
         *Measures(context).routes(),
         *Processes(context).routes(),
         *Attaching(context).routes(),
+        *Ssh(context).routes(),
         *FileHandlers(context).routes(),
         *Watching(context).routes(),
         *Ports(context).routes(),

@@ -71,6 +71,12 @@ class ForkBody(_Body, frozen=True):
     timeout_s: float = 300
 
 
+class SshBody(_Body, frozen=True):
+    """`public_key`: a line as in `id_ed25519.pub`."""
+
+    public_key: str
+
+
 class TimeoutBody(_Body, frozen=True):
     timeout_s: float = 300
 

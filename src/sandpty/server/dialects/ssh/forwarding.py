@@ -25,7 +25,7 @@ from sandpty.server.dialects.ssh import guest_command
 from sandpty.server.dialects.ssh.background import Background
 from sandpty.server.dialects.ssh.login import Login
 from sandpty.server.dialects.ssh.transport import Connection
-from sandpty.server.registry import default_user
+from sandpty.server.guest_defaults import default_user
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.sockets import SocketKind
 from sandpty.wire.verbs import Sandbox

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
-from typing import TypeAlias
 
 from sandpty import config
 from sandpty.server.delivery import Delivery
 from sandpty.server.dialects.ssh.transport import Channel
+from sandpty.server.dialects.ssh.typist import END, Typist
 from sandpty.terminal.attachment import Attachment
 from sandpty.wire import frames
 from sandpty.wire.errors import SandptyError
@@ -23,26 +22,24 @@ from sandpty.wire.frames import Exit, FrameType, Gap, ProcessFlags, Stream, Targ
 _HEADER_BYTES = 10  # of OUTPUT as a message: u8 type, u8 stream, u64 offset
 _STDERR = 1  # SSH_EXTENDED_DATA_STDERR
 _LEAVE = b"\x03"  # typed by who may only look
-_Typed: TypeAlias = "bytes | tuple[int, int] | None"  # input, a window size, the end of input
 
 
 class Relay:
     """Make it, give it what the channel says, and `run` it.
 
-    `terminal`: the client has one. What a process without one says is then shown as a terminal would: LF as CR LF.
+    `typist`: None for who may only look. `terminal`: the client has one. What a process without one says is then shown
+    as a terminal would: LF as CR LF.
     """
 
-    def __init__(self, channel: Channel, attached: Attachment, *, may_write: bool, terminal: bool) -> None:
+    def __init__(self, channel: Channel, attached: Attachment, typist: Typist | None, *, terminal: bool) -> None:
         self._channel = channel
         self._connection = channel.connection
         self._attached = attached
         self._pty = bool(attached.info.flags & ProcessFlags.PTY)
-        self._may_write = may_write
+        self._typist = typist
         self._cooked = terminal and not self._pty
         self._flowing = asyncio.Event()
         self._flowing.set()
-        self._typed: deque[_Typed] = deque()
-        self._typing: asyncio.Task[None] | None = None
         self._left = asyncio.Event()
         self._acks = _Acks(channel, attached) if self._pty else None
 
@@ -55,49 +52,24 @@ class Relay:
         self._flowing.set()
 
     def type(self, data: bytes) -> None:
-        if not self._may_write:
-            if _LEAVE in data:
-                self._left.set()
-            return
-        with contextlib.suppress(SandptyError):  # lost; `run` is told
-            if self._typing is None and self._attached.send_input_now(data):
-                return
-        self._enqueue(data)
+        if self._typist is not None:
+            self._typist.type(data)
+        elif _LEAVE in data:
+            self._left.set()
 
     def end_input(self) -> None:
-        if self._may_write and not self._pty:
-            self._enqueue(None)
+        if self._typist is not None and not self._pty:
+            self._typist.type(END)
 
     def resize(self, cols: int, rows: int) -> None:
         """A size of nothing means that the client does not know it."""
-        if self._may_write and self._pty and cols and rows:
+        if self._typist is not None and self._pty and cols and rows:
             most = frames.MAX_WINDOW_CELLS
-            self._enqueue((min(cols, most), min(rows, most)))
+            self._typist.type((min(cols, most), min(rows, most)))
 
     async def signal(self, number: int) -> None:
-        if self._may_write:
+        if self._typist is not None:
             await self._attached.signal(number, Target.GROUP)
-
-    def _enqueue(self, typed: _Typed) -> None:
-        self._typed.append(typed)
-        if self._typing is None:
-            self._channel.pause_reading()
-            self._typing = asyncio.create_task(self._type_queued(), name="ssh-input")
-
-    async def _type_queued(self) -> None:
-        try:
-            while self._typed:
-                match self._typed.popleft():
-                    case bytes(data):
-                        await self._attached.send_input(data)
-                    case (cols, rows):
-                        await self._attached.resize(cols, rows)
-                    case None:
-                        await self._attached.close_stdin()
-        except SandptyError:  # lost; `run` is told
-            self._typed.clear()
-        self._typing = None
-        self._channel.resume_reading()
 
     # --- output ---
 
@@ -105,14 +77,14 @@ class Relay:
         """Until the process has ended, and everything was written; None: the viewer left. Raises SandptyError."""
         output = asyncio.create_task(self._output(), name="ssh-output")
         left = asyncio.create_task(self._left.wait(), name="ssh-left")
+        typing = [] if self._typist is None else [asyncio.create_task(self._typist.run(), name="ssh-input")]
         try:
             await asyncio.wait((output, left), return_when=asyncio.FIRST_COMPLETED)
             return await output if output.done() else None
         finally:
-            for task in (output, left, self._typing):
-                if task is not None:
-                    task.cancel()
-            await asyncio.gather(output, left, return_exceptions=True)
+            for task in (output, left, *typing):
+                task.cancel()
+            await asyncio.gather(output, left, *typing, return_exceptions=True)
             if self._acks is not None:
                 self._acks.close()
 

@@ -25,6 +25,7 @@ from sandpty.server.dialects.ssh.relay import Relay
 from sandpty.server.dialects.ssh.sftp import SftpServer
 from sandpty.server.dialects.ssh.terminals import Wish
 from sandpty.server.dialects.ssh.transport import Channel
+from sandpty.server.dialects.ssh.typist import Typist
 from sandpty.server.ends import wait_for_the_end
 from sandpty.terminal.attachment import Attachment
 from sandpty.terminal.signals import signal_number
@@ -198,7 +199,7 @@ class Session(asyncssh.SSHServerSession[bytes]):
             with registry.cutting(sandbox.id, attached.close):
                 registry.running(sandbox.id, self._principal)  # it may have been paused while we attached
                 try:
-                    ended = await self._relayed(attached, wish)
+                    ended = await self._relayed(sandbox, attached, wish)
                 except SandptyError as error:
                     raise await self._explained(sandbox, error) from error
                 except asyncio.CancelledError:
@@ -207,9 +208,27 @@ class Session(asyncssh.SSHServerSession[bytes]):
                     raise
         self._say_end(ended)
 
-    async def _relayed(self, attached: Attachment, wish: Wish) -> Exit | None:
-        relay = Relay(self._channel, attached, may_write=not wish.login.read_only, terminal=bool(wish.term))
-        self._relay = relay
+    async def _relayed(self, sandbox: Sandbox, attached: Attachment, wish: Wish) -> Exit | None:
+        with contextlib.ExitStack() as stack:
+            typist = None
+            if not wish.login.read_only:
+                typist = await Typist.open(sandbox.socket, attached.info.process, self._typing_paused)
+                stack.callback(typist.close)
+            self._relay = Relay(self._channel, attached, typist, terminal=bool(wish.term))
+            self._catch_up(self._relay, wish)
+            return await self._relay.run()
+
+    def _typing_paused(self, paused: bool) -> None:
+        """The program does not take what is typed."""
+        if self._channel.is_closing():
+            return
+        if paused:
+            self._channel.pause_reading()
+        else:
+            self._channel.resume_reading()
+
+    def _catch_up(self, relay: Relay, wish: Wish) -> None:
+        """What came before there was somebody to give it to."""
         for data in self._early:
             relay.type(data)
         if self._early_end:
@@ -218,7 +237,6 @@ class Session(asyncssh.SSHServerSession[bytes]):
             relay.resize(*self._size)
         self._early.clear()
         self._channel.resume_reading()
-        return await relay.run()
 
     async def _explained(self, sandbox: Sandbox, error: SandptyError) -> SandptyError:
         """What became of the sandbox, when that is why the process was lost."""
@@ -246,7 +264,7 @@ class Session(asyncssh.SSHServerSession[bytes]):
         self._early.clear()
         self._channel.resume_reading()
         reader = SSHReader[bytes](streams, self._channel)
-        writer = SSHWriter[bytes](streams, self._channel)
+        writer = _Answers(streams, self._channel)
         server = SftpServer(self._channel, self._context, self._principal, login)
         if command is None:
             await run_sftp_server(server, reader, writer, _SFTP_VERSION)
@@ -269,6 +287,14 @@ class Session(asyncssh.SSHServerSession[bytes]):
             self._channel.exit_with_signal(name, ended.core_dumped, f"killed by SIG{name}")
         else:
             self._channel.exit(ended.value)
+
+
+class _Answers(SSHWriter[bytes]):
+    """Clients take a channel that is closed without an exit status for a failure."""
+
+    def close(self) -> None:
+        assert isinstance(self.channel, Channel)
+        self.channel.exit(0)
 
 
 def _signal_name(number: int) -> str:

@@ -27,7 +27,7 @@ from sandpty.server.dialects.ssh import guest_command
 from sandpty.server.dialects.ssh.login import Login
 from sandpty.server.dialects.ssh.sftp_handles import Handle, Handles
 from sandpty.server.dialects.ssh.transport import Channel
-from sandpty.server.registry import default_user
+from sandpty.server.guest_defaults import default_user
 from sandpty.terminal.files import KEEP, Entry, EntryType, Files
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import Sandbox
@@ -42,6 +42,11 @@ _FORMATS = {
     EntryType.SOCKET: stat.S_IFSOCK,
     EntryType.CHARACTER_DEVICE: stat.S_IFCHR,
     EntryType.BLOCK_DEVICE: stat.S_IFBLK,
+}
+_TYPES = {
+    EntryType.FILE: asyncssh.FILEXFER_TYPE_REGULAR,
+    EntryType.DIRECTORY: asyncssh.FILEXFER_TYPE_DIRECTORY,
+    EntryType.SYMLINK: asyncssh.FILEXFER_TYPE_SYMLINK,
 }
 _ERRORS: dict[str, Callable[[str], asyncssh.SFTPError]] = {
     "no_such_file": asyncssh.SFTPNoSuchFile,
@@ -83,14 +88,13 @@ def _bytes(path: str) -> bytes:
     return path.encode("utf-8", "surrogateescape")
 
 
-def _attrs(entry: Entry, *, follow: bool = False) -> SFTPAttrs:
-    """follow: of what a symlink leads to; the caller has looked at that."""
-    kind, mode = (entry.target_type, entry.target_mode) if follow else (entry.type, entry.mode)
+def _attrs(entry: Entry) -> SFTPAttrs:
     return SFTPAttrs(
+        type=_TYPES.get(entry.type, asyncssh.FILEXFER_TYPE_SPECIAL),
         size=entry.size,
         uid=entry.uid,
         gid=entry.gid,
-        permissions=_FORMATS.get(kind, 0) | mode,
+        permissions=_FORMATS.get(entry.type, 0) | entry.mode,
         atime=entry.accessed_ns // 1_000_000_000,
         mtime=entry.modified_ns // 1_000_000_000,
         nlink=entry.links,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sandpty import config
 from sandpty.server.context import Context
 from sandpty.server.dialects.ssh.login import Login
-from sandpty.server.registry import default_user
+from sandpty.server.guest_defaults import default_cwd, default_env, default_user
 from sandpty.terminal import attachment, control
 from sandpty.terminal.attachment import Attachment
 from sandpty.wire.errors import SandptyError
@@ -121,7 +121,7 @@ async def _start(sandbox: Sandbox, wish: Wish) -> Attachment:
 
 
 def _request(sandbox: Sandbox, wish: Wish, shell: tuple[str, ...]) -> Start:
-    env = {**TERMINAL, **sandbox.annotations.get("env", {}), **wish.env}
+    env = {**TERMINAL, **default_env(sandbox), **wish.env}
     if wish.term:
         env["TERM"] = wish.term
     else:
@@ -130,6 +130,7 @@ def _request(sandbox: Sandbox, wish: Wish, shell: tuple[str, ...]) -> Start:
         argv=shell if wish.command is None else (shell[0], "-c", wish.command),
         env=env,
         user=wish.login.user or default_user(sandbox),
+        cwd="" if wish.login.user else default_cwd(sandbox),
         tag=wish.tag,
         flags=StartFlags.PTY if wish.term else StartFlags.STDIN,
         cols=wish.cols if wish.term else 0,
