@@ -39,7 +39,8 @@ class Client:
 
     def command(self, *words: str, program: str = "ssh") -> list[str]:
         """A command line of one of OpenSSH's programs."""
-        return [program, "-F", str(self.config), *QUIET, *words]
+        quiet = () if any(word.startswith("LogLevel=") for word in words) else QUIET
+        return [program, "-F", str(self.config), *quiet, *words]
 
     def line(self, *words: str) -> str:
         """As one types it."""

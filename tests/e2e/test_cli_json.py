@@ -31,6 +31,7 @@ MEMBERS = {
 SILENT = {
     "exec": "the command's own output",
     "shell": "a terminal",
+    "ssh": "what ssh prints",
     "port": "a line for each port that is forwarded, for people",
 }
 

@@ -130,10 +130,13 @@ def revoke(data_dir: Path | None, tokens: bool, as_json: bool, key: str) -> None
 
 @keys.command("add-ssh")
 @_data_dir
+@json_option
 @click.argument("key")
 @click.argument("file", type=click.File("r"), metavar="FILE", default="-")
-def add_ssh(data_dir: Path | None, key: str, file: IO[str]) -> None:
-    """Let the owner of a public SSH key log in for an API key: ssh ID@host, without a password.
+def add_ssh(data_dir: Path | None, as_json: bool, key: str, file: IO[str]) -> None:
+    """Let a public SSH key log in for an API key.
+
+    Its owner then logs in by ssh ID@host, without a password.
 
     KEY is the API key's ID, its name, or the key itself; FILE holds the public half, - is stdin. It counts at once, and
     no more once the API key is revoked.
@@ -144,14 +147,17 @@ def add_ssh(data_dir: Path | None, key: str, file: IO[str]) -> None:
       ssh-add -L | head -1 | sandpty keys add-ssh ci -
     """
     data = _directory(data_dir)
-    record = _key_file(data).add_ssh_key(key, file.read(_SSH_KEY_READ))
+    record, line = _key_file(data).add_ssh_key(key, file.read(_SSH_KEY_READ))
     _tell_supervisor(data)
+    if as_json:
+        print_json(_identity(record, line))
+        return
     click.echo(f"added to {record.id} ({record.name})")
 
 
 @keys.command("list-ssh")
 @_data_dir
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of a table.")
+@json_option
 def list_ssh(data_dir: Path | None, as_json: bool) -> None:
     """List public SSH keys and the API keys they log in for.
 
@@ -159,22 +165,11 @@ def list_ssh(data_dir: Path | None, as_json: bool) -> None:
     Examples:
       sandpty keys list-ssh
     """
-    from sandpty.supervisor import ssh_keys
-
     content = _key_file(_directory(data_dir)).read()
-    found = [
-        {
-            "fingerprint": ssh_keys.fingerprint(line),
-            "type": line.split()[0],
-            "comment": ssh_keys.comment(line),
-            "key": record.id,
-            "name": record.name,
-        }
-        for record in (content.active() if content is not None else [])
-        for line in record.ssh_keys
-    ]
+    active = content.active() if content is not None else []
+    found = [_identity(record, line) for record in active for line in record.ssh_keys]
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        print_json(found)
         return
     for each in found:
         click.echo(f"{each['fingerprint']}  {each['type']}  {each['key']} ({each['name']})  {each['comment']}".rstrip())
@@ -182,8 +177,9 @@ def list_ssh(data_dir: Path | None, as_json: bool) -> None:
 
 @keys.command("remove-ssh")
 @_data_dir
+@json_option
 @click.argument("fingerprint")
-def remove_ssh(data_dir: Path | None, fingerprint: str) -> None:
+def remove_ssh(data_dir: Path | None, as_json: bool, fingerprint: str) -> None:
     """Refuse a public SSH key from now on. What it has open stays; to cut it, revoke its API key.
 
     \b
@@ -191,9 +187,24 @@ def remove_ssh(data_dir: Path | None, fingerprint: str) -> None:
       sandpty keys remove-ssh SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU
     """
     data = _directory(data_dir)
-    record = _key_file(data).remove_ssh_key(fingerprint)
+    record, line = _key_file(data).remove_ssh_key(fingerprint)
     _tell_supervisor(data)
+    if as_json:
+        print_json(_identity(record, line))
+        return
     click.echo(f"removed from {record.id} ({record.name})")
+
+
+def _identity(record: Key, line: str) -> dict[str, str]:
+    from sandpty.supervisor import ssh_keys
+
+    return {
+        "fingerprint": ssh_keys.fingerprint(line),
+        "type": line.split(maxsplit=1)[0],
+        "comment": ssh_keys.comment(line),
+        "key": record.id,
+        "name": record.name,
+    }
 
 
 def _directory(data_dir: Path | None) -> DataDir:

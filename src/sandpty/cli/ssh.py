@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from sandpty.cli.connection import find_server, server_options
+from sandpty.cli.json_output import json_option, print_json
 from sandpty.wire.errors import SandptyError
 
 NAME = "sandpty"
@@ -84,11 +85,14 @@ def ssh(url: str | None, data_dir: Path | None, words: tuple[str, ...]) -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="With --write: that configuration. [default: ~/.ssh/config]",
 )
+@json_option
 @click.option("--renew", is_flag=True, hidden=True, help="Say nothing.")
 def ssh_config(
-    *, url: str | None, data_dir: Path | None, name: str, write_: bool, into: Path | None, renew: bool
+    *, url: str | None, data_dir: Path | None, name: str, write_: bool, into: Path | None, as_json: bool, renew: bool
 ) -> None:
-    """Print what ssh, scp, sftp, rsync and editors need to know of this server; afterwards ssh ID@sandpty works.
+    """Print what ssh needs to know of this server.
+
+    With it ssh ID@sandpty works, and so do scp, sftp, rsync and editors.
 
     Files are written below ~/.local/state/sandpty/ssh only: a key, its certificate, known_hosts, and the lines that are
     printed. With --write ssh's own configuration gets one Include line at its top, once. ssh renews the certificate by
@@ -107,9 +111,14 @@ def ssh_config(
     found = ssh_access.access(server, name, ssh_access.renewal(name, data_dir, url), only_if_due=renew)
     if renew:
         return
+    changed = write_ and ssh_access.include(into or Path.home() / ".ssh" / "config", found.config)
+    if as_json:
+        print_json(
+            {"name": name, "config": str(found.config), "known_hosts": str(found.known_hosts), "changed": changed}
+        )
+        return
     if not write_:
         click.echo(found.config.read_text(), nl=False)
         return
     config = into or Path.home() / ".ssh" / "config"
-    changed = ssh_access.include(config, found.config)
     click.echo(f"{config} {'now includes' if changed else 'includes already'} {found.config}; ssh ID@{name}", err=True)

@@ -323,6 +323,8 @@ def _say_tls(plan: Plan, settings: Settings) -> None:
 
 
 def _say_ssh(plan: Plan, listener: socket.socket) -> None:
+    if plan.as_json:
+        return
     host, port = listener.getsockname()[:2]
     click.echo(f"  SSH        ssh -p {port} ID@{host}, the password an API key; sandpty ssh{_data_dir_option(plan)} ID")
     if not is_loopback(host):

@@ -127,8 +127,11 @@ class KeyFile:
             self._forget_clear(found)
             return found
 
-    def add_ssh_key(self, wanted: str, line: str) -> Key:
-        """Let the owner of a public key log in for an API key (by id, key or name). Raises bad_argument, limit."""
+    def add_ssh_key(self, wanted: str, line: str) -> tuple[Key, str]:
+        """Let the owner of a public key log in for an API key (by id, key or name); the key and the line that is kept.
+
+        Raises bad_argument, conflict, limit.
+        """
         line = ssh_keys.checked(line)
         with self._changing() as content:
             key = _the_one(content, wanted)
@@ -139,16 +142,16 @@ class KeyFile:
             if len(key.ssh_keys) >= config.SSH_KEYS_PER_KEY:
                 raise SandptyError("limit", f"an API key has at most {config.SSH_KEYS_PER_KEY} SSH keys")
             key.ssh_keys.append(line)
-            return key
+            return key, line
 
-    def remove_ssh_key(self, wanted: str) -> Key:
+    def remove_ssh_key(self, wanted: str) -> tuple[Key, str]:
         """By its fingerprint, as `ssh-keygen -l` writes it, or its line. Returns whose it was. Raises bad_argument."""
         with self._changing() as content:
             for key in content.active():
                 for line in key.ssh_keys:
                     if wanted.strip() in (ssh_keys.fingerprint(line), line, ssh_keys.without_comment(line)):
                         key.ssh_keys.remove(line)
-                        return key
+                        return key, line
         raise SandptyError("bad_argument", "no API key has this SSH key; `sandpty keys list-ssh` shows all")
 
     def _forget_clear(self, key: Key) -> None:

@@ -10,7 +10,6 @@ import errno
 import os
 import posixpath
 import stat
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import wraps
@@ -25,29 +24,17 @@ from sandpty.server.auth import Principal
 from sandpty.server.context import Context
 from sandpty.server.dialects.ssh import guest_command
 from sandpty.server.dialects.ssh.login import Login
+from sandpty.server.dialects.ssh.sftp_entries import Listing, name_of, raw, text
+from sandpty.server.dialects.ssh.sftp_entries import attrs as entry_attrs
 from sandpty.server.dialects.ssh.sftp_handles import Handle, Handles
 from sandpty.server.dialects.ssh.transport import Channel
 from sandpty.server.guest_defaults import default_user
-from sandpty.terminal.files import KEEP, Entry, EntryType, Files
+from sandpty.terminal.files import KEEP, Files
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import Sandbox
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
-_FORMATS = {
-    EntryType.FILE: stat.S_IFREG,
-    EntryType.DIRECTORY: stat.S_IFDIR,
-    EntryType.SYMLINK: stat.S_IFLNK,
-    EntryType.FIFO: stat.S_IFIFO,
-    EntryType.SOCKET: stat.S_IFSOCK,
-    EntryType.CHARACTER_DEVICE: stat.S_IFCHR,
-    EntryType.BLOCK_DEVICE: stat.S_IFBLK,
-}
-_TYPES = {
-    EntryType.FILE: asyncssh.FILEXFER_TYPE_REGULAR,
-    EntryType.DIRECTORY: asyncssh.FILEXFER_TYPE_DIRECTORY,
-    EntryType.SYMLINK: asyncssh.FILEXFER_TYPE_SYMLINK,
-}
 _ERRORS: dict[str, Callable[[str], asyncssh.SFTPError]] = {
     "no_such_file": asyncssh.SFTPNoSuchFile,
     "permission_denied": asyncssh.SFTPPermissionDenied,
@@ -80,33 +67,6 @@ def _saying(
     return wrapped
 
 
-def _text(path: bytes) -> str:
-    return path.decode("utf-8", "surrogateescape")
-
-
-def _bytes(path: str) -> bytes:
-    return path.encode("utf-8", "surrogateescape")
-
-
-def _attrs(entry: Entry) -> SFTPAttrs:
-    return SFTPAttrs(
-        type=_TYPES.get(entry.type, asyncssh.FILEXFER_TYPE_SPECIAL),
-        size=entry.size,
-        uid=entry.uid,
-        gid=entry.gid,
-        permissions=_FORMATS.get(entry.type, 0) | entry.mode,
-        atime=entry.accessed_ns // 1_000_000_000,
-        mtime=entry.modified_ns // 1_000_000_000,
-        nlink=entry.links,
-    )
-
-
-def _name(entry: Entry, name: str) -> SFTPName:
-    when = time.strftime("%b %e %H:%M", time.gmtime(entry.modified_ns / 1e9))
-    long = f"{entry.permissions} {entry.links:4d} {entry.owner:<8} {entry.group:<8} {entry.size:8d} {when} {name}"
-    return SFTPName(_bytes(name), _bytes(long), attrs=_attrs(entry))
-
-
 class SftpServer(asyncssh.SFTPServer):
     """One client's view of one sandbox's files."""
 
@@ -118,7 +78,7 @@ class SftpServer(asyncssh.SFTPServer):
         self._login = login
         self._handles = Handles(self._files)
         self._open: set[Handle] = set()
-        self._listings: WeakSet[_Listing] = WeakSet()
+        self._listings: WeakSet[Listing] = WeakSet()
         self._home: str | None = None
 
     # --- what all have in common ---
@@ -161,14 +121,14 @@ class SftpServer(asyncssh.SFTPServer):
 
     async def _path(self, path: bytes) -> str:
         """Relative paths lie below home."""
-        text = _text(path)
-        if text.startswith("/"):
-            return text
+        wanted = text(path)
+        if wanted.startswith("/"):
+            return wanted
         if self._home is None:
             async with self._files():
                 pass
         home = (self._home or "/").rstrip("/")
-        return f"{home}/{text}" if text not in ("", ".") else home or "/"
+        return f"{home}/{wanted}" if wanted not in ("", ".") else home or "/"
 
     async def _command(self, *argv: str) -> str:
         sandbox = await self._sandbox()
@@ -180,19 +140,19 @@ class SftpServer(asyncssh.SFTPServer):
     async def lstat(self, path: bytes) -> SFTPAttrs:
         where = await self._path(path)
         async with self._settled() as files:
-            return _attrs(await files.stat(where, metadata=False))
+            return entry_attrs(await files.stat(where, metadata=False))
 
     @_saying
     async def stat(self, path: bytes) -> SFTPAttrs:
         where = await self._path(path)
         async with self._settled() as files:
-            return _attrs(await files.stat(where, follow=True, metadata=False))
+            return entry_attrs(await files.stat(where, follow=True, metadata=False))
 
     @_saying
     async def fstat(self, file_obj: object) -> SFTPAttrs:
         handle = _handle(file_obj)
         async with self._settled() as files:
-            return _attrs(await files.stat(handle.path, follow=True, metadata=False))
+            return entry_attrs(await files.stat(handle.path, follow=True, metadata=False))
 
     @_saying
     async def realpath(self, path: bytes) -> bytes:
@@ -200,12 +160,12 @@ class SftpServer(asyncssh.SFTPServer):
         where = await self._path(path)
         async with self._settled() as files:
             try:
-                return _bytes(await files.real_path(where))
+                return raw(await files.real_path(where))
             except SandptyError as error:
                 if error.reason.name != "no_such_file":
                     raise
             parent, last = posixpath.split(posixpath.normpath(where))
-            return _bytes(posixpath.join(await files.real_path(parent), last))
+            return raw(posixpath.join(await files.real_path(parent), last))
 
     @_saying
     async def readlink(self, path: bytes) -> bytes:
@@ -214,12 +174,12 @@ class SftpServer(asyncssh.SFTPServer):
             link_text = (await files.stat(where, metadata=False)).link_text
         if link_text is None:
             raise SandptyError("bad_argument", f"{where} is no symbolic link")
-        return _bytes(link_text)
+        return raw(link_text)
 
     def scandir(self, path: bytes) -> AsyncIterator[SFTPName]:
         if len(self._listings) >= config.SFTP_HANDLES_MAX:
             raise asyncssh.SFTPFailure("too many open directories")
-        listing = _Listing(self._listed(path))
+        listing = Listing(self._listed(path))
         self._listings.add(listing)
         return listing
 
@@ -228,9 +188,9 @@ class SftpServer(asyncssh.SFTPServer):
         where = await self._path(path)
         async with self._settled() as files:
             here = await files.stat(where, follow=True, metadata=False)
-            names = [_name(here, "."), _name(here, "..")]
+            names = [name_of(here, "."), name_of(here, "..")]
             async for entries in files.list(where, metadata=False):
-                names += [_name(entry, entry.name) for entry in entries]
+                names += [name_of(entry, entry.name) for entry in entries]
         return names
 
     @_saying
@@ -261,7 +221,7 @@ class SftpServer(asyncssh.SFTPServer):
 
     @_saying
     async def fstatvfs(self, file_obj: object) -> asyncssh.SFTPVFSAttrs:
-        return await self.statvfs(_bytes(_handle(file_obj).path))
+        return await self.statvfs(raw(_handle(file_obj).path))
 
     # --- content ---
 
@@ -418,7 +378,7 @@ class SftpServer(asyncssh.SFTPServer):
     async def symlink(self, oldpath: bytes, newpath: bytes) -> None:
         where = await self._path(newpath)
         async with self._changing() as files:
-            await files.make_symlink(where, _text(oldpath))
+            await files.make_symlink(where, text(oldpath))
 
     @_saying
     async def link(self, oldpath: bytes, newpath: bytes) -> None:
@@ -432,27 +392,3 @@ def _handle(file_obj: object) -> Handle:
     if not isinstance(file_obj, Handle):
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     return file_obj
-
-
-class _Listing:
-    """A directory's names, looked up when the first is asked for."""
-
-    def __init__(self, looking: Coroutine[Any, Any, list[SFTPName]]) -> None:
-        self._looking: Coroutine[Any, Any, list[SFTPName]] | None = looking
-        self._names: list[SFTPName] = []
-
-    def __aiter__(self) -> _Listing:
-        return self
-
-    async def __anext__(self) -> SFTPName:
-        if self._looking is not None:
-            looking, self._looking = self._looking, None
-            self._names = await looking
-            self._names.reverse()
-        if not self._names:
-            raise StopAsyncIteration
-        return self._names.pop()
-
-    def __del__(self) -> None:
-        if self._looking is not None:
-            self._looking.close()
