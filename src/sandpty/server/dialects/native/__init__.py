@@ -15,8 +15,8 @@ from sandpty.server.dialects.native.ports import Ports
 from sandpty.server.dialects.native.processes import Processes
 from sandpty.server.dialects.native.sandboxes import Sandboxes
 from sandpty.server.dialects.native.snapshots import Snapshots
-from sandpty.server.dialects.native.volumes import Volumes
 from sandpty.server.dialects.native.ssh import Ssh
+from sandpty.server.dialects.native.volumes import Volumes
 from sandpty.server.dialects.native.watching import Watching
 
 
