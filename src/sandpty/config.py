@@ -213,8 +213,6 @@ POOL_STARTED_SIZE: Final = 2  # at most so many warm sandboxes of a template who
 TREE_UNUSED_S: Final = 7 * 86_400.0  # a tree of a template that nobody needs is kept so long after it was built
 INTERPRETER_START_TIMEOUT_S: Final = 20.0  # until it listens; its kernel starts after that
 INTERPRETER_POLL_S: Final = 0.01  # between looks whether it listens
-INTERPRETER_TELL_TRIES: Final = 3  # one that is just starting may not take it at first
-INTERPRETER_TELL_TIMEOUT_S: Final = 10.0  # for it to take the sandbox's environment
 
 # --- built templates -------------------------------------------------------------------------------------------------
 READY_TIMEOUT_S: Final = 50.0  # for the ready command of a new sandbox; clients give a create 60 s

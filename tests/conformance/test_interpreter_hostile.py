@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
 import pytest
 from e2b import SandboxException, TimeoutException
 from e2b_code_interpreter import Sandbox
@@ -128,25 +127,42 @@ def test_memory_that_runs_out_ends_the_kernel_not_the_interpreter(code: Sandbox)
     until_sync(lambda: works(code), DEADLINE_S, "it works again")
 
 
-def test_a_fork_bomb_is_bounded_and_ends_with_its_sandbox(code: Sandbox, sdk_env: dict[str, str]) -> None:
-    """Process ids of the sandbox run out, not the machine's: others run code meanwhile, and it can be killed."""
+SLEEPERS = (
+    "import os, time\nwhile True:\n  try:\n    if os.fork() == 0: time.sleep(900)\n  except OSError: time.sleep(0.1)"
+)
+# Each one leaves its session, its parent and its environment behind, and makes two more.
+RUNAWAYS = (
+    "import os\n"
+    "def run():\n"
+    "  while True:\n"
+    "    try:\n"
+    "      if os.fork() == 0: os.setsid()\n"
+    "    except OSError: pass\n"
+    "if os.fork() == 0: run()\nrun()"
+)
+
+
+@pytest.mark.parametrize("bomb", [SLEEPERS, RUNAWAYS], ids=["that sleeps", "that runs"])
+def test_a_fork_bomb_is_bounded_and_ends_with_its_context(code: Sandbox, sdk_env: dict[str, str], bomb: str) -> None:
+    """Process ids of the sandbox run out, not the machine's: others run code meanwhile. A restart ends all of it."""
     sandbox = Sandbox.create(timeout=300)
-    bomb = (
-        "import os, time\nwhile True:\n  try:\n    if os.fork() == 0: time.sleep(900)\n"
-        "  except OSError: time.sleep(0.1)"
-    )
-    with pytest.raises((TimeoutException, httpx.HTTPError)):
-        sandbox.run_code(bomb, timeout=3)
+    context = sandbox.create_code_context()
+    with contextlib.suppress(TimeoutException):  # or it runs out of memory before
+        sandbox.run_code(bomb, context=context, timeout=1)
     until_sync(lambda: works(code), DEADLINE_S, "another sandbox runs code")
+    sandbox.restart_code_context(context.id)
+    assert sandbox.run_code("6 * 7", context=context, timeout=DEADLINE_S).text == "42"
+    assert int(sandbox.commands.run("ls /proc | grep -c '^[0-9]'").stdout) < 30
     assert sandbox.kill()
-    assert not sandbox.is_running()
 
 
 def test_an_interpreter_that_is_killed_from_inside_is_started_again(code: Sandbox) -> None:
     """The run under way fails, and does not look complete; the next one works."""
     with pytest.raises(Exception):  # noqa: B017, PT011 - the SDK passes on what its transport says
         code.run_code(
-            "import os, signal; os.kill(os.getppid(), signal.SIGKILL); import time; time.sleep(60)", timeout=30
+            "import os, signal\nkeeper = open(f'/proc/{os.getppid()}/stat').read().split()\n"
+            "os.kill(int(keeper[3]), signal.SIGKILL); import time; time.sleep(60)",
+            timeout=30,
         )
     until_sync(lambda: works(code), DEADLINE_S, "it works again")
 

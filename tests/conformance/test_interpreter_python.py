@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 import time
 from collections.abc import Iterator
@@ -369,6 +370,14 @@ def test_only_who_has_the_sandboxs_token_runs_code(code: Sandbox, server: Runnin
     for given in ({}, {"X-Access-Token": "wrong"}):
         answer = httpx.post(f"{server.url}/execute", json={"code": "1"}, headers={**headers, **given}, timeout=30)
         assert answer.status_code == 401
+
+
+def test_the_environment_is_told_by_the_server_alone(code: Sandbox, server: RunningServer) -> None:
+    """A client that says what the sandbox's environment is says it in vain."""
+    given = base64.b64encode(b'{"GIVEN": "by a client"}').decode()
+    headers = {"E2b-Sandbox-Id": code.sandbox_id, "E2b-Sandbox-Port": "49999", "Sandpty-Environment": given}
+    assert httpx.get(f"{server.url}/contexts", headers=headers, timeout=30).status_code == 200
+    assert ran(code, "import os; os.environ['GIVEN']").text == "at create"
 
 
 def test_what_is_no_request_is_refused(code: Sandbox, server: RunningServer) -> None:

@@ -114,7 +114,7 @@ async def test_requests_come_with_a_length_or_in_chunks() -> None:
         (b"POST / HTTP/1.1\r\nContent-Length: 999999999999\r\n\r\n", 413),
         (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", 400),
         (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nffffffffff\r\n", 413),
-        (b"GET / HTTP/1.1\r\nX: " + b"a" * 100_000 + b"\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nX: " + b"a" * limits.HEAD_BYTES_MAX + b"\r\n\r\n", 431),
     ],
 )
 async def test_what_is_no_request_is_refused(data: bytes, status: int) -> None:

@@ -37,14 +37,14 @@ class Context:
         if self._kernel is not None and self._kernel.ended.is_set():
             await self.end()
         if self._kernel is None:
-            env = {**os.environ, **self.environment}
-            kernel = Kernel(self._zmq, self._spec, self.cwd, env)
+            given = self.environment  # it may become another one while the kernel starts
+            kernel = Kernel(self._zmq, self._spec, self.cwd, {**os.environ, **given})
             try:
                 await kernel.wait_ready()
             except BaseException:
                 await kernel.close()
                 raise
-            self._kernel, self._told = kernel, dict(self.environment)
+            self._kernel, self._told = kernel, given
         return self._kernel
 
     async def end(self) -> None:
@@ -58,9 +58,9 @@ class Context:
         try:
             kernel = await self.ready()
             outbox.kernel = kernel
-            if self.environment != self._told:
-                await self._silently(kernel, environments.setting(self.language, self.environment, keep=True))
-                self._told = dict(self.environment)
+            if (given := self.environment) != self._told:
+                await self._silently(kernel, environments.setting(self.language, given, keep=True))
+                self._told = given
             if envs:
                 await self._silently(kernel, environments.setting(self.language, envs, keep=False))
             try:

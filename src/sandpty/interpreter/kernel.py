@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,8 +21,7 @@ from . import limits
 from .channels import Channels, Message, new_connection
 from .specs import Spec
 
-MARK = "SANDPTY_KERNEL"  # in the environment of all that a kernel starts
-_OOM_SCORE = "300"  # when memory runs out, the kernel goes before us
+_KEEPER = (sys.executable, "-I", "-S", str(Path(__file__).with_name("keeper.py")))
 
 
 class KernelError(Exception):
@@ -41,28 +41,28 @@ class Kernel:
         path = os.path.join(self._directory, "connection.json")
         with open(path, "w", encoding="ascii") as file:
             json.dump(connection, file)
-        self._mark = os.path.basename(self._directory)
         argv = [word.replace("{connection_file}", path) for word in spec.argv]
         try:
-            self._process = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+            # It starts the kernel below itself, and ends all of it when we close its standard input, or are gone.
+            self._keeper = subprocess.Popen(
+                _KEEPER,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 cwd=cwd,
-                env={**env, **spec.env, MARK: self._mark, "PWD": cwd},
+                env={**env, **spec.env, "PWD": cwd},
                 start_new_session=True,
             )
         except OSError as error:
             shutil.rmtree(self._directory, ignore_errors=True)
             raise KernelError(f"the kernel does not start: {error.strerror}") from error
-        with contextlib.suppress(OSError):
-            Path(f"/proc/{self._process.pid}/oom_score_adj").write_text(_OOM_SCORE)
         self.ended = asyncio.Event()
         self.paused = False
+        self._pid = 0  # the kernel's, once its keeper has told it
         self._listeners: dict[str, Listener] = {}
         self._channels = Channels(context, connection)
-        self._pidfd = os.pidfd_open(self._process.pid)
+        self._ask_keeper(argv)
+        self._pidfd = os.pidfd_open(self._keeper.pid)
         asyncio.get_running_loop().add_reader(self._pidfd, self._on_end)
         self._reading = [
             asyncio.create_task(self._read(self._channels.published)),
@@ -72,7 +72,7 @@ class Kernel:
     @property
     def end_status(self) -> str:
         """How it ended, in words."""
-        code = self._process.returncode
+        code = self._keeper.returncode  # it ends as the kernel did
         if code is None:
             return "it is gone"
         if code < 0:
@@ -80,8 +80,27 @@ class Kernel:
             return f"killed by {signal.Signals(-code).name}{hint}"
         return f"exit status {code}"
 
+    def _ask_keeper(self, argv: list[str]) -> None:
+        assert self._keeper.stdin is not None
+        assert self._keeper.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._keeper.stdin.write(json.dumps(argv).encode() + b"\n")
+            self._keeper.stdin.flush()
+        asyncio.get_running_loop().add_reader(self._keeper.stdout, self._on_pid)
+
+    def _on_pid(self) -> None:
+        assert self._keeper.stdout is not None
+        self._pid = int(self._keeper.stdout.readline() or 0)
+        self._close_stdout()
+
+    def _close_stdout(self) -> None:
+        assert self._keeper.stdout is not None
+        if not self._keeper.stdout.closed:
+            asyncio.get_running_loop().remove_reader(self._keeper.stdout)
+            self._keeper.stdout.close()
+
     def _on_end(self) -> None:
-        self._process.poll()
+        self._keeper.poll()
         self._close_pidfd()
         self.ended.set()
 
@@ -143,8 +162,8 @@ class Kernel:
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            if not self.ended.is_set():
-                os.killpg(self._process.pid, number)
+            if self._pid and not self.ended.is_set():
+                os.killpg(self._pid, number)
 
     def interrupt(self) -> None:
         """As Ctrl-C does."""
@@ -164,33 +183,19 @@ class Kernel:
 
     async def close(self) -> None:
         """End it and everything it started."""
-        while True:
-            self._kill_all()
-            try:
+        assert self._keeper.stdin is not None
+        with contextlib.suppress(OSError):
+            self._keeper.stdin.close()
+        for last in (False,) * limits.KERNEL_END_TRIES + (True,):
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(limits.KERNEL_END_TIMEOUT_S):
                     await self.ended.wait()
                 break
-            except TimeoutError:
-                continue
-        self._kill_all()
+            # Code in the kernel may do anything to its keeper, which is the same user's.
+            self._keeper.send_signal(signal.SIGKILL if last else signal.SIGCONT)
         for task in self._reading:
             task.cancel()
         self._channels.close()
+        self._close_stdout()
         self._close_pidfd()
         shutil.rmtree(self._directory, ignore_errors=True)
-
-    def _kill_all(self) -> None:
-        """Everything that carries the kernel's mark, in rounds, because a fork bomb grows meanwhile."""
-        mark = f"{MARK}={self._mark}".encode()
-        for _ in range(20):
-            found = 0
-            for name in os.listdir("/proc"):
-                if not name.isdigit():
-                    continue
-                with contextlib.suppress(OSError):
-                    if mark in Path(f"/proc/{name}/environ").read_bytes().split(b"\0"):
-                        found += 1
-                        os.kill(int(name), signal.SIGKILL)
-            if not found:
-                break
-        self._signal(signal.SIGKILL)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 HOST = "127.0.0.1"
 PORT = 49999  # where E2B's SDKs look for it
-HEAD_BYTES_MAX = 64 * 1024
+ENVIRONMENT_HEADER = "sandpty-environment"  # the server adds it to every request: base64 of a JSON object
+HEAD_BYTES_MAX = 1024 * 1024  # the environment of sandbox and template comes along in base64
 BODY_BYTES_MAX = 32 * 1024 * 1024  # code comes in one piece
 CONNECTIONS_MAX = 256
 IDLE_TIMEOUT_S = 600.0  # a connection that asks nothing
 CONTEXTS_MAX = 64  # each is a process of 70 MB
 KERNEL_START_TIMEOUT_S = 60.0
-KERNEL_END_TIMEOUT_S = 5.0
+KERNEL_END_TIMEOUT_S = 5.0  # between looks after a keeper that takes long to end its kernel
+KERNEL_END_TRIES = 11
 INTERRUPT_TIMEOUT_S = 5.0  # a kernel that has not stopped by then goes on in the background
 PROBE_INTERVAL_S = 0.25  # between questions to a kernel that has not answered yet
 KEEPALIVE_S = 30.0  # JavaScript clients give up after 300 s of silence

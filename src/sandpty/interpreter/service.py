@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import json
 
-from . import environments
+from . import environments, limits
 from .contexts import Context, Contexts
 from .http import Connection, ProblemError, Request
 from .kernel import KernelError
@@ -19,6 +21,8 @@ class Service:
         self._contexts = contexts
 
     async def handle(self, request: Request, connection: Connection) -> None:
+        if (given := request.headers.get(limits.ENVIRONMENT_HEADER)) is not None:
+            self._contexts.set_environment(_given_environment(given))
         words = [word for word in request.path.split("/") if word]
         match request.method, words:
             case "POST", ["execute"]:
@@ -32,9 +36,6 @@ class Service:
                 await connection.answer(204)
             case "POST", ["contexts", context_id, "restart"]:
                 await self._restart(self._contexts.get(context_id), connection)
-            case "PUT", ["environment"]:
-                self._contexts.set_environment(_environment(request.json().get("env_vars")))
-                await connection.answer(204)
             case "GET", ["health"]:
                 await connection.answer(200, {"contexts": len(self._contexts.list())})
             case _:
@@ -114,6 +115,13 @@ def _text(value: dict[str, object], name: str) -> str | None:
     if text is not None and not isinstance(text, str):
         raise ProblemError(400, f"{name} is not a string")
     return text
+
+
+def _given_environment(text: str) -> dict[str, str]:
+    try:
+        return _environment(json.loads(base64.b64decode(text, validate=True)))
+    except ValueError:
+        raise ProblemError(400, "the environment's header is malformed") from None
 
 
 def _environment(value: object) -> dict[str, str]:

@@ -12,6 +12,7 @@ from sandpty.server.builds.builds import Builds
 from sandpty.server.file_connections import FileConnections
 from sandpty.server.guest_sockets import GuestSockets
 from sandpty.server.metrics import Metrics
+from sandpty.server.ports.heads import Header
 from sandpty.server.registry import Registry
 from sandpty.server.runtime_tokens import SignedTokens
 from sandpty.server.settings import Settings
@@ -23,7 +24,8 @@ from sandpty.wire.verbs import Sandbox
 class Context:
     """`port_starters`: start a sandbox's service on that port, called when a request finds that nothing listens there.
 
-    `port_preparers`: called before each request to that port is sent; may refuse it (PortError).
+    `port_preparers`: called before each request to that port is sent; may refuse it (PortError). What it returns is
+    added to the request's headers, instead of what a client said under these names.
 
     `ssh`: what the SSH gateway is known by; None: there is none.
 
@@ -39,5 +41,5 @@ class Context:
     builds: Builds
     ssh: SshIdentity | None = None
     port_starters: dict[int, Callable[[Sandbox], Awaitable[None]]] = field(default_factory=dict)
-    port_preparers: dict[int, Callable[[web.Request, Sandbox], Awaitable[None]]] = field(default_factory=dict)
+    port_preparers: dict[int, Callable[[web.Request, Sandbox], list[Header]]] = field(default_factory=dict)
     stopping: list[Callable[[], None]] = field(default_factory=list)

@@ -7,6 +7,7 @@ from sandpty.wire.types import Start, StartFlags
 
 PROGRAM = ("/usr/local/bin/sandpty-interpreter",)
 PORT = 49999  # fixed in E2B's code interpreter SDKs
+ENVIRONMENT_HEADER = b"Sandpty-Environment"  # the sandbox's, on every request: base64 of a JSON object
 TAG = "sandpty:interpreter"  # dialects do not list it among what clients started
 USER = "user"
 

@@ -1,4 +1,4 @@
-"""Port 49999: the code interpreter of a sandbox, started when the first request comes and told its environment.
+"""Port 49999: the code interpreter of a sandbox, started when the first request comes, told its environment by each.
 
 A warm sandbox has it running already (the supervisor started it). Whoever runs code there shows the sandbox's access
 token, as for processes; the SDKs send it with /execute only, so contexts can be listed without.
@@ -7,9 +7,9 @@ token, as for processes; the SDKs send it with /execute only, so contexts can be
 from __future__ import annotations
 
 import asyncio
+import base64
 import hmac
 import logging
-from collections import OrderedDict
 
 import msgspec
 from aiohttp import web
@@ -18,14 +18,14 @@ from sandpty import config
 from sandpty.server.guest_defaults import default_env
 from sandpty.server.guest_sockets import GuestSockets
 from sandpty.server.ports.answers import PortError
+from sandpty.server.ports.heads import Header
 from sandpty.terminal import attachment
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.first_shell import e2b_variables
-from sandpty.wire.interpreter import PORT, PROGRAM, interpreter_start
+from sandpty.wire.interpreter import ENVIRONMENT_HEADER, PORT, PROGRAM, interpreter_start
 from sandpty.wire.verbs import Sandbox
 
 log = logging.getLogger(__name__)
-_KNOWN_MOST = 10_000  # sandboxes remembered as told
 
 
 class Interpreters:
@@ -34,21 +34,18 @@ class Interpreters:
     def __init__(self, guest_sockets: GuestSockets) -> None:
         self._guest_sockets = guest_sockets
         self._starting: dict[str, asyncio.Task[None]] = {}
-        self._told: OrderedDict[str, None] = OrderedDict()  # sandboxes whose interpreter knows their environment
 
-    async def prepare(self, request: web.Request, sandbox: Sandbox) -> None:
-        """Raises PortError 401."""
+    def prepare(self, request: web.Request, sandbox: Sandbox) -> list[Header]:
+        """The environment goes along with every request: whoever listens there, and since whenever, knows it.
+
+        Raises PortError 401.
+        """
         if request.path == "/execute":
             _check_token(request, sandbox)
-        env = _environment(sandbox)
-        for _ in range(config.INTERPRETER_TELL_TRIES):
-            if not env or sandbox.id in self._told:
-                return
-            if not await self._tell(sandbox, env):
-                await self.start(sandbox)
+        return [(ENVIRONMENT_HEADER, base64.b64encode(msgspec.json.encode(default_env(sandbox))))]
 
     async def start(self, sandbox: Sandbox) -> None:
-        """Returns when it listens and knows its environment, or when it does not start: then the port stays closed."""
+        """Returns when it listens, or when it does not start: then the port stays closed."""
         task = self._starting.get(sandbox.id)
         if task is None:
             task = self._starting[sandbox.id] = asyncio.create_task(self._start(sandbox))
@@ -56,9 +53,9 @@ class Interpreters:
         await asyncio.shield(task)
 
     async def _start(self, sandbox: Sandbox) -> None:
-        env = e2b_variables(sandbox.id, sandbox.template) | _environment(sandbox)
+        start = interpreter_start(PROGRAM, e2b_variables(sandbox.id, sandbox.template))
         try:
-            await attachment.start_detached(sandbox.socket, interpreter_start(PROGRAM, env))
+            await attachment.start_detached(sandbox.socket, start)
         except SandptyError as error:
             if error.reason.name != "start_failed":  # its template does not have it: as any port that is closed
                 log.warning("the interpreter of %s does not start: %s", sandbox.id, error)
@@ -67,9 +64,6 @@ class Interpreters:
             async with asyncio.timeout(config.INTERPRETER_START_TIMEOUT_S):
                 while not await self._listens(sandbox):  # noqa: ASYNC110 - nobody could tell us
                     await asyncio.sleep(config.INTERPRETER_POLL_S)
-            # Who listens may be another one: that of a warm sandbox, which was just starting.
-            if given := _environment(sandbox):
-                await self._tell(sandbox, given)
         except TimeoutError:
             log.warning("the interpreter of %s does not listen", sandbox.id)
 
@@ -79,38 +73,6 @@ class Interpreters:
         except SandptyError as error:
             return error.reason.name != "port_closed"  # what else is wrong the request will find too
         return True
-
-    def _remember(self, sandbox: Sandbox) -> None:
-        self._told[sandbox.id] = None
-        while len(self._told) > _KNOWN_MOST:
-            self._told.popitem(last=False)
-
-    async def _tell(self, sandbox: Sandbox, env: dict[str, str]) -> bool:
-        """False when nobody listens."""
-        body = msgspec.json.encode({"env_vars": env})
-        head = (
-            f"PUT /environment HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        try:
-            async with asyncio.timeout(config.INTERPRETER_TELL_TIMEOUT_S):
-                reader, writer = await self._guest_sockets.open(sandbox, PORT)
-                try:
-                    writer.write(head.encode() + body)
-                    await writer.drain()
-                    if (await reader.read(64)).startswith(b"HTTP/1.1 204"):
-                        self._remember(sandbox)
-                finally:
-                    writer.close()
-        except SandptyError as error:
-            return error.reason.name != "port_closed"
-        except (OSError, TimeoutError) as error:
-            log.warning("the interpreter of %s does not take its environment: %s", sandbox.id, error)
-        return True
-
-
-def _environment(sandbox: Sandbox) -> dict[str, str]:
-    """What the sandbox's template and create say."""
-    return default_env(sandbox)
 
 
 def _check_token(request: web.Request, sandbox: Sandbox) -> None:

@@ -96,9 +96,9 @@ class Proxy:
 
     async def _exchange(self, request: web.Request, target: Target, sandbox: Sandbox) -> web.StreamResponse:
         policy = policy_of(sandbox)
-        head = upstream.request_head(request, policy, target.port)
-        if preparer := self._context.port_preparers.get(target.port):
-            await preparer(request, sandbox)
+        preparer = self._context.port_preparers.get(target.port)
+        added = preparer(request, sandbox) if preparer else []
+        head = upstream.request_head(request, policy, target.port, added)
         starter = self._context.port_starters.get(target.port)
         connected = await upstream.connect(self._context.guest_sockets, sandbox, target.port, policy, starter)
         exchange = Exchange(request, target, connected)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
 
@@ -92,15 +92,17 @@ def upgrade_of(request: web.Request) -> bytes | None:
     return protocol.encode("utf-8", "surrogateescape")
 
 
-def request_head(request: web.Request, policy: PortPolicy, port: int) -> bytes:
-    """What the service is sent before the body. Raises PortError 400."""
+def request_head(request: web.Request, policy: PortPolicy, port: int, added: Sequence[Header] = ()) -> bytes:
+    """What the service is sent before the body; `added` replaces what came under these names. Raises PortError 400."""
     if request.method == "CONNECT":
         raise PortError(400, "CONNECT is not proxied")
     if len(request.headers.getall("Host", ())) != 1:
         raise PortError(400, "A request names one Host")
     host = policy.host_for(request.headers["Host"], port).encode("utf-8", "surrogateescape")
-    replaced = _REPLACED | {b"authorization"} if port in policy.wants_tokens else _REPLACED
-    headers: list[Header] = [(b"Host", host), *heads.end_to_end(request.raw_headers, without=replaced)]
+    replaced = _REPLACED | {name.lower() for name, _ in added}
+    if port in policy.wants_tokens:
+        replaced |= {b"authorization"}
+    headers: list[Header] = [(b"Host", host), *added, *heads.end_to_end(request.raw_headers, without=replaced)]
     headers += _forwarded(request, policy, host)
     if "Transfer-Encoding" in request.headers:
         headers.append((b"Transfer-Encoding", b"chunked"))
