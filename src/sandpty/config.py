@@ -216,6 +216,7 @@ INTERPRETER_POLL_S: Final = 0.01  # between looks whether it listens
 
 # --- built templates -------------------------------------------------------------------------------------------------
 READY_TIMEOUT_S: Final = 50.0  # for the ready command of a new sandbox; clients give a create 60 s
+READY_SLEEP_MAX_S: Final = 2.0  # of a ready command that only sleeps, after the build, which has slept it whole
 READY_POLL_MIN_S: Final = 0.02  # between attempts of the ready command ...
 READY_POLL_MAX_S: Final = 0.5  # ... of which each is a process
 BUILDS_MAX: Final = 20  # per team, under way or waiting for their turn; E2B's own

@@ -313,7 +313,7 @@ class Registry:
         if not readiness.has_to_start(sandbox):
             return sandbox
         try:
-            await readiness.until_ready(sandbox)
+            await readiness.until_booted(sandbox)
         except SandptyError as error:
             log.warning("sandbox %s is not ready: %s", sandbox.id, error)
             await self.remove(sandbox)
@@ -365,7 +365,7 @@ class Registry:
         boots = not (memory and self.get(sandbox_id, principal).paused_memory)
         sandbox = await self._change("resume", {"id": sandbox_id, "end_at": ends, "memory": memory})
         if boots and readiness.has_to_start(sandbox):
-            await readiness.until_ready(sandbox)  # its files are worth more than its being ready: it stays
+            await readiness.until_booted(sandbox)  # its files are worth more than its being ready: it stays
         return sandbox
 
     async def set_memory(self, sandbox_id: str, principal: Principal, memory_mb: int) -> Sandbox:

@@ -77,10 +77,10 @@ class Building:
         name, place = str(number), f"[{number}/{len(self._recipe.steps)}]"
         self._forced = self._forced or step.force
         key = layer_key(situation, step)
-        if step.kind in ("run", "copy") and (files := await self._kept(key)) is not None:
+        if (files := await self._kept(key)) is not None:
             self._log.add(f"CACHED {place} {step.text}", step=name)
             await self._workshop.leave()  # it stands on the layer before
-            return situation.with_files(files)
+            return situation.after(step).with_files(files)
         self._log.add(f"{place} {step.text}", step=name)
         lines = Lines(self._log, name, f"{place} ")
         try:
@@ -91,7 +91,7 @@ class Building:
                 name, f"step {number} of {len(self._recipe.steps)} failed: {step.text}\n{explain(error)}"
             ) from error
         if not self._steps.changed:
-            return after
+            return after  # so far there is nothing to keep; the sandbox goes on for the next step
         return after.with_files(await _at(name, self._workshop.seal(key)))
 
     async def _kept(self, key: str) -> Files | None:
@@ -150,6 +150,8 @@ class Building:
 async def _follow_start(sandbox: Sandbox, lines: Lines) -> Exit | None:
     """What the start command says, from its first byte on; how it ends, if it does."""
     with contextlib.suppress(SandptyError):
+        if not await readiness.start_is_there(sandbox):
+            return None
         request = Attach(Selector.tagged(START_TAG), may_write=False, origin=From.OFFSET, value=0)
         async with await attachment.attach(sandbox.socket, request) as attached:
             return await follow(attached, lines)

@@ -12,6 +12,7 @@ import msgspec
 
 from sandpty import config
 from sandpty.wire.errors import SandptyError
+from sandpty.wire.first_shell import USER
 from sandpty.wire.templates import Defaults, Files
 
 StepKind = Literal["run", "copy", "env", "workdir", "user"]
@@ -103,6 +104,17 @@ class Situation:
     defaults: Defaults
     make: str = ""
 
+    def after(self, step: Step) -> Situation:
+        """What the next command starts with, after this step. Raises bad_argument."""
+        match step.kind:
+            case "env":
+                return self.with_env(step)
+            case "workdir":
+                return self.with_workdir(self.workdir(step))
+            case "user":
+                return self.with_user(user_name(step))
+        return self
+
     def with_env(self, step: Step) -> Situation:
         """Later values may use earlier ones."""
         env = dict(self.defaults.env)
@@ -121,6 +133,14 @@ class Situation:
 
     def _with(self, **changed: object) -> Situation:
         return replace(self, defaults=msgspec.structs.replace(self.defaults, **changed))
+
+    @property
+    def directory(self) -> str:
+        """Where commands run, also those of another user: it is the template's user whose home is meant."""
+        user = self.defaults.user or USER
+        home = "/root" if user == "root" else f"/home/{user}"
+        path = self.defaults.workdir or "~"
+        return home + path[1:] if path.startswith("~") else path
 
     def workdir(self, step: Step) -> str:
         """Where a workdir step leads: below the one before, if it does not begin at the root. "" is the home."""

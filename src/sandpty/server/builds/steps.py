@@ -18,10 +18,14 @@ from sandpty.wire.template_commands import command_line
 
 MADE = 100  # exit code of our own scripts: something was changed (0: it was as it should be)
 
-_HOME = 'home=$(getent passwd "$1" | cut -d: -f6); '
+# With nothing but a shell: images have all kinds of tools, and some have few.
+_HOME = 'while IFS=: read -r name _ _ _ _ dir _; do [ "$name" != "$1" ] || home=$dir; done </etc/passwd; '
 _MAKE_USER = (
-    'id -u "$1" >/dev/null 2>&1 && exit 0; '
-    'if command -v useradd >/dev/null; then useradd -m -s /bin/bash "$1"; else adduser -D "$1"; fi && exit 100'
+    'while IFS=: read -r name _ id _; do [ "$name" != "$1" ] || exit 0; done </etc/passwd; '
+    'useradd -m -s /bin/bash "$1" 2>/dev/null || adduser -D -s /bin/bash "$1" 2>/dev/null || { '
+    'id=1000; while grep -q "^[^:]*:[^:]*:$id:" /etc/passwd /etc/group; do id=$((id + 1)); done; '
+    'echo "$1:x:$id:$id::/home/$1:/bin/bash" >>/etc/passwd && echo "$1:x:$id:" >>/etc/group && '
+    'mkdir -p "/home/$1" && chown "$id:$id" "/home/$1"; } && exit 100'
 )
 # $1: whose it is to be, $2: the directory.
 _MAKE_DIRECTORY = (
@@ -51,14 +55,14 @@ class StepError(Exception):
 
 
 class Steps:
-    """Of one build. Each returns what comes after it; `changed` tells whether there is something to keep."""
+    """Of one build. `changed`: whether the last one did something to the files."""
 
     def __init__(self, workshop: Workshop, uploads: Uploads, team: str) -> None:
         self._workshop = workshop
         self._uploads = uploads
         self._team = team
         self.changed = False
-        self._ways: dict[str, Callable[[Situation, Step, Lines], Awaitable[Situation]]] = {
+        self._ways: dict[str, Callable[[Situation, Step, Lines], Awaitable[None]]] = {
             "run": self._run,
             "copy": self._copy,
             "env": self._env,
@@ -67,33 +71,32 @@ class Steps:
         }
 
     async def do(self, situation: Situation, step: Step, lines: Lines) -> Situation:
-        """Raises StepError, SandptyError."""
+        """Returns what comes after it. Raises StepError, SandptyError."""
         self.changed = False
-        return await self._ways[step.kind](situation, step, lines)
+        after = situation.after(step)
+        await self._ways[step.kind](situation, step, lines)
+        return after
 
-    async def _env(self, situation: Situation, step: Step, lines: Lines) -> Situation:
-        return situation.with_env(step)
+    async def _env(self, situation: Situation, step: Step, lines: Lines) -> None:
+        """Nothing is done: it is in what comes after."""
 
-    async def _run(self, situation: Situation, step: Step, lines: Lines) -> Situation:
+    async def _run(self, situation: Situation, step: Step, lines: Lines) -> None:
         user = step.args[1] if len(step.args) > 1 else ""
         status = await self._workshop.run(situation, command_line(step.args[0], situation.defaults), lines, user=user)
         _check(status, lines)
         self.changed = True
-        return situation
 
-    async def _workdir(self, situation: Situation, step: Step, lines: Lines) -> Situation:
+    async def _workdir(self, situation: Situation, step: Step, lines: Lines) -> None:
         path = situation.workdir(step)
         if path not in ("", "/"):
             await self._script(situation, _MAKE_DIRECTORY, lines, situation.defaults.user or USER, path)
-        return situation.with_workdir(path)
 
-    async def _user(self, situation: Situation, step: Step, lines: Lines) -> Situation:
+    async def _user(self, situation: Situation, step: Step, lines: Lines) -> None:
         user = user_name(step)
         if user not in ("root", situation.defaults.user or USER):
             await self._script(situation, _MAKE_USER, lines, user)
-        return situation.with_user(user)
 
-    async def _copy(self, situation: Situation, step: Step, lines: Lines) -> Situation:
+    async def _copy(self, situation: Situation, step: Step, lines: Lines) -> None:
         source, contents = copied_source(step.args[0])
         archive = self._uploads.find(self._team, step.files)
         if archive is None:
@@ -106,7 +109,6 @@ class Steps:
         script = (user, situation.defaults.workdir, source, "1" if contents else "", step.args[1])
         await self._script(situation, _COPY, lines, *script, owner or f"{user}:", mode, unpack, stdin=_pieces(archive))
         self.changed = True
-        return situation
 
     async def _script(
         self, situation: Situation, script: str, lines: Lines, *args: str, stdin: AsyncIterator[bytes] | None = None

@@ -94,14 +94,14 @@ class Workshop:
         user: str = "",
         stdin: AsyncIterator[bytes] | None = None,
     ) -> Exit:
-        """Run a program to its end; its output goes to `lines`."""
+        """Run a program to its end; its output goes to `lines`. user: instead of the template's, in its directory."""
         sandbox = await self.enter(situation.files)
         defaults = situation.defaults
         start = Start(
             argv=tuple(argv),
             env=e2b_variables(sandbox.id, sandbox.template) | defaults.env,
             user=user or defaults.user or USER,
-            cwd=defaults.workdir if not user else ("" if defaults.workdir.startswith("~") else defaults.workdir),
+            cwd=defaults.workdir if not user else situation.directory,
             flags=StartFlags.STDIN if stdin is not None else StartFlags(0),
             window=config.ATTACH_WINDOW_BYTES,
             stall_ms=NEVER_MS,
