@@ -27,6 +27,7 @@ from benchmarks import (
     pausing,
     ports,
     run_code,
+    ssh,
     stuck_viewer,
     throughput,
 )
@@ -47,6 +48,7 @@ BENCHMARKS: dict[str, tuple[str, Callable[[Bench], Report]]] = {
     "pausing": (pausing.TITLE, pausing.run),
     "ports": (ports.TITLE, ports.run),
     "run_code": (run_code.TITLE, run_code.run),
+    "ssh": (ssh.TITLE, ssh.run),
 }
 BENCHMARK_TIMEOUT_S = 120
 
