@@ -327,7 +327,7 @@ def default_data_dir() -> Path:
     """SANDPTY_DATA_DIR, else /var/lib/sandpty for root and ~/.local/share/sandpty for others."""
     if configured := os.environ.get("SANDPTY_DATA_DIR"):
         return Path(configured)
-    if os.geteuid() == 0:
+    if getattr(os, "geteuid", lambda: -1)() == 0:  # Windows, where a client may be, has no users of that kind
         return Path("/var/lib/sandpty")
     return Path.home() / ".local" / "share" / "sandpty"
 

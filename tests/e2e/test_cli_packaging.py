@@ -59,7 +59,7 @@ def test_every_dependency_is_pinned_with_hashes_and_without_addresses() -> None:
     """What is installed is what was tested, from wherever it comes."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = {"run.txt": [*project["dependencies"], *extras["build"]]}
+    wanted = {"run.txt": [*project["dependencies"], *extras["server"], *extras["build"]]}
     wanted["dev.txt"] = [*wanted["run.txt"], *extras["dev"]]
     for name, requirements in wanted.items():
         pinned = pins(name)

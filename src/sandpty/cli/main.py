@@ -16,6 +16,9 @@ from sandpty.wire.errors import SandptyError
 INTERNAL_EXIT_STATUS = 70
 INTERRUPTED_EXIT_STATUS = 130
 BROKEN_PIPE_EXIT_STATUS = 141
+MISSING_EXIT_STATUS = 69  # as where no server is
+# What the extra `server` brings: `pip install sandpty` alone is a client.
+SERVER_PACKAGES = frozenset(("aiohttp", "asyncssh", "cryptography", "dns", "msgspec", "uvloop", "zstandard"))
 
 
 # Name -> module below sandpty.cli and what it is called there, in the order of their use, not of the alphabet.
@@ -113,6 +116,9 @@ def _end_with(error: Exception) -> int:  # noqa: PLR0911 - one arm per kind of e
         case click.exceptions.NoArgsIsHelpError():
             click.echo(error.format_message(), err=True)
             return error.exit_code
+        case ModuleNotFoundError() if (error.name or "").partition(".")[0] in SERVER_PACKAGES:
+            message = f"this installation is a client's: {error.name} is not there"
+            return _fail(message, "`pip install 'sandpty[server]'` makes it a server's", MISSING_EXIT_STATUS)
         case click.UsageError():
             path = error.ctx.command_path if error.ctx else "sandpty"
             return _fail(error.format_message().rstrip("."), f"{path} --help shows what there is", error.exit_code)
