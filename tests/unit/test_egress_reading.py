@@ -12,7 +12,7 @@ import dns.rdatatype
 import dns.rrset
 import pytest
 
-from sandpty.egress.client_hello import HelloError, server_name
+from sandpty.egress.client_hello import HelloError, HelloReader
 from sandpty.egress.guests import Guests
 from sandpty.egress.http_requests import RequestError, Requests, may_be_http
 from sandpty.egress.names import Names
@@ -32,6 +32,11 @@ def hello(name: str | None) -> bytes:
     return outward.read()
 
 
+def server_name(data: bytes) -> str | None:
+    """What is read of it at once."""
+    return HelloReader().feed(data)
+
+
 def in_records(message: bytes, size: int) -> bytes:
     """The same handshake message, spread over records of `size` bytes."""
     body = message[5:]
@@ -44,7 +49,10 @@ def test_the_server_name_is_read_however_it_is_cut(size: int) -> None:
     """Into records, and byte by byte; before the end nothing is decided."""
     data = in_records(hello("Example.COM"), size)
     assert server_name(data) == "example.com"
-    assert all(server_name(data[:cut]) is None for cut in range(1, len(data) - size))
+    reader = HelloReader()
+    said = [reader.feed(data[at : at + 1]) for at in range(len(data))]
+    assert said[-1] == "example.com"
+    assert not any(said[:-1])
 
 
 def test_a_hello_without_one_single_name_is_refused() -> None:
@@ -140,6 +148,10 @@ def test_only_a_web_socket_may_leave_http() -> None:
         b"GET / HTTP/1.1\r\nHost: evil.test\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: good.test\r\n\r\nGET / HTTP/1.1\r\nHost: other.test\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: good.test@evil.test\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: good.test\r\nHost: other.test\r\n\r\n",
+        b"GET http://good.test/ HTTP/1.1\r\nHost: good.test\r\n\r\n",
+        b"CONNECT good.test:443 HTTP/1.1\r\nHost: good.test\r\n\r\n",
+        b"CONNECT /evil.test:443 HTTP/1.1\r\nHost: good.test\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: good.test\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: good.test\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
         b"GET  / HTTP/1.1\r\nHost: good.test\r\n\r\n",
@@ -180,6 +192,9 @@ def test_requests_are_told_from_other_protocols() -> None:
     assert may_be_http(b"GET / HTTP/1.1\r\n") is True
     assert may_be_http(b"\r\n get\t/\thttp/1.1\r\n") is True
     assert may_be_http(b"GET / HT") is None
+    assert may_be_http(b"GET /" + b"a" * 60_000) is None, "servers take lines that long"
+    assert may_be_http(b"GET /\xe9") is None, "and bytes that are no text"
+    assert may_be_http(b'{"jsonrpc"') is False
     assert may_be_http(b"SSH-2.0-OpenSSH\r\n") is False
     assert may_be_http(b"\x00\x00\x00\x08\x04\xd2\x16/") is False
 
@@ -272,3 +287,17 @@ def test_a_change_of_rules_closes_what_they_do_not_allow() -> None:
         assert sorted(cut) == ["good", "good", "wild"]
         assert guest.name_of("2.2.2.2") is None
     assert guests.get("10.0.0.1") is None
+
+
+@pytest.mark.parametrize(
+    "name", ["", "wild.test", "a..wild.test", "evil.test/.wild.test", "\xe9.wild.test", "a b.wild.test"]
+)
+def test_a_wildcard_allows_names_and_nothing_else(name: str) -> None:
+    """Whatever stands in a Host or a ClientHello, and however much of it."""
+    guests = Guests()
+    guests.set(GuestNames("10.0.0.1", ("*.wild.test",), ()))
+    guest = guests.get("10.0.0.1")
+    assert guest is not None
+    assert guest.allows("a.wild.test")
+    assert not guest.allows(name)
+    assert not guest.allows("a." * 150 + "wild.test")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 HANDSHAKE = 0x16  # the first byte of a connection that speaks TLS
 _CLIENT_HELLO = 1
+_HEAD_BYTES = 5  # of a record: type, version, length
 _RECORD_BYTES_MAX = 16 * 1024 + 256
 _SERVER_NAME, _HOST_NAME = 0, 0
 # What a server says that knows no such name: a fatal alert `unrecognized_name`.
@@ -41,29 +42,39 @@ class _Bytes:
         return self._at < len(self._data)
 
 
-def server_name(data: bytes) -> str | None:
-    """The name, in normal form; None: more bytes are needed. Raises HelloError, also when no name is given."""
-    message = _handshake(data)
-    return None if message is None else _name_in(message)
+class HelloReader:
+    """`feed` it what a client says, from its first byte, however that is cut."""
 
+    def __init__(self) -> None:
+        self._record = bytearray()  # the one that is coming in
+        self._message = bytearray()  # the first handshake message, which may be spread over records
 
-def _handshake(data: bytes) -> bytes | None:
-    """The first handshake message, which may be spread over records."""
-    message = b""
-    at = 0
-    while len(data) >= at + 5:
-        length = int.from_bytes(data[at + 3 : at + 5], "big")
-        if data[at] != HANDSHAKE or data[at + 1] != 3 or not 0 < length <= _RECORD_BYTES_MAX:
+    def feed(self, data: bytes) -> str | None:
+        """The server name, in normal form; None: more is needed. Raises HelloError, also when no name is given."""
+        self._record += data
+        at = 0
+        while (whole := self._record_end(at)) and len(self._record) >= whole:
+            self._message += self._record[at + _HEAD_BYTES : whole]
+            at = whole
+            if self._message[0] != _CLIENT_HELLO:
+                raise HelloError("not a ClientHello")
+            length = 4 + int.from_bytes(self._message[1:4], "big")
+            if len(self._message) >= max(length, 4):
+                return _name_in(bytes(self._message[4:length]))
+        del self._record[:at]
+        return None
+
+    def _record_end(self, at: int) -> int:
+        """Of the record that begins at `at`; 0 while its head is not there. Raises HelloError."""
+        head = bytes(self._record[at : at + _HEAD_BYTES])
+        if head[:1] not in (b"", bytes([HANDSHAKE])) or head[1:2] not in (b"", b"\x03"):
             raise HelloError("not a TLS handshake")
-        message += data[at + 5 : at + 5 + length]
-        if message[:1] not in (b"", bytes([_CLIENT_HELLO])):
-            raise HelloError("not a ClientHello")
-        if len(message) >= 4 and len(message) >= 4 + int.from_bytes(message[1:4], "big"):
-            return message[4 : 4 + int.from_bytes(message[1:4], "big")]
-        at += 5 + length
-    if data[:1] != bytes([HANDSHAKE]) or data[1:2] not in (b"", b"\x03"):
-        raise HelloError("not a TLS handshake")
-    return None
+        if len(head) < _HEAD_BYTES:
+            return 0
+        length = int.from_bytes(head[3:], "big")
+        if not 0 < length <= _RECORD_BYTES_MAX:
+            raise HelloError("not a TLS handshake")
+        return at + _HEAD_BYTES + length
 
 
 def _name_in(message: bytes) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from sandpty import config
-from sandpty.wire.network_rules import is_allowed_name
+from sandpty.wire.network_rules import NAME_CHARACTERS_MAX, is_allowed_name
 from sandpty.wire.verbs import GuestNames
+
+_NAME = re.compile(r"([a-z0-9_-]{1,63}\.)+[a-z0-9_-]{1,63}")  # what else stands in a Host is not for a resolver
 
 
 class Open:
@@ -34,7 +37,9 @@ class Guest:
         self.servers = rules.servers
 
     def allows(self, name: str) -> bool:
-        return is_allowed_name(name, self.names)
+        """`name` as a client gave it, in lower case and without its final dot."""
+        fits = len(name) <= NAME_CHARACTERS_MAX and _NAME.fullmatch(name) is not None
+        return fits and is_allowed_name(name, self.names)
 
     def change(self, rules: GuestNames) -> None:
         """From now on these; what they do not allow is cut."""

@@ -6,27 +6,27 @@ a WebSocket does, when it is what the connection begins with.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import h11
 
 from sandpty import config
 
+# A method, then anything that is no control character; other protocols show within a few bytes that they are another.
+_REQUEST_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]*(?:[ \t][\t\r\x20-\x7e\x80-\xff]*)?")
+
 
 class RequestError(Exception):
     """Not to be passed on."""
 
 
-def may_be_http(data: bytes) -> bool | None:
+def may_be_http(data: bytes | bytearray) -> bool | None:
     """Whether a connection begins with a request; None: more bytes are needed to tell."""
-    begun = data.lstrip(b"\r\n \t")
-    line, newline, _ = begun.partition(b"\n")
+    line, newline, _ = data.lstrip(b"\r\n \t").partition(b"\n")
     if b"HTTP/" in line.upper():
         return True
-    if newline or len(begun) > config.EGRESS_OPENING_BYTES // 4:
-        return False
-    # A request line is text; other protocols show it within a few bytes.
-    return None if all(32 <= byte < 127 or byte in b"\r\t" for byte in line) else False
+    return False if newline or _REQUEST_LINE.fullmatch(line) is None else None
 
 
 class Requests:
@@ -83,7 +83,8 @@ class Requests:
         return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and data else data
 
     def _request(self, request: h11.Request) -> bytes:
-        if not request.target.startswith((b"/", b"*")):  # an absolute address would count more than Host
+        # An absolute address would count more than Host; what follows a CONNECT may be anything.
+        if request.method == b"CONNECT" or not request.target.startswith((b"/", b"*")):
             raise RequestError("the request's target is not a path")
         if request.http_version not in (b"1.0", b"1.1"):
             raise RequestError("not HTTP/1")

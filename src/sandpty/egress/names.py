@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 import socket
 from typing import cast
 
@@ -28,7 +27,6 @@ from sandpty.egress.resolver import Found, ResolveError, Resolver
 log = logging.getLogger(__name__)
 _UDP_BYTES_MIN, _UDP_BYTES_MAX = 512, 1232
 _QUESTION_BYTES_MAX = 4096
-_NAME = re.compile(r"([A-Za-z0-9_-]{1,63}\.)+[A-Za-z0-9_-]{1,63}")
 # Passed on as they are. Not AAAA (sandboxes have no IPv6), not HTTPS and SVCB (they lead to hidden server names).
 _PASSED = {
     dns.rdatatype.A,
@@ -139,7 +137,7 @@ class Names(asyncio.DatagramProtocol):
 
     async def _fill(self, reply: dns.message.Message, text: str, kind: dns.rdatatype.RdataType, guest: Guest) -> None:
         name = text.lower()
-        if not _NAME.fullmatch(name) or not guest.allows(name):
+        if not guest.allows(name):
             # Not REFUSED: resolvers in programs would go on asking, and tell their users of a passing trouble.
             _refuse(reply)
             return

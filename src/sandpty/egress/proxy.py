@@ -19,7 +19,7 @@ import dns.rdatatype
 
 from sandpty import config
 from sandpty.egress import client_hello
-from sandpty.egress.client_hello import HelloError
+from sandpty.egress.client_hello import HelloError, HelloReader
 from sandpty.egress.guests import Guest, Guests, Open
 from sandpty.egress.http_requests import RequestError, Requests, may_be_http
 from sandpty.egress.relay import Relay
@@ -47,12 +47,13 @@ class Client:
     dialled: str
     said: bytes = b""
 
-    async def more(self) -> None:
-        """Wait for more of what it says. Raises RefusedError when that is all or too much."""
+    async def more(self) -> bytes:
+        """The next piece of what it says. Raises RefusedError when that was all or too much."""
         data = await self.reader.read(config.EGRESS_CHUNK_BYTES)
         self.said += data
         if not data or len(self.said) > config.EGRESS_OPENING_BYTES:
             raise RefusedError("it does not say what it is for")
+        return data
 
 
 class Proxy:
@@ -135,8 +136,10 @@ class Proxy:
         return found
 
     async def _tls(self, client: Client) -> Relay:
-        while (name := client_hello.server_name(client.said)) is None:
-            await client.more()
+        hello = HelloReader()
+        name = hello.feed(client.said)
+        while name is None:
+            name = hello.feed(await client.more())
         if not client.guest.allows(name):
             client.writer.write(client_hello.REFUSAL)
             client.writer.close()
@@ -147,9 +150,7 @@ class Proxy:
         requests = Requests(client.guest.allows)
         first = requests.feed(client.said)
         while not requests.host:
-            seen = len(client.said)
-            await client.more()
-            first += requests.feed(client.said[seen:])
+            first += requests.feed(await client.more())
         server = await self._connect(client, requests.host)
         return Relay(client.reader, client.writer, *server, first=first, requests=requests)
 
@@ -160,17 +161,8 @@ class Proxy:
             raise RefusedError("the address stands for no allowed name")
         client.connection.name = name
         server = await _connected([client.dialled], client.port)
-        check = None if looked_at else (lambda said: self._may_say(client.guest, said))
+        check = None if looked_at else _late_check(client.guest)
         return Relay(client.reader, client.writer, *server, first=client.said, check=check)
-
-    @staticmethod
-    def _may_say(guest: Guest, said: bytes) -> bool | None:
-        """Whether a client that was silent may say this to the server it dialled; None: more is needed to tell."""
-        if said[0] == client_hello.HANDSHAKE:
-            name = client_hello.server_name(said)
-            return None if name is None else guest.allows(name)
-        http = may_be_http(said)
-        return None if http is None else not http  # no program waits before it asks over HTTP
 
     async def _connect(self, client: Client, name: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         found = await self._resolver.find(name, dns.rdatatype.A, client.guest.servers)
@@ -178,6 +170,21 @@ class Proxy:
             raise RefusedError("the rules have changed meanwhile")
         client.connection.name = name
         return await _connected(list(found.addresses[:_ADDRESSES_TRIED]), client.port)
+
+
+def _late_check(guest: Guest) -> Callable[[bytes], bool | None]:
+    """Whether a client that was silent may say this to the server it dialled; None: more is needed to tell."""
+    said, hello = bytearray(), HelloReader()
+
+    def may_say(data: bytes) -> bool | None:
+        said.extend(data)
+        if said[0] == client_hello.HANDSHAKE:
+            name = hello.feed(data)
+            return None if name is None else guest.allows(name)
+        http = may_be_http(said)
+        return None if http is None else not http  # no program waits before it asks over HTTP
+
+    return may_say
 
 
 async def _connected(addresses: list[str], port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -15,8 +15,8 @@ _STATUS_LINE_BYTES = 16
 class Relay:
     """`first` goes to the server before anything else the client says.
 
-    requests: what the client says goes through it. check: asked of what the client says first, until it tells whether
-    that may be said.
+    requests: what the client says goes through it. check: asked of each piece that the client says first, until it
+    tells whether that may be said.
     """
 
     def __init__(
@@ -68,12 +68,16 @@ class Relay:
 
     async def _checked(self, check: Callable[[bytes], bool | None]) -> None:
         said = b""
-        while (may := check(said) if said else None) is None:
+        may: bool | None = None
+        while may is None:
             data = await self._client.read(config.EGRESS_CHUNK_BYTES)
-            if not data or len(said) > config.EGRESS_OPENING_BYTES:
-                return
+            if not data:
+                break  # that was all: nothing was asked with it
             said += data
-        if not may:
+            if len(said) > config.EGRESS_OPENING_BYTES:
+                raise RequestError("it does not say what it is for")
+            may = check(data)
+        if may is False:
             raise RequestError("what it says at last is not allowed")
         self._to_server.write(said)
         await self._to_server.drain()
