@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,10 +47,13 @@ class Worker:
 
 
 @contextmanager
-def worker() -> Iterator[Worker]:
-    """A process with the SDK imported."""
+def worker(command: Sequence[str] = ()) -> Iterator[Worker]:
+    """A process with E2B's SDK imported; or that of `command`, which is spoken to likewise."""
     process = subprocess.Popen(
-        [interpreter(), str(HERE / "sdk_worker.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command or [interpreter(), str(HERE / "sdk_worker.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         yield Worker(process)

@@ -7,7 +7,7 @@ from types import TracebackType
 
 from sandpty.sdk._async.client import AsyncClient
 from sandpty.sdk._async.terminal import AsyncTerminal, TerminalEvent
-from sandpty.sdk._concurrency import AsyncCallback, AsyncWorker, async_call
+from sandpty.sdk._concurrency import AsyncCallback, AsyncLock, AsyncWorker, async_call
 from sandpty.sdk.characters import WholeCharacters
 from sandpty.sdk.exceptions import CommandExitError, ProcessTimeoutError
 from sandpty.sdk.values import CommandResult, WindowSize, exit_status
@@ -42,6 +42,8 @@ class AsyncProcessHandle:
         self._text = text
         self._origin, self._position = origin, 0
         self._terminal: AsyncTerminal | None = None
+        self._opening = AsyncLock()  # held while `_terminal` changes
+        self._left = False  # disconnected: a worker that has not begun yet must not
         self._worker: AsyncWorker | None = None
         self._callbacks: list[tuple[str, AsyncCallback]] = []
         self._cutters = {name: WholeCharacters() for name in _NAMES.values()}
@@ -56,12 +58,24 @@ class AsyncProcessHandle:
         """Call `pty`, `stdout` and `stderr` with what is said from now on, in the background."""
         self._add(**callbacks)
         if self._callbacks and self._worker is None:
-            self._worker = AsyncWorker(self._consume, f"output of {self.pid}")
+            self._left = False
+            self._worker = AsyncWorker(self._listen, f"output of {self.pid}")
+
+    async def _listen(self) -> None:
+        async with self._opening:
+            if self._left:  # before it had even begun
+                return
+            await self._open()
+        await self._consume()
 
     def _add(self, **callbacks: AsyncCallback | None) -> None:
         self._callbacks += [(name, callback) for name, callback in callbacks.items() if callback is not None]
 
     async def _opened(self) -> AsyncTerminal:
+        async with self._opening:
+            return await self._open()
+
+    async def _open(self) -> AsyncTerminal:
         if self._terminal is None:
             terminal = AsyncTerminal(
                 self._client, self._sandbox_id, self._process, origin=self._origin, value=self._position
@@ -136,7 +150,9 @@ class AsyncProcessHandle:
 
     async def disconnect(self) -> None:
         """Read no more. The process goes on, and `connect(pid)` continues where this left off."""
-        terminal, self._terminal = self._terminal, None
+        async with self._opening:
+            terminal, self._terminal = self._terminal, None
+            self._left = True
         if terminal is not None:
             self._origin, self._position = From.OFFSET, terminal.position
             await terminal.close()

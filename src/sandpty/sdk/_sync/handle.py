@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from types import TracebackType
 
-from sandpty.sdk._concurrency import Callback, Worker, call
+from sandpty.sdk._concurrency import Callback, Lock, Worker, call
 from sandpty.sdk._sync.client import Client
 from sandpty.sdk._sync.terminal import Terminal, TerminalEvent
 from sandpty.sdk.characters import WholeCharacters
@@ -43,6 +43,8 @@ class ProcessHandle:
         self._text = text
         self._origin, self._position = origin, 0
         self._terminal: Terminal | None = None
+        self._opening = Lock()  # held while `_terminal` changes
+        self._left = False  # disconnected: a worker that has not begun yet must not
         self._worker: Worker | None = None
         self._callbacks: list[tuple[str, Callback]] = []
         self._cutters = {name: WholeCharacters() for name in _NAMES.values()}
@@ -57,12 +59,24 @@ class ProcessHandle:
         """Call `pty`, `stdout` and `stderr` with what is said from now on, in the background."""
         self._add(**callbacks)
         if self._callbacks and self._worker is None:
-            self._worker = Worker(self._consume, f"output of {self.pid}")
+            self._left = False
+            self._worker = Worker(self._listen, f"output of {self.pid}")
+
+    def _listen(self) -> None:
+        with self._opening:
+            if self._left:  # before it had even begun
+                return
+            self._open()
+        self._consume()
 
     def _add(self, **callbacks: Callback | None) -> None:
         self._callbacks += [(name, callback) for name, callback in callbacks.items() if callback is not None]
 
     def _opened(self) -> Terminal:
+        with self._opening:
+            return self._open()
+
+    def _open(self) -> Terminal:
         if self._terminal is None:
             terminal = Terminal(
                 self._client, self._sandbox_id, self._process, origin=self._origin, value=self._position
@@ -137,7 +151,9 @@ class ProcessHandle:
 
     def disconnect(self) -> None:
         """Read no more. The process goes on, and `connect(pid)` continues where this left off."""
-        terminal, self._terminal = self._terminal, None
+        with self._opening:
+            terminal, self._terminal = self._terminal, None
+            self._left = True
         if terminal is not None:
             self._origin, self._position = From.OFFSET, terminal.position
             terminal.close()
