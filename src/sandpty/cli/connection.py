@@ -14,11 +14,15 @@ from urllib.parse import urlsplit
 import click
 
 from sandpty import config
+from sandpty.cli import settings_file
+from sandpty.cli.completing import complete_sandboxes
 from sandpty.config import DataDir
 from sandpty.wire.errors import SandptyError
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _Result = TypeVar("_Result")
+_DIRECTORY = "the data directory"
+_NAMED = "sandpty.server"  # what --server said, in click's notes of this run
 _UNIT_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 # What a server listens on is not always what a client can connect to.
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
@@ -32,37 +36,123 @@ class Server:
     api_key: str
 
 
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A value, and in words where it comes from."""
+
+    value: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a command would use. `name`: of the named server; `missing_key`: why there is no key."""
+
+    url: Setting
+    key: Setting | None
+    name: str | None = None
+    missing_key: SandptyError | None = None
+
+
 def server_options(command: _Command) -> _Command:
-    """Adds --url and --data-dir."""
+    """Adds --url, --server and --data-dir."""
     url = click.option("--url", metavar="URL", help="The server's address. [default: the one that runs here]")
+    server = click.option(
+        "--server",
+        metavar="NAME",
+        expose_value=False,
+        callback=lambda context, _, value: context.meta.__setitem__(_NAMED, value),
+        help="A server that `sandpty config` has under this name.",
+    )
     data_dir = click.option(
         "--data-dir",
         metavar="DIR",
         type=click.Path(path_type=Path, readable=False),
         help="The server's data directory, where its address and key are found.",
     )
-    return url(data_dir(command))
+    return url(server(data_dir(command)))
 
 
-sandbox_argument = click.argument("sandbox_id", metavar="ID")
+sandbox_argument = click.argument("sandbox_id", metavar="ID", shell_complete=complete_sandboxes)
 
 
 def find_server(url: str | None, data_dir: Path | None) -> Server:
-    """--url, else the server of --data-dir, else SANDPTY_URL, else the server of the default data directory.
+    """The server and the key that a command is to use. Raises SandptyError when the key cannot be had."""
+    found = resolve(url, data_dir)
+    if found.key is None:
+        assert found.missing_key is not None
+        raise found.missing_key
+    return Server(found.url.value, found.key.value)
 
-    Raises SandptyError when the key cannot be had.
+
+def resolve(url: str | None, data_dir: Path | None) -> Resolved:
+    """--url, else --server, else the server of --data-dir, else SANDPTY_URL, else SANDPTY_SERVER, else that of
+    SANDPTY_DATA_DIR, else the named server that is used, else the server of the default data directory; and its key.
+
+    Raises bad_argument for no address and no known name.
     """
-    directory = DataDir(data_dir or config.default_data_dir())
-    if data_dir is None and url is None:
-        url = os.environ.get("SANDPTY_URL")
-    key = None if data_dir is not None else os.environ.get("SANDPTY_API_KEY")
-    return Server(_checked(url) if url else server_url(directory), key or api_key(directory))
+    context = click.get_current_context(silent=True)
+    said = context.meta.get(_NAMED) if context else None
+    if said and (url or data_dir):
+        raise SandptyError(
+            "bad_argument", "--server is an address and a key; say it alone, without --url and --data-dir"
+        )
+    address, name = _address(url, data_dir, said)
+    # A data directory's server goes with its own key, whatever other server once had this address.
+    by_file = not address.source.startswith(_DIRECTORY) if data_dir is None else False
+    try:
+        key = _key(address, data_dir, name, said=bool(said), by_file=by_file)
+    except SandptyError as error:
+        return Resolved(address, None, name, error)
+    return Resolved(address, key, name)
+
+
+def _address(url: str | None, data_dir: Path | None, said: str | None) -> tuple[Setting, str | None]:
+    """And the name of the named server, when it is one."""
+    if url:
+        return Setting(checked_url(url), "--url"), None
+    if data_dir is None:
+        environment = os.environ.get("SANDPTY_URL") if not said else None
+        if environment:
+            return Setting(checked_url(environment), "SANDPTY_URL"), None
+        settings = settings_file.read()
+        name = said or os.environ.get("SANDPTY_SERVER")
+        if not name and "SANDPTY_DATA_DIR" not in os.environ:
+            name = settings.used
+        if name:
+            found = settings.server(name)
+            if found.url is None:
+                raise SandptyError("bad_argument", f"the server {name!r} has no address: sandpty config set url")
+            return Setting(checked_url(found.url), f"{name!r} in {settings_file.path()}"), name
+    directory = _directory(data_dir)
+    found_there = directory.server_info.exists()
+    return Setting(
+        server_url(directory), f"{_DIRECTORY} {directory.root}" + ("" if found_there else ", by default")
+    ), None
+
+
+def _key(address: Setting, data_dir: Path | None, name: str | None, *, said: bool, by_file: bool) -> Setting:
+    """A key of the file goes to the address that it was set for, to no other. Raises SandptyError."""
+    if data_dir is None:
+        if not said and (key := os.environ.get("SANDPTY_API_KEY")):
+            return Setting(key, "SANDPTY_API_KEY")
+        for each, server in settings_file.read().servers.items() if by_file else ():
+            if server.key and server.url == address.value and name in (None, each):
+                return Setting(server.key, f"{each!r} in {settings_file.path()}")
+        if name is not None:
+            raise SandptyError("unauthenticated", f"the server {name!r} has no key: sandpty config set key")
+    directory = _directory(data_dir)
+    return Setting(api_key(directory), f"{_DIRECTORY} {directory.root}")
+
+
+def _directory(data_dir: Path | None) -> DataDir:
+    return DataDir(data_dir or config.default_data_dir())
 
 
 def server_url(directory: DataDir) -> str:
     """Where the server of this data directory listens, or would by default."""
     try:
-        url = _checked(str(json.loads(directory.server_info.read_text())["url"]))
+        url = checked_url(str(json.loads(directory.server_info.read_text())["url"]))
     except (OSError, ValueError, KeyError, TypeError, SandptyError):
         return f"http://{config.DEFAULT_HOST}:{config.DEFAULT_PORT}"
     host = urlsplit(url).hostname or ""
@@ -83,7 +173,8 @@ def api_key(directory: DataDir) -> str:
         raise SandptyError("unauthenticated", message) from None
 
 
-def _checked(url: str) -> str:
+def checked_url(url: str) -> str:
+    """Without a slash at its end. Raises bad_argument."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise SandptyError("bad_argument", f"{url!r} is not the address of a server, like http://127.0.0.1:3980")

@@ -11,9 +11,11 @@ from typing import Any, TypeAlias
 
 from sandpty.cli.escape import HELP_TEXT, Action, EscapeKeys
 from sandpty.cli.local_terminal import LocalTerminal
+from sandpty.cli.signals import handled
 from sandpty.sdk import AsyncTerminal
 from sandpty.wire.frames import AgentError, Exit, Gap, Output
 
+_ENDING = ("SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT")
 _END_OF_TRANSMISSION = b"\x04"
 _INTERRUPT = b"\x03"
 NOTICES_MOST = 16
@@ -65,26 +67,31 @@ class Conversation:
             self._notices.put_nowait(text)
 
     async def run(self, terminal: AsyncTerminal) -> Outcome:
-        """Raises SandptyError when the terminal is lost for good."""
+        """Raises SandptyError when the terminal is lost for good. The local one is as it was, whatever happens."""
         self.offset = terminal.position
-        loop = asyncio.get_running_loop()
-        handled = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
-        for number in handled:
-            loop.add_signal_handler(number, self._on_signal, number)
-        loop.add_signal_handler(signal.SIGWINCH, self._resized.set)
-        try:
-            return await _first(
-                self._output(terminal), self._input(terminal), self._sizes(terminal), self._signals(), self._tell()
-            )
-        finally:
-            if self._break is not None:
-                self._break.cancel()
-            for number in (*handled, signal.SIGWINCH):
-                loop.remove_signal_handler(number)
+        with handled(_ENDING, self._on_signal), handled(("SIGWINCH", "SIGCONT"), self._on_return):  # before raw mode
+            try:
+                with self._local:
+                    return await _first(
+                        self._output(terminal),
+                        self._input(terminal),
+                        self._sizes(terminal),
+                        self._signals(),
+                        self._tell(),
+                    )
+            finally:
+                if self._break is not None:
+                    self._break.cancel()
 
-    def _on_signal(self, number: int) -> None:
+    def _on_return(self, name: str) -> None:
+        """The window has another size; or we were stopped, and the shell that had the terminal made it its own."""
+        if name == "SIGCONT":
+            self._local.make_raw()
+        self._resized.set()
+
+    def _on_signal(self, name: str) -> None:
         if not self._signalled.done():
-            self._signalled.set_result(number)
+            self._signalled.set_result(signal.Signals[name])
 
     async def _output(self, terminal: AsyncTerminal) -> Outcome:
         try:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 import threading
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sandpty.cli.connection import Duration, Pair, find_server, run_async, server_options
+from sandpty.cli.attaching import Manner, converse, local_terminal, reconnect_option, status_of, terminal_env
+from sandpty.cli.connection import Duration, Pair, find_server, run_async, sandbox_argument, server_options
 from sandpty.wire.errors import SandptyError
 
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
 @click.option("--cwd", metavar="DIR", default="", help="Where it starts. [default: the user's home]")
 @click.option("--timeout", "timeout_s", type=Duration(), default=0.0, metavar="TIME", help="Kill it after this long.")
 @click.option("--no-stdin", is_flag=True, help="Give it an empty input instead of this one.")
-@click.argument("sandbox_id", metavar="ID")
+@click.option("--tty", "-t", "in_terminal", is_flag=True, help="Give it a terminal: for editors, top, prompts.")
+@reconnect_option
+@sandbox_argument
 @click.argument("command", metavar="[--] COMMAND [ARG]...", nargs=-1, required=True, type=click.UNPROCESSED)
 def exec_(
     *,
@@ -45,58 +48,90 @@ def exec_(
     cwd: str,
     timeout_s: float,
     no_stdin: bool,
+    in_terminal: bool,
+    reconnect_timeout_s: float,
     sandbox_id: str,
     command: tuple[str, ...],
 ) -> None:
     """Run a command in a sandbox with this terminal's input and outputs.
 
     Ends with the command's exit status (128 + the signal's number when a signal ended it, 124 at --timeout). Ctrl-C and
-    other signals go to the command. A connection that breaks is made again, and nothing is lost. For programs that need
-    a terminal there is `sandpty shell ID --cmd`.
+    other signals go to the command. A connection that breaks is made again, and nothing is lost. With -t the command
+    has a terminal that is this one, as in `sandpty shell`: Enter ~ . detaches, `sandpty attach` comes back.
 
     \b
     Examples:
       sandpty exec i0123456789abcdefghi uname -a
       sandpty exec i0123456789abcdefghi -- sh -c 'exit 7'
+      sandpty exec -t i0123456789abcdefghi vim notes
       tar c . | sandpty exec i0123456789abcdefghi -- tar x
     """
     if command and command[0] == "--":
         command = command[1:]
     if not command:
         raise click.UsageError("name a command", click.get_current_context())
+    if in_terminal and no_stdin:
+        raise click.UsageError("-t joins both terminals; --no-stdin has no part in it", click.get_current_context())
     wish: dict[str, Any] = {
         "argv": list(command),
         "env": dict(envs),
         "user": user or "",
         "cwd": cwd,
         "deadline_s": timeout_s,
-        "stdin": not no_stdin,
         "log_bytes": LOG_BYTES,
     }
-    raise SystemExit(run_async(_execute(find_server(url, data_dir), sandbox_id, wish)))
+    execute = _execute_in_terminal if in_terminal else _execute
+    server = find_server(url, data_dir)
+    raise SystemExit(run_async(execute(server, sandbox_id, {**wish, "stdin": not no_stdin}, reconnect_timeout_s)))
 
 
-async def _execute(server: Server, sandbox_id: str, wish: dict[str, Any]) -> int:
+async def _execute_in_terminal(
+    server: Server, sandbox_id: str, wish: dict[str, Any], reconnect_timeout_s: float
+) -> int:
+    from sandpty.sdk import AsyncClient
+
+    local = local_terminal()
+    wish = {**wish, "env": {**terminal_env(), **wish["env"]}, "pty": local.size(), "tag": "exec"}
+    async with AsyncClient(server.url, server.api_key) as client:
+        started = await client.start_process(sandbox_id, **wish)
+        manner = Manner(fresh=True, reconnect_timeout_s=reconnect_timeout_s)
+        outcome = await converse(client, sandbox_id, started.process, local, manner)
+    return status_of(outcome, f"sandpty attach {sandbox_id} {started.pid}")
+
+
+async def _execute(server: Server, sandbox_id: str, wish: dict[str, Any], reconnect_timeout_s: float) -> int:
     import asyncio
 
+    from sandpty.cli.signals import handled
     from sandpty.sdk import AsyncClient, AsyncTerminal
     from sandpty.wire.frames import From
 
-    async with AsyncClient(server.url, server.api_key) as client:
-        signals: asyncio.Queue[str] = asyncio.Queue()
-        for name in FORWARDED:  # from before the command runs: what comes meanwhile is for it
-            asyncio.get_running_loop().add_signal_handler(getattr(signal, name), signals.put_nowait, name)
-        started = await client.start_process(sandbox_id, **wish)
-        async with AsyncTerminal(client, sandbox_id, started.process, origin=From.OFFSET) as terminal:
-            beside = [asyncio.create_task(_pass_signals(client, sandbox_id, started.process, signals))]
-            if wish["stdin"]:
-                beside.append(asyncio.create_task(_pass_input(terminal)))
-            try:
-                return await _pass_output(terminal)
-            finally:
-                for task in beside:
-                    task.cancel()
-                await asyncio.gather(*beside, return_exceptions=True)
+    signals: asyncio.Queue[str] = asyncio.Queue()
+    # From before the command runs: what comes meanwhile is for it.
+    with handled(FORWARDED, signals.put_nowait):
+        async with AsyncClient(server.url, server.api_key) as client:
+            started = await client.start_process(sandbox_id, **wish)
+            terminal = AsyncTerminal(
+                client, sandbox_id, started.process, origin=From.OFFSET, reconnect_timeout_s=reconnect_timeout_s
+            )
+            async with terminal:
+                others = [_pass_signals(client, sandbox_id, started.process, signals)]
+                if wish["stdin"]:
+                    others.append(_pass_input(terminal))
+                return await _pass_output_beside(terminal, others)
+
+
+async def _pass_output_beside(terminal: AsyncTerminal, others: Sequence[Coroutine[Any, Any, None]]) -> int:
+    """Until the end of the output, which ends the others; the exit status."""
+    import asyncio
+
+    beside = [asyncio.create_task(other) for other in others]
+    try:
+        return await _pass_output(terminal)
+    finally:
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
 
 
 async def _pass_output(terminal: AsyncTerminal) -> int:

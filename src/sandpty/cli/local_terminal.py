@@ -36,7 +36,7 @@ class LocalTerminal:
     def __enter__(self) -> LocalTerminal:
         if self.is_terminal:
             self._saved = termios.tcgetattr(self._in)
-            tty.setraw(self._in, termios.TCSADRAIN)  # what was typed ahead is for the sandbox
+            self.make_raw()
             with contextlib.suppress(OSError):
                 path = os.ttyname(self._out)
                 self._own_out = os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -56,6 +56,12 @@ class LocalTerminal:
         if self._own_out is not None:
             os.close(self._own_out)
             self._own_out = None
+
+    def make_raw(self) -> None:
+        """Between entering and leaving: every key is for the sandbox, what was typed ahead too."""
+        if self._saved is not None:
+            with contextlib.suppress(termios.error):  # it has gone, which reading tells
+                tty.setraw(self._in, termios.TCSADRAIN)
 
     def size(self) -> WindowSize:
         """As it is now; 80 x 24 without a terminal."""

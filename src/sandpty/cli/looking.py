@@ -74,10 +74,16 @@ def ps(url: str | None, data_dir: Path | None, as_json: bool, ended_too: bool, s
     if not found:
         click.echo("nothing runs there (--all shows what has ended)", err=True)
         return
+    print_processes(found)
+
+
+def print_processes(found: list[ProcessInfo], *, err: bool = False) -> None:
+    """A table, on stdout or stderr."""
     rows = [("PID", "KIND", "USER", "STATE", "OUTPUT", "COMMAND"), *map(_row, found)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     for row in rows:
-        click.echo("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]))
+        line = [*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]
+        click.echo("  ".join(line), err=err)
 
 
 def _row(process: ProcessInfo) -> tuple[str, ...]:

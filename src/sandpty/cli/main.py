@@ -25,11 +25,13 @@ SERVER_PACKAGES = frozenset(("aiohttp", "asyncssh", "cryptography", "dns", "msgs
 COMMANDS = {
     "serve": "serve:serve",
     "env": "env:env",
+    "config": "configuration:config",
     "ls": "sandboxes:ls",
     "create": "sandboxes:create",
     "info": "looking:info",
     "kill": "sandboxes:kill",
     "shell": "shell:shell",
+    "attach": "attach:attach",
     "exec": "execution:exec_",
     "cp": "cp:cp",
     "ssh": "ssh:ssh",
@@ -49,6 +51,7 @@ COMMANDS = {
     "template": "templates:template",
     "doctor": "doctor:doctor",
     "down": "down:down",
+    "completion": "completion:completion",
 }
 
 
@@ -77,12 +80,13 @@ def cli() -> None:
       eval "$(sandpty env)"          point the E2B, Novita and Hyperbrowser SDKs at it
       sandpty shell                  a sandbox and a terminal in it; Enter ~ . detaches
       sandpty ls                     the sandboxes
-      sandpty shell ID               the same terminal again, with what you missed
+      sandpty attach ID              the same terminal again, with what you missed
       sandpty down                   end everything
 
     \b
     Environment:
       SANDPTY_URL, SANDPTY_API_KEY   the server to talk to and its key (`sandpty env` sets both)
+      SANDPTY_SERVER                 the named server to talk to (`sandpty config`)
       SANDPTY_DATA_DIR               the data directory (as root /var/lib/sandpty)
       SANDPTY_TEMPLATES_DIR          where templates are kept
       SANDPTY_DEBUG=1                show tracebacks

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from sandpty.cli.attaching import (
+    Manner,
+    converse,
+    local_terminal,
+    read_only_option,
+    reconnect_option,
+    running_terminals,
+    status_of,
+    terminal_env,
+)
+from sandpty.cli.completing import complete_sandboxes
 from sandpty.cli.connection import Duration, Server, find_server, run_async, server_options
 from sandpty.wire.errors import SandptyError
 
 if TYPE_CHECKING:
     from sandpty.cli.conversation import Outcome
+    from sandpty.cli.local_terminal import LocalTerminal
     from sandpty.sdk import AsyncClient, ProcessInfo
 
 SANDBOX_TIMEOUT_S = 8 * 3600.0
-RECONNECT_TIMEOUT_S = 60.0
 LOGIN_SHELL = ("/bin/bash", "-l")
 
 
@@ -40,7 +50,7 @@ class Wish:
 
 @click.command()
 @server_options
-@click.argument("sandbox_id", metavar="[ID]", required=False)
+@click.argument("sandbox_id", metavar="[ID]", required=False, shell_complete=complete_sandboxes)
 @click.option("--template", "-t", metavar="NAME", default="base", show_default=True, help="Without ID: made from.")
 @click.option(
     "--timeout",
@@ -56,15 +66,8 @@ class Wish:
 @click.option("--cmd", "command", metavar="COMMAND", help="Run this instead of a login shell.")
 @click.option("--new", is_flag=True, help="Start a new program even when a terminal is there to come back to.")
 @click.option("--pid", type=click.IntRange(1), metavar="PID", help="Come back to this process of the sandbox.")
-@click.option("--read-only", is_flag=True, help="Look, do not type. Ctrl-C leaves too.")
-@click.option(
-    "--reconnect-timeout",
-    "reconnect_timeout_s",
-    type=Duration(),
-    metavar="TIME",
-    default=RECONNECT_TIMEOUT_S,
-    help="How long to try when the connection is lost. [default: 60s]",
-)
+@read_only_option
+@reconnect_option
 def shell(
     *,
     url: str | None,
@@ -135,7 +138,6 @@ async def _shell(server: Server, wish: Wish) -> int:
 
 async def _stay(client: AsyncClient, sandbox_id: str, wish: Wish, *, made_here: bool) -> int:
     from sandpty.cli.conversation import Detached
-    from sandpty.sdk.values import exit_status
 
     ended = False
     try:
@@ -149,10 +151,7 @@ async def _stay(client: AsyncClient, sandbox_id: str, wish: Wish, *, made_here: 
     finally:
         if made_here and ended and not wish.keep:
             await _end(client, sandbox_id)
-    if isinstance(outcome, Detached):
-        click.echo(f"\ndetached; the program goes on: sandpty shell {sandbox_id}", err=True)
-        return 128 + outcome.signal if outcome.signal else 0
-    return exit_status(outcome)
+    return status_of(outcome, f"sandpty shell {sandbox_id}")
 
 
 async def _end(client: AsyncClient, sandbox_id: str) -> None:
@@ -164,48 +163,11 @@ async def _end(client: AsyncClient, sandbox_id: str) -> None:
 
 
 async def _converse(client: AsyncClient, sandbox_id: str, wish: Wish) -> Outcome:
-    from sandpty.cli import remembered
-    from sandpty.cli.conversation import Conversation
-    from sandpty.cli.local_terminal import LocalTerminal
-    from sandpty.sdk import AsyncTerminal
-    from sandpty.wire.frames import Exit, From
-
-    local = LocalTerminal()
+    local = local_terminal()
     found = await _find(client, sandbox_id, wish)
     process = found.process if found else await _start(client, sandbox_id, wish, local)
-    conversation = Conversation(local, read_only=wish.read_only)
-
-    def terminal(origin: From, value: int) -> AsyncTerminal:
-        return AsyncTerminal(
-            client,
-            sandbox_id,
-            process,
-            origin=origin,
-            value=value,
-            read_only=wish.read_only,
-            reconnect_timeout_s=wish.reconnect_timeout_s,
-            on_connection=conversation.on_connection,
-        )
-
-    # A screenful gives the picture to come back to; from where the user left when that shows more.
-    view = terminal(From.SCREEN, 0) if found else terminal(From.OFFSET, 0)
-    await view.open()
-    seen = remembered.recall(sandbox_id, process) if found else None
-    if seen is not None and seen < view.info.start:
-        await view.close()
-        view = terminal(From.OFFSET, seen)
-        await view.open()
-    outcome: Outcome | None = None
-    try:
-        with local:
-            outcome = await conversation.run(view)
-    finally:
-        await view.close()
-        if isinstance(outcome, Exit):
-            remembered.forget(sandbox_id, process)
-        else:
-            remembered.remember(sandbox_id, process, conversation.offset)
-    return outcome
+    manner = Manner(read_only=wish.read_only, fresh=not found, reconnect_timeout_s=wish.reconnect_timeout_s)
+    return await converse(client, sandbox_id, process, local, manner)
 
 
 async def _find(client: AsyncClient, sandbox_id: str, wish: Wish) -> ProcessInfo | None:
@@ -214,22 +176,17 @@ async def _find(client: AsyncClient, sandbox_id: str, wish: Wish) -> ProcessInfo
         return await client.get_process(sandbox_id, f"pid:{wish.pid}")
     if wish.sandbox_id is None or wish.new or wish.command is not None:
         return None
-    running = [each for each in await client.list_processes(sandbox_id) if each.pty and each.running]
-    if running:
+    if running := await running_terminals(client, sandbox_id):
         return running[-1]
     if wish.read_only:
         raise SandptyError("no_such_process", f"no terminal runs in {sandbox_id} to look at")
     return None
 
 
-async def _start(client: AsyncClient, sandbox_id: str, wish: Wish, local: object) -> int:
+async def _start(client: AsyncClient, sandbox_id: str, wish: Wish, local: LocalTerminal) -> int:
     """Start what was asked for in a terminal of the local one's size."""
-    from sandpty.cli.local_terminal import LocalTerminal
-
-    assert isinstance(local, LocalTerminal)
     argv = list(LOGIN_SHELL) if wish.command is None else [*LOGIN_SHELL, "-c", wish.command]
-    env = {name: os.environ[name] for name in ("TERM", "COLORTERM") if os.environ.get(name)}
     started = await client.start_process(
-        sandbox_id, argv, env=env, user=wish.user or "", cwd=wish.cwd, pty=local.size(), tag="shell"
+        sandbox_id, argv, env=terminal_env(), user=wish.user or "", cwd=wish.cwd, pty=local.size(), tag="shell"
     )
     return started.process
