@@ -42,6 +42,11 @@ class Tmux:
         """Press keys by tmux's names: Enter, Escape, C-c."""
         self._run("send-keys", *names)
 
+    def paste(self, text: str) -> None:
+        """Paste text, as a terminal does: in brackets when the program asked for them."""
+        self._run("set-buffer", text)
+        self._run("paste-buffer", "-p")
+
     def screen(self, *, colours: bool = False, history: bool = False) -> str:
         """What is seen; with `history` also what has scrolled out."""
         options = (["-e"] if colours else []) + (["-S", "-"] if history else [])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from dataclasses import replace
@@ -13,6 +12,7 @@ from click.shell_completion import CompletionItem
 
 from sandpty.cli import settings_file
 from sandpty.cli.connection import checked_url, resolve, server_options
+from sandpty.cli.json_output import json_option, print_json
 from sandpty.cli.settings_file import DEFAULT_NAME, NamedServer
 from sandpty.wire.errors import SandptyError
 
@@ -42,7 +42,7 @@ _of_server = click.option(
 
 @click.group(invoke_without_command=True)
 @server_options
-@click.option("--json", "as_json", is_flag=True, help="Print an object.")
+@json_option
 @click.pass_context
 def config(context: click.Context, url: str | None, data_dir: Path | None, as_json: bool) -> None:
     """Show and keep which server and key commands use.
@@ -69,9 +69,7 @@ def config(context: click.Context, url: str | None, data_dir: Path | None, as_js
         ("file", str(settings_file.path()), "" if settings_file.path().exists() else "not there yet"),
     ]
     if as_json:
-        click.echo(
-            json.dumps({name: {"value": value or None, "source": source} for name, value, source in rows}, indent=2)
-        )
+        print_json({name: {"value": value or None, "source": source} for name, value, source in rows})
         return
     width = max(len(value) for _, value, _ in rows)
     for name, value, source in rows:
@@ -159,7 +157,7 @@ def unset(setting: str, name: str | None) -> None:
 
 
 @config.command("servers")
-@click.option("--json", "as_json", is_flag=True, help="Print a list.")
+@json_option
 def servers(as_json: bool) -> None:
     """List the named servers; a star marks the one that is used.
 
@@ -171,7 +169,7 @@ def servers(as_json: bool) -> None:
     rows = [(name, each.url, each.key, name == settings.used) for name, each in sorted(settings.servers.items())]
     if as_json:
         shown = [{"name": name, "url": url, "has_key": bool(key), "used": used} for name, url, key, used in rows]
-        click.echo(json.dumps(shown, indent=2))
+        print_json(shown)
         return
     if not rows:
         click.echo("no named servers (sandpty config set url makes one)", err=True)

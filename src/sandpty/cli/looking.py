@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from sandpty.cli.connection import find_server, run_async, server_options
+from sandpty.cli.connection import find_server, run_async, sandbox_argument, server_options
 from sandpty.cli.json_output import json_option, print_json
 from sandpty.wire.errors import SandptyError
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from sandpty.sdk import AsyncClient, ProcessInfo
 
 T = TypeVar("T")
-_ID = click.argument("sandbox_id", metavar="ID")
 MIB = 1024 * 1024
 
 
@@ -36,7 +35,7 @@ def _ask(url: str | None, data_dir: Path | None, question: Callable[[AsyncClient
 @click.command()
 @server_options
 @json_option
-@_ID
+@sandbox_argument
 def info(url: str | None, data_dir: Path | None, as_json: bool, sandbox_id: str) -> None:
     """Show what a sandbox is.
 
@@ -57,7 +56,7 @@ def info(url: str | None, data_dir: Path | None, as_json: bool, sandbox_id: str)
 @server_options
 @json_option
 @click.option("--all", "-a", "ended_too", is_flag=True, help="Also what has ended lately.")
-@_ID
+@sandbox_argument
 def ps(url: str | None, data_dir: Path | None, as_json: bool, ended_too: bool, sandbox_id: str) -> None:
     """List the processes that were started in a sandbox.
 
@@ -98,7 +97,7 @@ def _row(process: ProcessInfo) -> tuple[str, ...]:
 @click.command()
 @server_options
 @json_option
-@_ID
+@sandbox_argument
 def logs(url: str | None, data_dir: Path | None, as_json: bool, sandbox_id: str) -> None:
     """Show what has happened to a sandbox, its processes included.
 
@@ -117,7 +116,7 @@ def logs(url: str | None, data_dir: Path | None, as_json: bool, sandbox_id: str)
 @click.command()
 @server_options
 @json_option
-@_ID
+@sandbox_argument
 def metrics(url: str | None, data_dir: Path | None, as_json: bool, sandbox_id: str) -> None:
     """Show what a sandbox uses.
 

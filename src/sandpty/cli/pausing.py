@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sandpty.cli.connection import Duration, find_server, run_async, server_options
+from sandpty.cli.completing import complete_sandboxes
+from sandpty.cli.connection import Duration, find_server, run_async, sandbox_argument, server_options
 from sandpty.cli.json_output import json_option, print_json
 from sandpty.cli.sandboxes import DEFAULT_TIMEOUT_S, do_each, printable
 from sandpty.wire.errors import SandptyError
@@ -29,7 +30,7 @@ _TIMEOUT = click.option(
 @server_options
 @click.option("--disk", is_flag=True, help="End the processes and keep only the files: frees the memory.")
 @json_option
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete_sandboxes)
 def pause(url: str | None, data_dir: Path | None, disk: bool, as_json: bool, ids: tuple[str, ...]) -> None:
     """Stop sandboxes where they are, until `sandpty resume`.
 
@@ -52,7 +53,7 @@ def pause(url: str | None, data_dir: Path | None, disk: bool, as_json: bool, ids
 @_TIMEOUT
 @click.option("--restart", is_flag=True, help="Leave its memory behind: start again from the files.")
 @json_option
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete_sandboxes)
 def resume(
     *, url: str | None, data_dir: Path | None, timeout_s: float, restart: bool, as_json: bool, ids: tuple[str, ...]
 ) -> None:
@@ -74,7 +75,7 @@ def resume(
 @server_options
 @click.option("--name", "-n", metavar="NAME", default="", help="What it is called; an older one of that name goes.")
 @json_option
-@click.argument("sandbox_id", metavar="ID")
+@sandbox_argument
 def snapshot(url: str | None, data_dir: Path | None, name: str, as_json: bool, sandbox_id: str) -> None:
     """Keep a sandbox's files as they are now, and print the snapshot's ID.
 
@@ -139,7 +140,7 @@ def snapshots(url: str | None, data_dir: Path | None, delete: tuple[str, ...], a
 @_TIMEOUT
 @click.option("--count", "-n", type=click.IntRange(1, 100), default=1, show_default=True, help="How many.")
 @json_option
-@click.argument("sandbox_id", metavar="ID")
+@sandbox_argument
 def fork(
     *, url: str | None, data_dir: Path | None, timeout_s: float, count: int, as_json: bool, sandbox_id: str
 ) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from sandpty.cli.completing import complete_sandboxes
 from sandpty.cli.connection import Duration, Mount, Pair, find_server, run_async, server_options
 from sandpty.cli.json_output import error_json, json_option, print_json
 from sandpty.wire.errors import SandptyError
@@ -169,7 +170,7 @@ def create(
 @server_options
 @click.option("--all", "every", is_flag=True, help="Every sandbox of this key.")
 @json_option
-@click.argument("ids", metavar="[ID]...", nargs=-1)
+@click.argument("ids", metavar="[ID]...", nargs=-1, shell_complete=complete_sandboxes)
 def kill(url: str | None, data_dir: Path | None, every: bool, as_json: bool, ids: tuple[str, ...]) -> None:
     """End sandboxes, with every process in them and their files.
 
