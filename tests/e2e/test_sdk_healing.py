@@ -7,11 +7,12 @@ import contextlib
 import hashlib
 import random
 import threading
+import time
 from dataclasses import dataclass, field
 
 import pytest
 
-from sandpty import AsyncClient, AsyncTerminal, Client, Exit, Gap, Output, Terminal, WindowSize
+from sandpty import AsyncClient, AsyncTerminal, Client, Exit, Gap, Output, Sandbox, Terminal, WindowSize
 from sandpty.wire.frames import From
 from tests.e2e.cut import Relay, relay
 from tests.server_fixture import RunningServer
@@ -144,3 +145,16 @@ async def test_the_blocking_flavour_heals_as_well(server: RunningServer) -> None
             await until(lambda before=before: network.connections > before or living.done(), 60, "it is back")
         await asyncio.wait_for(living, 60)
         talk.check()
+
+
+async def test_leaving_a_handle_at_once_does_not_wait(server: RunningServer) -> None:
+    """Before its reader has connected, or while it does: the worker ends, and does not read what comes later."""
+
+    def leave_at_once() -> float:
+        with Sandbox(url=server.url, api_key=server.api_key) as sandbox:
+            started = time.monotonic()
+            for _ in range(3):
+                sandbox.pty.create(cols=80, rows=24, on_data=lambda data: None).disconnect()
+            return time.monotonic() - started
+
+    assert await asyncio.to_thread(leave_at_once) < 10  # one worker that stayed took 10 s

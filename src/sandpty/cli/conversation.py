@@ -7,13 +7,15 @@ import contextlib
 import signal
 from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sandpty.cli.escape import HELP_TEXT, Action, EscapeKeys
-from sandpty.cli.local_terminal import LocalTerminal
 from sandpty.cli.signals import handled
 from sandpty.sdk import AsyncTerminal
 from sandpty.wire.frames import AgentError, Exit, Gap, Output
+
+if TYPE_CHECKING:
+    from sandpty.cli.local_terminal import LocalTerminal
 
 _ENDING = ("SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT")
 _END_OF_TRANSMISSION = b"\x04"

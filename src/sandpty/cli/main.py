@@ -55,6 +55,10 @@ COMMANDS = {
 }
 
 
+# These act on the machine that they run on, as a server or beside one.
+ON_THE_SERVERS_MACHINE = frozenset(("serve", "keys", "ca", "template", "doctor"))
+
+
 class CommandsOnDemand(click.Group):
     """Loads a command's module when it is called or shown: `sandpty exec` need not wait for the others."""
 
@@ -67,6 +71,14 @@ class CommandsOnDemand(click.Group):
         module, _, name = COMMANDS[cmd_name].partition(":")
         command: click.Command = getattr(import_module(f"sandpty.cli.{module}"), name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        if name in ON_THE_SERVERS_MACHINE and not (sys.platform == "linux" and hasattr(os, "geteuid")):
+            raise SandptyError("unsupported", f"sandpty {name} works where a server runs, which needs Linux")
+        return name, command, rest
 
 
 @click.group(cls=CommandsOnDemand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -129,20 +129,21 @@ async def _shell(server: Server, wish: Wish) -> int:
     """The exit status."""
     from sandpty.sdk import AsyncClient
 
+    local = local_terminal()
     async with AsyncClient(server.url, server.api_key) as client:
         if wish.sandbox_id is not None:
-            return await _stay(client, wish.sandbox_id, wish, made_here=False)
+            return await _stay(client, wish.sandbox_id, wish, local, made_here=False)
         sandbox = await client.create_sandbox(wish.template, timeout_s=wish.timeout_s)
-        return await _stay(client, sandbox.id, wish, made_here=True)
+        return await _stay(client, sandbox.id, wish, local, made_here=True)
 
 
-async def _stay(client: AsyncClient, sandbox_id: str, wish: Wish, *, made_here: bool) -> int:
+async def _stay(client: AsyncClient, sandbox_id: str, wish: Wish, local: LocalTerminal, *, made_here: bool) -> int:
     from sandpty.cli.conversation import Detached
 
     ended = False
     try:
         try:
-            outcome = await _converse(client, sandbox_id, wish)
+            outcome = await _converse(client, sandbox_id, wish, local)
         except SandptyError as error:
             # A shell that never started leaves nothing to come back to; a lost connection does.
             ended = error.reason.name not in ("server_unreachable", "agent_unreachable", "supervisor_down")
@@ -162,8 +163,7 @@ async def _end(client: AsyncClient, sandbox_id: str) -> None:
             click.echo(f"sandpty: {sandbox_id} lives on until its deadline: {error.message}", err=True)
 
 
-async def _converse(client: AsyncClient, sandbox_id: str, wish: Wish) -> Outcome:
-    local = local_terminal()
+async def _converse(client: AsyncClient, sandbox_id: str, wish: Wish, local: LocalTerminal) -> Outcome:
     found = await _find(client, sandbox_id, wish)
     process = found.process if found else await _start(client, sandbox_id, wish, local)
     manner = Manner(read_only=wish.read_only, fresh=not found, reconnect_timeout_s=wish.reconnect_timeout_s)

@@ -65,8 +65,8 @@ class AsyncProcessHandle:
         async with self._opening:
             if self._left:  # before it had even begun
                 return
-            await self._open()
-        await self._consume()
+            terminal = await self._open()
+        await self._consume(terminal)
 
     def _add(self, **callbacks: AsyncCallback | None) -> None:
         self._callbacks += [(name, callback) for name, callback in callbacks.items() if callback is not None]
@@ -87,6 +87,10 @@ class AsyncProcessHandle:
     async def __aiter__(self) -> AsyncIterator[TerminalEvent]:
         """Events as they come: Output, Gap, Resized, and Exit as the last."""
         terminal = await self._opened()
+        async for event in self._events(terminal):
+            yield event
+
+    async def _events(self, terminal: AsyncTerminal) -> AsyncIterator[TerminalEvent]:
         async for event in terminal:
             if isinstance(event, Gap):
                 self.gaps.append((event.start, event.end))
@@ -94,8 +98,8 @@ class AsyncProcessHandle:
                 self._exit = event
             yield event
 
-    async def _consume(self) -> None:
-        async for event in self:
+    async def _consume(self, terminal: AsyncTerminal) -> None:
+        async for event in self._events(terminal):
             if isinstance(event, Output):
                 name = _NAMES[Stream(event.stream)]
                 await self._tell(name, self._cutters[name].feed(event.data))
@@ -124,7 +128,7 @@ class AsyncProcessHandle:
         if self._worker is not None:
             await self._worker.join()
         elif self._exit is None:
-            await self._consume()
+            await self._consume(await self._opened())
         if self._exit is None:
             raise SandptyError("conflict", "this handle was disconnected; connect(pid) gives one that reads on")
         result = self._result(self._exit)

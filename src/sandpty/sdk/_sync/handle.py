@@ -66,8 +66,8 @@ class ProcessHandle:
         with self._opening:
             if self._left:  # before it had even begun
                 return
-            self._open()
-        self._consume()
+            terminal = self._open()
+        self._consume(terminal)
 
     def _add(self, **callbacks: Callback | None) -> None:
         self._callbacks += [(name, callback) for name, callback in callbacks.items() if callback is not None]
@@ -88,6 +88,10 @@ class ProcessHandle:
     def __iter__(self) -> Iterator[TerminalEvent]:
         """Events as they come: Output, Gap, Resized, and Exit as the last."""
         terminal = self._opened()
+        for event in self._events(terminal):
+            yield event
+
+    def _events(self, terminal: Terminal) -> Iterator[TerminalEvent]:
         for event in terminal:
             if isinstance(event, Gap):
                 self.gaps.append((event.start, event.end))
@@ -95,8 +99,8 @@ class ProcessHandle:
                 self._exit = event
             yield event
 
-    def _consume(self) -> None:
-        for event in self:
+    def _consume(self, terminal: Terminal) -> None:
+        for event in self._events(terminal):
             if isinstance(event, Output):
                 name = _NAMES[Stream(event.stream)]
                 self._tell(name, self._cutters[name].feed(event.data))
@@ -125,7 +129,7 @@ class ProcessHandle:
         if self._worker is not None:
             self._worker.join()
         elif self._exit is None:
-            self._consume()
+            self._consume(self._opened())
         if self._exit is None:
             raise SandptyError("conflict", "this handle was disconnected; connect(pid) gives one that reads on")
         result = self._result(self._exit)
