@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -55,6 +59,20 @@ def refused(importer: Importer, source: str, **asked: str | bool) -> SandptyErro
 def file_of(importer: Importer, image: str) -> bytes:
     """Of an image of `small`."""
     return (importer.data.images / image / "rootfs/file").read_bytes()
+
+
+@contextmanager
+def served(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """An HTTP server on loopback: its address and port."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def test_docker_hubs_images_come_from_the_operators_mirror(importer: Importer, registry: Registry) -> None:
@@ -172,8 +190,6 @@ def test_a_registry_that_sends_something_else(importer: Importer, registry: Regi
     image = small(b"as it was")
     name = registry.push(image, "changed")
     blob = image.packed()[0]
-    import hashlib
-
     digest = hashlib.sha256(blob).hexdigest()
     place = registry.directory / f"store/docker/registry/v2/blobs/sha256/{digest[:2]}/{digest}/data"
     place.write_bytes(small(b"as it is").packed()[0].ljust(len(blob), b"\0")[: len(blob)])
@@ -232,3 +248,38 @@ def test_a_full_disk_is_said(importer: Importer, registry: Registry) -> None:
         assert refused(importer, name).reason.name == "no_space"
     finally:
         subprocess.run(["umount", str(importer.data.images)], check=True)
+
+
+def test_a_registry_cannot_send_a_strangers_pull_to_this_host(importer: Importer) -> None:
+    """Neither by saying that tokens are to be had there, nor by its name's address; an operator's pull may go there."""
+    asked: list[str] = []
+
+    class Inside(BaseHTTPRequestHandler):
+        """Something of the host's that knows no passwords."""
+
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with served(Inside) as inside:
+
+        class Outside(Inside):
+            """A registry that the operator has named; it wants a token from inside."""
+
+            def do_GET(self) -> None:
+                self.send_response(401)
+                self.send_header("WWW-Authenticate", f'Bearer realm="http://{inside}/latest/meta-data",service="x"')
+                self.end_headers()
+
+        with served(Outside) as outside:
+            importer.data.registries.write_text(f'[[registry]]\nlocation = "{outside}"\ninsecure = true\n')
+            assert refused(importer, f"{outside}/x", operator=False).reason.name == "registry_failed"
+            assert asked == []
+            refused(importer, f"{outside}/x", operator=True)
+            assert asked != []
+    tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout
+    assert "sandpty_pull_" not in tables

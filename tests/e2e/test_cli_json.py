@@ -92,8 +92,10 @@ def test_commands_about_this_machine_print_what_the_page_says(cli: Cli) -> None:
     assert set(key) == MEMBERS["key"]
     assert set(said(cli, "keys", "list")[0]) == MEMBERS["key"]
     assert set(said(cli, "keys", "revoke", "as-json")) == MEMBERS["key"] | {"supervisor", "tokens_renewed"}
-    trees = said(cli, "template", "ls", *cli.server.args[:2])
-    assert set(trees[0]) == MEMBERS["tree"]
+    assert set(said(cli, "template", "ls")[0]) == MEMBERS["template"]
+    kept = said(cli, "template", "ls", "--trees", *cli.server.args[:2])
+    assert set(kept) == {"trees", "images"}
+    assert set(kept["trees"][0]) == MEMBERS["tree"]
     assert set(json.loads(cli.run("doctor", "--json").stdout)[0]) == MEMBERS["finding"]
     variables = said(cli, "env")
     assert variables["SANDPTY_API_KEY"] == cli.server.api_key
@@ -104,7 +106,8 @@ def test_commands_that_need_nothing_print_what_the_page_says(cli: Cli, tmp_path:
     """An authority, nothing to collect, nothing to end."""
     (authority,) = said(cli, "ca", "--domain", "json.localhost", "--data-dir", str(tmp_path))
     assert set(authority) == MEMBERS["authority"]
-    assert said(cli, "template", "gc", "--templates-dir", str(tmp_path / "no-trees")) == []
+    nowhere = ["--templates-dir", str(tmp_path / "no-trees"), "--data-dir", str(tmp_path / "none")]
+    assert said(cli, "template", "gc", *nowhere) == {"trees": [], "images": []}
     assert set(said(cli, "down", "--data-dir", str(tmp_path / "none"))) == MEMBERS["end"]
 
 

@@ -36,7 +36,8 @@ ALLOWED_BESIDES: dict[str, set[str]] = {
     "sandpty.cli.ca": {"certificates"},
     "sandpty.cli.serving_tls": {"certificates"},
     "sandpty.cli.starting": {"server", "supervisor"},
-    "sandpty.cli.templates": {"templates"},
+    "sandpty.cli.templates": {"templates", "images"},
+    "sandpty.cli.template_import": {"images"},
     "sandpty.cli.examination": {"templates", "agent", "supervisor"},
     "sandpty.cli.keys": {"supervisor"},
     "sandpty.egress.main": {"server"},  # gives up root as the server does

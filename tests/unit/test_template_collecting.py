@@ -73,15 +73,16 @@ def test_by_itself_only_what_is_old_goes(templates: Path) -> None:
     assert young.exists()
 
 
-def test_the_command_line_lists_and_collects(templates: Path) -> None:
+def test_the_command_line_lists_and_collects(templates: Path, tmp_path: Path) -> None:
     """For people and for programs."""
-    listed = CliRunner().invoke(cli, ["template", "ls", "--templates-dir", str(templates)])
+    where = ["--templates-dir", str(templates), "--data-dir", str(tmp_path / "none")]
+    listed = CliRunner().invoke(cli, ["template", "ls", "--trees", *where])
     assert listed.exit_code == 0
     assert "base-old" in listed.output
     assert "unused" in listed.output
-    found = json.loads(CliRunner().invoke(cli, ["template", "ls", "--json", "--templates-dir", str(templates)]).output)
-    assert {tree["state"] for tree in found} == {"current", "unused"}
-    collected = CliRunner().invoke(cli, ["template", "gc", "--templates-dir", str(templates)])
+    found = json.loads(CliRunner().invoke(cli, ["template", "ls", "--trees", "--json", *where]).output)
+    assert {tree["state"] for tree in found["trees"]} == {"current", "unused"}
+    collected = CliRunner().invoke(cli, ["template", "gc", *where])
     assert "removed base-old" in collected.output
-    again = CliRunner().invoke(cli, ["template", "gc", "--templates-dir", str(templates)])
+    again = CliRunner().invoke(cli, ["template", "gc", *where])
     assert again.output == "nothing is unused\n"

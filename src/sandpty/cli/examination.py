@@ -58,6 +58,7 @@ _TOOLS = (
     Tool("nft", "--version", "nftables", "network rules"),
     Tool("ip", "-V", "iproute2", "network set-up"),
     Tool("mkfs.ext4", "-V", "e2fsprogs", "disk quota", needed=False),
+    Tool("skopeo", "--version", "skopeo", "templates from images", needed=False),
     Tool("mmdebstrap", "--version", "mmdebstrap", "building the base template", needed=False),
 )
 _RUNTIMES = (

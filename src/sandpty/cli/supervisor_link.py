@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import msgspec
 
+from sandpty.config import DataDir
 from sandpty.wire import verbs
 from sandpty.wire.errors import REASONS, SandptyError
+from sandpty.wire.templates import Template
 
 ANSWER_TIMEOUT_S = 60.0  # ending a sandbox under full load
 
 
 class _Sandboxes(msgspec.Struct, frozen=True):
     sandboxes: list[verbs.Sandbox]
+
+
+class _Templates(msgspec.Struct, frozen=True):
+    templates: list[Template]
 
 
 class SupervisorLink:
@@ -56,6 +63,33 @@ class SupervisorLink:
     def sandboxes(self) -> list[verbs.Sandbox]:
         """All of them, whoever owns them."""
         return msgspec.json.decode(self._ask("list"), type=_Sandboxes).sandboxes
+
+    def templates(self) -> list[Template]:
+        """Of all teams, and ours."""
+        return msgspec.json.decode(self._ask("templates", {"owner": None}), type=_Templates).templates
+
+    def template(self, name: str) -> Template:
+        """By ID, or by the name of one that is everybody's. Raises no_such_template."""
+        return msgspec.json.decode(self._ask("template", {"reference": name}), type=Template)
+
+    def template_or_none(self, name: str) -> Template | None:
+        """One that may be changed; None: the name is free. Raises conflict for one of ours."""
+        try:
+            found = self.template(name)
+        except SandptyError as error:
+            if error.reason.name != "no_such_template":
+                raise
+            return None
+        if not found.builds:
+            raise SandptyError("conflict", f"{name} is a template that sandpty brings: choose another --name")
+        return found
+
+    def save_template(self, template: Template) -> Template:
+        """Raises bad_argument, conflict, limit."""
+        return msgspec.json.decode(self._ask("save_template", msgspec.to_builtins(template)), type=Template)
+
+    def delete_template(self, template_id: str) -> None:
+        self._ask("delete_template", {"id": template_id})
 
     def kill(self, sandbox_id: str) -> None:
         """Returns once it is gone; one that is gone already is fine."""
@@ -98,3 +132,15 @@ class SupervisorLink:
                 raise EOFError("the supervisor closed the connection")
             self._waiting = self._reader.feed(data)
         return self._waiting.pop(0)
+
+
+@contextlib.contextmanager
+def connected(data: DataDir) -> Iterator[SupervisorLink]:
+    """For commands that are nothing without it. Raises supervisor_down, forbidden."""
+    try:
+        with SupervisorLink(data.supervisor_socket) as link:
+            yield link
+    except PermissionError:
+        raise SandptyError("forbidden", "only who runs the supervisor (root) may ask it") from None
+    except (FileNotFoundError, ConnectionError, EOFError) as error:
+        raise SandptyError("supervisor_down", f"no supervisor answers for {data.root}") from error

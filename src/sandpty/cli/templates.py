@@ -1,4 +1,4 @@
-"""`sandpty template ls|gc`: what sandboxes are made from, as it is kept on this machine."""
+"""`sandpty template ls|import|rm|gc`: what sandboxes are made from, as it is kept on this machine."""
 
 from __future__ import annotations
 
@@ -8,81 +8,219 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sandpty.cli.json_output import json_option, print_json
+from sandpty import config
+from sandpty.cli.json_output import error_json, json_option, print_json
 from sandpty.cli.serve import default_templates_dir
+from sandpty.cli.template_import import import_
+from sandpty.config import DataDir
+from sandpty.wire.errors import SandptyError
 
 if TYPE_CHECKING:
+    from sandpty.images.collecting import KeptImage
     from sandpty.templates.collecting import KeptTree
+    from sandpty.wire.templates import Template
 
 _templates_dir = click.option(
     "--templates-dir",
     metavar="DIR",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where templates are kept. [default: as root /var/lib/sandpty/templates]",
+    help="Where the trees of our own templates are kept. [default: as root /var/lib/sandpty/templates]",
+)
+_data_dir = click.option(
+    "--data-dir",
+    metavar="DIR",
+    type=click.Path(path_type=Path, readable=False),
+    help="The server's data directory. [default: as root /var/lib/sandpty]",
 )
 _MIB = 1024 * 1024
 
 
 @click.group()
 def template() -> None:
-    """List the templates of this machine, and remove what nobody needs.
+    """List templates, make them from images, and remove what nobody needs.
 
-    A template is a stack of read-only trees; sandboxes of several templates share them.
+    A template is a stack of read-only trees; sandboxes of several templates share them. Needs to be who runs the
+    supervisor (root).
 
     \b
     Examples:
+      sandpty template import ubuntu:22.04
       sandpty template ls
       sandpty template gc
     """
 
 
+template.add_command(import_)
+
+
 @template.command()
+@_data_dir
 @_templates_dir
+@click.option("--trees", is_flag=True, help="What they are stacked from instead, and whether anything needs it.")
 @json_option
-def ls(templates_dir: Path | None, as_json: bool) -> None:
-    """List the trees that templates are stacked from, and who needs them.
+def ls(data_dir: Path | None, templates_dir: Path | None, trees: bool, as_json: bool) -> None:
+    """List the templates of all teams.
 
     \b
     Examples:
       sandpty template ls
-      sandpty template ls --json | jq '.[] | select(.state == "unused")'
+      sandpty template ls --trees
+      sandpty template ls --json | jq -r '.[] | select(.state == "failed") | .name'
     """
-    from sandpty.templates.collecting import trees
-
-    found = trees((templates_dir or default_templates_dir()).absolute())
-    if as_json:
-        print_json(found)
+    data = _directory(data_dir)
+    if trees:
+        _list_trees(data, (templates_dir or default_templates_dir()).absolute(), as_json=as_json)
         return
-    for tree in found:
+    from sandpty.cli.supervisor_link import connected
+
+    with connected(data) as link:
+        found = link.templates()
+    if as_json:
+        print_json([_summary(each) for each in found])
+        return
+    for each in found:
+        click.echo(template_line(each))
+
+
+def _directory(data_dir: Path | None) -> DataDir:
+    return DataDir((data_dir or config.default_data_dir()).absolute())
+
+
+def _summary(found: Template) -> dict[str, object]:
+    shown = found.tagged() or (found.builds[-1] if found.builds else None)
+    return {
+        "id": found.id,
+        "name": found.name,
+        "aliases": list(found.aliases),
+        "owner": found.owner,
+        "public": found.public,
+        "state": found.state,
+        "detail": found.detail,
+        "tags": [tag.name for tag in found.tags],
+        "source": shown.source if shown is not None else "",
+        "size_bytes": found.size_bytes,
+        "created_at": found.created_at,
+        "updated_at": found.updated_at,
+        "used_count": found.used_count,
+    }
+
+
+def template_line(found: Template) -> str:
+    """One template, for people."""
+    summary = _summary(found)
+    names = ", ".join([found.name, *found.aliases])
+    about = [str(summary["source"]), found.detail] + [f"tags {', '.join(t.name for t in found.tags)}"] * bool(
+        found.tags
+    )
+    return (
+        f"{names:28}  {found.state:8}  {_size(found.size_bytes)}  {_day(found.created_at)}  {_joined(about)}".rstrip()
+    )
+
+
+def _joined(words: list[str]) -> str:
+    return "; ".join(word for word in words if word)
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / _MIB:6.0f} MiB" if size_bytes else "         -"
+
+
+def _day(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _list_trees(data: DataDir, templates: Path, *, as_json: bool) -> None:
+    from sandpty.images import collecting as images
+    from sandpty.templates import collecting
+
+    trees, kept = collecting.trees(templates), images.kept(data)
+    if as_json:
+        print_json({"trees": trees, "images": [{**_image(each), "used": each.used} for each in kept]})
+        return
+    for tree in trees:
         click.echo(line(tree))
-    if not found:
+    for each in kept:
+        click.echo(image_line(each))
+    if not trees and not kept:
         click.echo("no templates yet: `sandpty serve` builds them")
+
+
+def _image(kept: KeptImage) -> dict[str, object]:
+    image = kept.image
+    fields = ("id", "reference", "digest", "platform", "size_bytes", "entries", "created_at")
+    return {name: getattr(image, name) for name in fields}
 
 
 def line(tree: KeptTree) -> str:
     """One tree, for people."""
-    size = f"{tree.size_bytes / _MIB:6.0f} MiB" if tree.size_bytes else "         -"
-    made = datetime.fromtimestamp(tree.created_at, UTC).strftime("%Y-%m-%d %H:%M")
-    return f"{tree.name:28}  {tree.state:8}  {size}  {made}"
+    return f"{tree.name:34}  {tree.state:8}  {_size(tree.size_bytes)}  {_day(tree.created_at)}"
+
+
+def image_line(kept: KeptImage) -> str:
+    """One image, for people."""
+    image, state = kept.image, "in use" if kept.used else "unused"
+    return f"{image.id:34}  {state:8}  {_size(image.size_bytes)}  {_day(image.created_at)}  {image.reference}"
 
 
 @template.command()
+@_data_dir
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@json_option
+def rm(data_dir: Path | None, names: tuple[str, ...], as_json: bool) -> None:
+    """Remove templates, by name or ID. Sandboxes that were made from them go on.
+
+    What they were made from goes when nothing needs it any more: after a week, or at `sandpty template gc`.
+
+    \b
+    Examples:
+      sandpty template rm ubuntu
+    """
+    from sandpty.cli.supervisor_link import connected
+
+    failed: SandptyError | None = None
+    outcomes = []
+    with connected(_directory(data_dir)) as link:
+        for name in names:
+            try:
+                link.delete_template(link.template(name).id)
+            except SandptyError as error:
+                failed = error
+                outcomes.append({"id": name, **error_json(error)})
+                continue
+            outcomes.append({"id": name, "error": None})
+            if not as_json:
+                click.echo(name)
+    if as_json:
+        print_json(outcomes)
+    if failed is not None:
+        raise failed
+
+
+@template.command()
+@_data_dir
 @_templates_dir
 @json_option
-def gc(templates_dir: Path | None, as_json: bool) -> None:
-    """Remove the trees that are unused. Nothing that a sandbox, a snapshot or a running supervisor stands on.
+def gc(data_dir: Path | None, templates_dir: Path | None, as_json: bool) -> None:
+    """Remove the trees and images that nothing needs.
+
+    Not those on which a template, a sandbox, a snapshot or a running supervisor stands.
 
     \b
     Examples:
       sandpty template gc
     """
-    from sandpty.templates.collecting import collect
+    from sandpty.images import collecting as images
+    from sandpty.templates import collecting
 
-    removed = collect((templates_dir or default_templates_dir()).absolute(), unused_s=0)
+    trees = collecting.collect((templates_dir or default_templates_dir()).absolute(), unused_s=0)
+    removed = images.collect(_directory(data_dir), unused_s=0)
     if as_json:
-        print_json(removed)
+        print_json({"trees": trees, "images": [_image(images.KeptImage(each, used=False)) for each in removed]})
         return
-    for tree in removed:
+    for tree in trees:
         click.echo(f"removed {tree.name}")
-    size = sum(tree.size_bytes for tree in removed)
-    click.echo(f"{len(removed)} removed, {size / _MIB:.0f} MiB" if removed else "nothing is unused")
+    for image in removed:
+        click.echo(f"removed {image.id} ({image.reference})")
+    size = sum(tree.size_bytes for tree in trees) + sum(image.size_bytes for image in removed)
+    count = len(trees) + len(removed)
+    click.echo(f"{count} removed, {size / _MIB:.0f} MiB" if count else "nothing is unused")

@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from sandpty import config
-from sandpty.images import confined, pulling, reference, store
+from sandpty.images import confined, fence, pulling, reference, store
 from sandpty.images.confined import Step, Task, TaskLayer, Unpacked
 from sandpty.images.manifests import Configuration, Manifest
 from sandpty.images.pulling import Pull
@@ -48,11 +48,14 @@ def import_image(order: Order) -> tuple[Image, int]:
     """The image and a descriptor that holds it. Raises SandptyError, OSError; then nothing is left."""
     images = Path(order.images)
     source, platform = reference.parse(order.source), reference.parse_platform(order.platform)
-    files = (Path(order.registries), Path(order.registry_auth))
-    conf, auth = pulling.conf_and_auth(*files, source, order.username, order.password, operator=order.operator)
+    given = pulling.given(order, source)
     store.remove_left(images)
-    with store.work(images, f"new-{secrets.token_hex(8)}", lambda: None) as asking:
-        pull = Pull(asking, source, platform, conf, auth)
+    with contextlib.ExitStack() as held:
+        uid = held.enter_context(fence.account())
+        if not order.operator:
+            held.enter_context(fence.fenced(uid, given.places))
+        asking = held.enter_context(store.work(images, f"new-{secrets.token_hex(8)}", lambda: None))
+        pull = Pull(asking, uid, source, platform, given)
         if source.kind == "docker":
             _show("asking the registry", 0)
             found = pull.ask()
@@ -67,8 +70,8 @@ def import_image(order: Order) -> tuple[Image, int]:
                 if source.kind == "docker":
                     configuration = pull.fetch(found, _pulling)
                 known = _make(images, image, work, pull.blobs, (source, platform, manifest, configuration))
-            held = store.hold(images, image)
-    return msgspec.structs.replace(known, reference=str(source)), held
+            kept = store.hold(images, image)
+    return msgspec.structs.replace(known, reference=str(source)), kept
 
 
 def _pulling(blobs: list[Blob]) -> None:

@@ -16,6 +16,7 @@ from sandpty.images import manifests, registries
 from sandpty.images.manifests import Configuration, Manifest
 from sandpty.images.reference import Platform, Source
 from sandpty.images.skopeo import Skopeo
+from sandpty.images.telling import Order
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.images import Blob
 
@@ -32,14 +33,24 @@ class Found:
     source: str
 
 
-class Pull:
-    """One image. `work`: an empty directory of root's."""
+@dataclass(frozen=True, slots=True)
+class Given:
+    """conf, auth: skopeo's files; places: registries that the operator has named."""
 
-    def __init__(self, work: Path, source: Source, platform: Platform, conf: str, auth: str) -> None:
+    conf: str
+    auth: str
+    places: frozenset[str]
+
+
+class Pull:
+    """One image. `work`: an empty directory of root's; `uid`: whose skopeo is."""
+
+    def __init__(self, work: Path, uid: int, source: Source, platform: Platform, given: Given) -> None:
+        self._uid = uid
         self._own = work / "pull"
         self._own.mkdir(mode=0o700)
-        os.chown(self._own, config.IMAGES_UID, config.IMAGES_UID)
-        self._skopeo = Skopeo(self._own, conf, auth)
+        os.chown(self._own, uid, uid)
+        self._skopeo = Skopeo(self._own, uid, given.conf, given.auth)
         self._source = source
         self._platform = platform
         self.blobs = self._own / _BLOBS
@@ -68,7 +79,7 @@ class Pull:
         copied = self._own / "source"
         copied.mkdir(mode=0o700)
         (_copy_layout if self._source.kind == "oci" else _copy_archive)(Path(self._source.file), copied)
-        _give(copied)
+        self._give(copied)
         name = copied if self._source.kind == "oci" else copied / "archive"
         selector = f":{self._source.selector}" if self._source.selector else ""
         wanted = self._platform
@@ -99,23 +110,28 @@ class Pull:
         # No other program of that account is to change what was pulled.
         os.chown(self._own, 0, 0)
 
+    def _give(self, directory: Path) -> None:
+        for place, _, names in os.walk(directory):
+            for path in (place, *(os.path.join(place, name) for name in names)):
+                os.chown(path, self._uid, self._uid, follow_symlinks=False)
+
     def _configuration(self, manifest: Manifest) -> Configuration:
         data = _read(self.blobs / manifest.config.removeprefix("sha256:"))
         return manifests.configuration(data, manifest, self._platform)
 
 
-def conf_and_auth(
-    operator_conf: Path, operator_auth: Path, source: Source, username: str, password: str, *, operator: bool
-) -> tuple[str, str]:
-    """What skopeo is given. Raises registry_forbidden for a registry that only the operator may reach."""
-    told = registries.read(operator_conf, operator_auth)
+def given(order: Order, source: Source) -> Given:
+    """What one pull may use. Raises registry_forbidden for a registry that only the operator may reach, forbidden."""
+    told = registries.read(Path(order.registries), Path(order.registry_auth))
     if source.kind != "docker":
-        if not operator:
+        if not order.operator:
             raise SandptyError("forbidden", "files of the host are imported by its operator only")
-        return told.text, "{}"
-    if not operator and source.domain not in told.named:
+        return Given(told.text, "{}", told.places)
+    if not order.operator and source.domain not in told.named:
         registries.check_public(source.domain)
-    return registries.conf_for(told, source.domain), registries.auth_for(told, source.domain, username, password)
+    auth = registries.auth_for(told, source.domain, order.username, order.password)
+    direct = {source.domain} & told.named
+    return Given(registries.conf_for(told, source.domain), auth, told.places | direct)
 
 
 def _hold_to(digest: str, data: bytes) -> None:
@@ -192,9 +208,3 @@ def _copy_file(file: Path, target: Path) -> None:
         if found.st_size > config.IMAGE_BLOBS_BYTES:
             raise SandptyError("too_large", f"{file} is over {config.IMAGE_BLOBS_BYTES} bytes")
         shutil.copyfileobj(source, copy, 1024 * 1024)
-
-
-def _give(directory: Path) -> None:
-    for place, _, names in os.walk(directory):
-        for path in (place, *(os.path.join(place, name) for name in names)):
-            os.chown(path, config.IMAGES_UID, config.IMAGES_UID, follow_symlinks=False)

@@ -23,11 +23,12 @@ from sandpty.wire.errors import SandptyError
 @dataclass(frozen=True, slots=True)
 class Registries:
     """text: registries.conf as it is; prefixes: the registries whose images it tells about; named: these, and where it
-    says that they are; auths: credentials by registry."""
+    says that they are; places: what it is that is asked then; auths: credentials by registry."""
 
     text: str
     prefixes: frozenset[str]
     named: frozenset[str]
+    places: frozenset[str]
     auths: dict[str, Any]
 
 
@@ -44,7 +45,7 @@ def read(conf: Path, auth: Path) -> Registries:
     except (ValueError, AttributeError, TypeError) as error:
         raise SandptyError("bad_argument", f"{conf.name} or {auth.name} is not readable: {error}") from error
     # Without auth.json's helpers: they are programs that would be run.
-    return Registries(text, prefixes, prefixes | locations, dict(auths))
+    return Registries(text, prefixes, prefixes | locations, locations, dict(auths))
 
 
 def _domains(names: Iterable[object]) -> frozenset[str]:

@@ -36,13 +36,14 @@ _MEANINGS = (
 
 
 class Skopeo:
-    """`work`: a directory of its account's, for all it writes; `proxies`: of our own environment, to be used."""
+    """`work`: a directory of the account `uid`, for all it writes. Proxies of our own environment are its too."""
 
-    def __init__(self, work: Path, conf: str, auth: str) -> None:
+    def __init__(self, work: Path, uid: int, conf: str, auth: str) -> None:
         self._program = shutil.which("skopeo", path=_PATH)
         if self._program is None:
             raise SandptyError("unsupported", "skopeo is not installed (Debian: apt-get install skopeo)")
         self.work = work
+        self._uid = uid
         self._auth = self._given("auth.json", auth)
         self._conf = self._given("registries.conf", conf)
         # Nothing of the host's own configuration but its certificates is to count.
@@ -58,7 +59,7 @@ class Skopeo:
         path = self.work / name
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
         with open(fd, "w", encoding="utf-8") as file:
-            os.fchown(fd, config.IMAGES_UID, config.IMAGES_UID)
+            os.fchown(fd, self._uid, self._uid)
             file.write(text)
         return path
 
@@ -81,9 +82,8 @@ class Skopeo:
         self._run(argv, self.work / "copied", config.IMAGE_BLOBS_BYTES, waited)
 
     def _run(self, argv: Sequence[str], output: Path, file_bytes_max: int, waited: Callable[[], None]) -> None:
-        account = str(config.IMAGES_UID)
         limits = ["prlimit", "--core=0", f"--fsize={file_bytes_max}"]
-        rights = ["setpriv", f"--reuid={account}", f"--regid={account}", "--clear-groups", "--no-new-privs"]
+        rights = ["setpriv", f"--reuid={self._uid}", f"--regid={self._uid}", "--clear-groups", "--no-new-privs"]
         rights += ["--inh-caps=-all", "--bounding-set=-all", "--pdeathsig=KILL"]
         words = output.with_suffix(".words")
         with open(output, "wb") as out, open(words, "wb") as err:
