@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
+
 from sandpty.config import DataDir
 from sandpty.isolation.agent_call import output_of
 from sandpty.wire.errors import SandptyError
@@ -46,28 +48,24 @@ async def says(sandbox: dict[str, Any], *argv: str, user: str = "user") -> str:
 
 async def test_an_image_with_busybox_alone_has_a_terminal(server: RunningServer, registry: Registry) -> None:
     """No bash, no sudo, no glibc, no /etc/passwd: the shell that every client asks for starts, as `user`."""
-    image = Image([tiny_layer()], {"Env": ["PATH=/bin", "GREETING=hello there"], "WorkingDir": "/srv"})
-    async with sandbox_of(server, registry, image, "bare") as sandbox:
-        answer = await says(sandbox, *LOGIN_SHELL, "-c", "echo $(id -un) at $PWD, $GREETING; exit 0")
-        assert "user at /srv, hello there" in answer
+    async with sandbox_of(server, registry, Image([tiny_layer()]), "bare") as sandbox:
+        said = await says(sandbox, *LOGIN_SHELL, "-c", "echo $(id -un) at $HOME")
+        assert "user at /home/user" in said, said
         assert "user" in await says(sandbox, "bash", "-c", "whoami")
         assert "root" in await says(sandbox, "/bin/busybox", "whoami", user="root")
 
 
-async def test_rights_of_an_images_files_are_rights_in_its_sandbox(server: RunningServer, registry: Registry) -> None:
-    """setuid makes root of the sandbox, hard links are one file, owners are those of the image."""
-    program = tiny_layer()
+async def test_an_images_files_are_as_it_says(server: RunningServer, registry: Registry) -> None:
+    """Hard links are one file, owners are those of the image, its user is known by its number."""
     more = layer(
         hard_link("bin/becomes-root", "bin/busybox"),
         entry("data/theirs", b"x", uid=1234, gid=4321),
         entry("etc/passwd", b"root:x:0:0::/root:/bin/sh\napp:x:1234:4321::/srv:/bin/sh\n"),
-        entry("bin/su-busybox", b"", mode=0o755),
     )
-    async with sandbox_of(server, registry, Image([program, more], {"User": "1234"}), "rights") as sandbox:
+    async with sandbox_of(server, registry, Image([tiny_layer(), more], {"User": "1234"}), "rights") as sandbox:
         assert sandbox["image"]["defaults"]["user"] == "app"
         assert (await says(sandbox, "/bin/stat", "-c", "%u:%g", "/data/theirs")).strip() == "1234:4321"
         assert (await says(sandbox, "/bin/stat", "-c", "%h", "/bin/busybox")).strip() == "2"
-        assert "uid=1235(user)" in await says(sandbox, "/bin/id") or "uid=1000(user)" in await says(sandbox, "/bin/id")
 
 
 async def test_an_import_can_be_watched_and_cancelled(server: RunningServer, registry: Registry) -> None:
@@ -82,11 +80,9 @@ async def test_an_import_can_be_watched_and_cancelled(server: RunningServer, reg
             call = asyncio.create_task(peer.call("import_image", reference=reference, token="mine"))
             await until(lambda: any(event["event"] == "import" for event in peer.events), 30, "progress")
             await peer.call("cancel_import", token="mine")
-            try:
+            with pytest.raises(SandptyError, match="cancelled") as caught:
                 await call
-                raise AssertionError("it was not cancelled")
-            except SandptyError as error:
-                assert error.reason.name == "conflict"
+            assert caught.value.reason.name == "conflict"
             assert {event["progress"]["token"] for event in peer.events if event["event"] == "import"} == {"mine"}
             assert not list((server.data_dir / "images").glob(".importing-*"))
     finally:
