@@ -156,6 +156,24 @@ def test_metrics_and_templates(cli: E2bCli, sandbox: str) -> None:
     assert any("base" in template["aliases"] for template in listed)
 
 
+def test_templates_are_built_published_and_deleted(cli: E2bCli, tmp_path: Path) -> None:
+    """From a Dockerfile and the files beside it."""
+    (tmp_path / "file.txt").write_text("copied")
+    (tmp_path / "e2b.Dockerfile").write_text("FROM e2bdev/base\nCOPY file.txt /srv/file.txt\nRUN echo built\n")
+    done = cli.run("template", "create", "from-file", "--path", str(tmp_path), "--cpu-count", "1")
+    assert done.returncode == 0, (done.stdout + done.stderr).decode()
+    (made,) = [each for each in json.loads(cli.out("template", "list", "-f", "json")) if "from-file" in each["aliases"]]
+    assert (made["cpuCount"], made["buildStatus"], made["public"]) == (1, "ready", False)
+    sandbox = cli.out("sandbox", "create", "from-file", "--detach", "--timeout", "60")
+    assert cli.run("sandbox", "exec", sandbox, "cat /srv/file.txt").stdout == b"copied"
+    cli.out("template", "publish", made["templateID"], "-y")
+    (made,) = [each for each in json.loads(cli.out("template", "list", "-f", "json")) if "from-file" in each["aliases"]]
+    assert made["public"]
+    cli.out("template", "delete", made["templateID"], "-y")
+    listed = json.loads(cli.out("template", "list", "-f", "json"))
+    assert not [each for each in listed if "from-file" in each["aliases"]]
+
+
 def test_logs_follow_a_sandbox_to_its_end(cli: E2bCli) -> None:
     """What starts meanwhile is shown; the command ends when the sandbox does."""
     made = cli.out("sandbox", "create", "--detach", "--timeout", "600")

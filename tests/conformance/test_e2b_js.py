@@ -15,7 +15,7 @@ from tests.conformance.conftest import VENDOR_JS
 JS = Path(__file__).parent / "js"
 CHECKS = [
     (file, name)
-    for file in ("checks.mjs", "lifecycle.mjs", "novita.mjs")
+    for file in ("checks.mjs", "lifecycle.mjs", "novita.mjs", "templates.mjs")
     for name in re.findall(r"^  (?:async )?'([^']+)'", (JS / file).read_text(encoding="utf-8"), re.M)
 ]
 
