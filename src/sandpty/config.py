@@ -200,6 +200,7 @@ LOG_LINES_MAX: Final = 1000  # in one answer; E2B's own
 LOG_TIME_MAX_MS: Final = 253_402_300_799_999  # the year 9999
 LOG_TEXT_CHARACTERS: Final = 1000  # of a command line in a log line: guests choose it
 JOURNAL_BYTES: Final = 4 * 1024 * 1024  # of each of its two files: some 20,000 events
+ENDED_BYTES: Final = 2 * 1024 * 1024  # of each of the two files of ended sandboxes, and of one answer about them
 HISTORY_ENTRIES_MAX: Final = 10_000  # in one answer of the supervisor; about 2.5 MB
 
 # --- keys ------------------------------------------------------------------------------------------------------------

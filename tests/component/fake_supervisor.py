@@ -59,8 +59,8 @@ class FakeSupervisor:
                 return Host(version=1, tier="fake", isolated=False, runtime="none", facts={}, pid=0)
             case "list":
                 return {"sandboxes": list(self.sandboxes.values())}
-            case "templates":
-                return {"templates": []}
+            case "templates" | "ended":
+                return {request.verb: []}
             case "kill":
                 sandbox = msgspec.structs.replace(self.sandboxes.pop(args["id"]), ended="killed")
                 self._tell("ended", sandbox)

@@ -20,6 +20,8 @@ from hyperbrowser.models import (
     StartSandboxFromSnapshotParams,
 )
 
+from sandpty.wire.verbs import first_team
+from tests.component.supervisor_peer import Peer
 from tests.server_fixture import RunningServer
 from tests.waiting import until_sync
 
@@ -158,6 +160,38 @@ def test_images_are_this_servers_templates(hyperbrowser: Hyperbrowser) -> None:
     assert refused(lambda: hyperbrowser.sandboxes.delete_image("base"))[0] == 403
 
 
+async def test_a_teams_templates_are_its_images(server: RunningServer, ahyperbrowser: AsyncHyperbrowser) -> None:
+    """Listed as the team's, launched by name, tag and id, and deleted; another team sees none of it."""
+    sandboxes = ahyperbrowser.sandboxes
+    made = await sandboxes.create(CreateSandboxParams(image_name="base"))
+    await made.files.write_text("/home/user/built.txt", "built")
+    snapshot = await made.create_memory_snapshot()
+    build = {"id": str(uuid.uuid4()), "state": "ready", "files": {"kind": "snapshot", "id": snapshot.snapshot_id}}
+    async with Peer(server.data_dir / "run" / "supervisor.sock") as supervisor:
+        template = await supervisor.call(
+            "save_template",
+            owner=first_team(server.api_key),
+            names=["our-image"],
+            builds=[build],
+            tags=[{"name": name, "build": build["id"], "assigned_at": 1.0} for name in ("default", "v2")],
+        )
+    (image,) = (await sandboxes.list_images({"sources": ["team"], "search": "our-"})).images
+    assert (image.image_name, image.source, image.namespace) == ("our-image", "team", "default")
+    for params in ({"image_name": "our-image"}, {"image_name": "our-image:v2", "image_id": image.id}):
+        launched = await sandboxes.create(CreateSandboxParams(**params))
+        assert await launched.files.read_text("/home/user/built.txt") == "built"
+        await launched.stop()
+    with pytest.raises(HyperbrowserError, match="no build 'v3'"):
+        await sandboxes.create(CreateSandboxParams(image_name="our-image:v3"))
+    deleted = await sandboxes.delete_image(image.id)
+    assert (deleted.deleted, deleted.image_name) == (True, "our-image")
+    assert (await sandboxes.list_images({"sources": ["team"]})).images == []
+    with pytest.raises(HyperbrowserError, match="not found"):
+        await sandboxes.create(CreateSandboxParams(image_name="our-image"))
+    await made.stop()
+    assert template["id"]
+
+
 def test_a_snapshot_keeps_files_and_launches_sandboxes(hyperbrowser: Hyperbrowser, sandbox: SandboxHandle) -> None:
     """By name and by id; the sandbox goes on; a deleted snapshot launches nothing more."""
     sandbox.files.write_text("/home/user/kept.txt", "kept")
@@ -237,12 +271,33 @@ def test_a_sandboxs_network_is_narrowed_and_widened(hyperbrowser: Hyperbrowser) 
 def test_what_is_not_served_is_said_in_the_vendors_shape(hyperbrowser: Hyperbrowser, sandbox: SandboxHandle) -> None:
     """501 with the code `unsupported`, and nobody tries again."""
     sandboxes, unsupported = hyperbrowser.sandboxes, (501, "unsupported", "control")
-    assert refused(hyperbrowser.secrets.list) == unsupported
-    assert refused(hyperbrowser.vaults.list) == unsupported
     assert refused(sandboxes.list_image_builds) == unsupported
     assert refused(lambda: sandboxes.get_image_build("b")) == unsupported
     assert refused(lambda: sandboxes.cancel_image_build("b")) == unsupported
     assert refused(lambda: sandboxes.start_secret_process(sandbox.id, {"command": "true"})) == unsupported
+
+
+def test_secrets_and_vaults_are_refused_in_the_vendors_shape(hyperbrowser: Hyperbrowser) -> None:
+    """Each method of both: 501 with the code `unsupported`; neither stores anything by mistake."""
+    secrets, vaults, origins = hyperbrowser.secrets, hyperbrowser.vaults, ["https://example.com"]
+    for call in (
+        secrets.list,
+        secrets.get_public_key,
+        lambda: secrets.create({"name": "s"}),
+        lambda: secrets.create({"name": "s", "value": "v"}),
+        lambda: secrets.get("s"),
+        lambda: secrets.update("s", {"description": "d"}),
+        lambda: secrets.set_allowed_origins("s", origins),
+        lambda: secrets.add_version("s", "v"),
+        lambda: secrets.delete("s"),
+        lambda: secrets.delete_version("s", 1),
+        vaults.list,
+        lambda: vaults.create({"name": "v"}),
+        lambda: vaults.get("v"),
+        lambda: vaults.update("v", {"description": "d"}),
+        lambda: vaults.delete("v"),
+    ):
+        assert refused(call) == (501, "unsupported", "control")
 
 
 @pytest.mark.parametrize(

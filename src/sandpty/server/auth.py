@@ -94,8 +94,12 @@ class Authenticator:
 
     def check_given(self, team: str, key: str) -> None:
         """Raises unauthenticated when the key that a token was given out for counts no more."""
-        if not (self.has_key(key) if key else self.has_keys(team)):
+        if not self.counts(team, key):
             raise SandptyError("unauthenticated", "the API key behind the token was revoked")
+
+    def counts(self, team: str, key: str) -> bool:
+        """Whether a token does that was given out to the team through this key ("": the first one)."""
+        return self.has_key(key) if key else self.has_keys(team)
 
     def has_key(self, key: str) -> bool:
         """Whether the key with this id is still one of ours."""

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 from sandpty import config
-from sandpty.wire.verbs import Sandbox
-
-
-@dataclass(frozen=True, slots=True)
-class EndedSandbox:
-    """As it was last, and when it ended (unix seconds)."""
-
-    sandbox: Sandbox
-    ended_at: float
+from sandpty.wire.verbs import EndedSandbox, Sandbox
 
 
 class EndedSandboxes:
-    """The newest ENDED_SANDBOXES_KEPT, in memory: a convenience, not a record."""
+    """The newest ENDED_SANDBOXES_KEPT. The supervisor has them on disk, for the next server."""
 
     def __init__(self) -> None:
         self._ended: OrderedDict[str, EndedSandbox] = OrderedDict()
 
+    def learn(self, ended: Iterable[EndedSandbox]) -> None:
+        """What the supervisor remembers, oldest first. What is known already is known better."""
+        before = {item.sandbox.id: item for item in ended}
+        self._ended = OrderedDict({**before, **self._ended})
+        self._trim()
+
     def add(self, sandbox: Sandbox) -> None:
-        self._ended[sandbox.id] = EndedSandbox(sandbox, time.time())
+        self._ended[sandbox.id] = EndedSandbox(sandbox=sandbox, at=time.time())
+        self._trim()
+
+    def _trim(self) -> None:
         while len(self._ended) > config.ENDED_SANDBOXES_KEPT:
             self._ended.popitem(last=False)
 

@@ -25,7 +25,7 @@ from sandpty.server.deadline import end_at
 from sandpty.server.ended import EndedSandboxes
 from sandpty.server.idempotency import Key, Once
 from sandpty.server.snapshots import Snapshots
-from sandpty.server.supervisor_client import SupervisorClient
+from sandpty.server.supervisor_client import EndedList, SupervisorClient
 from sandpty.server.templates import Teams, Templates
 from sandpty.server.volumes import Volumes
 from sandpty.wire import verbs
@@ -88,6 +88,7 @@ class Registry:
         await self._client.__aenter__()
         try:
             self._host = await self._client.call("hello", {}, verbs.Host)
+            await self._learn_ended()
         except BaseException:
             await self._client.__aexit__()
             raise
@@ -98,6 +99,12 @@ class Registry:
             waking.cancel()
         self._once.close()
         await self._client.__aexit__()
+
+    async def _learn_ended(self) -> None:
+        """A supervisor of an earlier version remembers none."""
+        with contextlib.suppress(SandptyError):
+            told = await self._client.call("ended", {}, EndedList)
+            self.ended.learn(item for item in told.ended if item.sandbox.id not in self._sandboxes)
 
     # --- the view ---
 

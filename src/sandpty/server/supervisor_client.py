@@ -29,6 +29,10 @@ class SnapshotList(msgspec.Struct, frozen=True):
     snapshots: list[verbs.Snapshot]
 
 
+class EndedList(msgspec.Struct, frozen=True):
+    ended: list[verbs.EndedSandbox]
+
+
 class TemplateList(msgspec.Struct, frozen=True):
     templates: list[Template]
 

@@ -23,6 +23,7 @@ from sandpty.supervisor import certificates
 from sandpty.supervisor import log as supervisor_log
 from sandpty.supervisor.adopt import adopt_all
 from sandpty.supervisor.deadlines import Deadlines
+from sandpty.supervisor.ended import Ended
 from sandpty.supervisor.events import Events
 from sandpty.supervisor.images import Images
 from sandpty.supervisor.journal import Journal
@@ -31,7 +32,7 @@ from sandpty.supervisor.layers import Layers
 from sandpty.supervisor.lifecycle import Sandboxes
 from sandpty.supervisor.pool import Pool
 from sandpty.supervisor.resizing import Resizing
-from sandpty.supervisor.service import Service
+from sandpty.supervisor.service import Service, Verb
 from sandpty.supervisor.sockets import SocketService
 from sandpty.supervisor.state import ID_LENGTH
 from sandpty.supervisor.template_builds import Building
@@ -136,12 +137,18 @@ def _host(driver: Driver, facts: dict[str, str]) -> Host:
     )
 
 
+def _remembering(data: DataDir, events: Events) -> dict[str, Verb]:
+    """Write down what becomes of sandboxes; the verbs that tell of it."""
+    journal, ended = Journal(data.root), Ended(data.root)
+    events.listeners += [journal.record, ended.record]
+    return {"history": journal.verb, "ended": ended.verb}
+
+
 async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, background: Background) -> None:
     templates = options.templates_dir or data.templates
     catalog = await _catalog(driver, data, templates)
     events = Events()
-    journal = Journal(data.root)
-    events.listeners.append(journal.record)
+    remembering = _remembering(data, events)
     records = TemplateRecords(data.template_records, catalog)
     records.load()
     images = Images(data, events, background, isolated=driver.isolated)
@@ -174,7 +181,7 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
         keys=KeyFile(data),
         more={
             "usage": Usages(sandboxes, driver).verb,
-            "history": journal.verb,
+            **remembering,
             "set_memory": Resizing(sandboxes, driver, background).verb,
             "certificate": certificates.verb(data),
             "layer": Layers(sandboxes.snapshots).verb,

@@ -31,6 +31,7 @@ object. Requests carry an `id`, answers the same `id`; answers may come in any o
 | set_memory | {"id", "memory_mb"} | Sandbox |
 | usage | {"ids"} | Usages, of those that run |
 | history | HistoryArgs | History |
+| ended | - | {"ended": [EndedSandbox]}: the newest that have ended, oldest first |
 | reload_keys | - | Keys, read again from keys.json |
 | certificate | - | Certificate, as `sandpty serve` was asked to use |
 | shutdown | {"kill": bool} | {}; with kill every sandbox is ended first |
@@ -52,6 +53,7 @@ from sandpty.wire.templates import Defaults, Files
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 MAX_ANNOTATIONS_BYTES = 256 * 1024
+FORGOTTEN_ANNOTATIONS = ("env", "token", "idempotency")  # those that do not outlive their sandbox
 SUPERVISOR_PROTOCOL_VERSION = 1
 _LENGTH = struct.Struct("<I")
 
@@ -131,6 +133,13 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
     ended: EndReason | None = None
     revision: int = 0  # grows with every change: an answer may arrive after the word of what happened since
     volumes: tuple[VolumeMount, ...] = ()
+
+
+class EndedSandbox(msgspec.Struct, frozen=True, kw_only=True):
+    """As it was last, without what ends with it, and when it ended (unix seconds)."""
+
+    sandbox: Sandbox
+    at: float
 
 
 class SnapshotArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

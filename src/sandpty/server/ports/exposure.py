@@ -11,7 +11,7 @@ from urllib.parse import quote
 from aiohttp import web
 
 from sandpty import config
-from sandpty.server.auth import Authenticator
+from sandpty.server.auth import Authenticator, bearer
 from sandpty.server.ports.answers import PortError
 from sandpty.server.ports.policy import policy_of
 from sandpty.server.ports.routing import Target
@@ -63,8 +63,7 @@ class Exposure:
         raise PortError(401, f"Port {target.port} needs a token", sandboxId=sandbox.id, port=target.port)
 
     def _knows(self, request: web.Request, target: Target, sandbox: Sandbox) -> bool:
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and self._is_of(token.strip(), sandbox):
+        if self._is_of(bearer(request), sandbox):
             return True
         return self._opens(request.cookies.get(_COOKIE, ""), target, sandbox)
 
@@ -73,7 +72,7 @@ class Exposure:
             claims = self._tokens.read(token, RuntimeClaims)
         except SandptyError:
             return False
-        return claims.sub == sandbox.id and (not claims.key or self._auth.has_key(claims.key))
+        return claims.sub == sandbox.id and self._auth.counts(claims.own, claims.key)
 
     def _opens(self, token: str, target: Target, sandbox: Sandbox) -> bool:
         try:
@@ -81,7 +80,7 @@ class Exposure:
         except SandptyError:
             return False
         right = claims.sub == sandbox.id and claims.port == target.port
-        return right and (not claims.key or self._auth.has_key(claims.key))
+        return right and self._auth.counts(claims.own, claims.key)
 
     def _welcome(self, request: web.Request, target: Target, sandbox: Sandbox) -> web.Response:
         grant = request.query["grant"]

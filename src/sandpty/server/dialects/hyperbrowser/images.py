@@ -1,4 +1,4 @@
-"""Images: this server's templates under Hyperbrowser's names."""
+"""Images: this server's templates, and those that teams have built, under Hyperbrowser's names."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from sandpty.server.context import Context
 from sandpty.server.dialects.hyperbrowser import models
 from sandpty.server.dialects.hyperbrowser.errors import HyperbrowserError, bad_request, json_response, not_found
 from sandpty.server.dialects.hyperbrowser.tokens import iso
-from sandpty.wire.templates import Template
+from sandpty.wire.templates import EVERYBODY, Template, parted
 from sandpty.wire.verbs import Sandbox
 
-PUBLIC = "public"
+PUBLIC, TEAM = "public", "team"
 # The vendor's public images that every program of its documents names. Until a template is called so, `base` stands in
 # for them, and docs/reference/hyperbrowser.md says what is in it.
 STAND_INS = {"python": "base", "node": "base"}
 _SPACE = uuid.UUID("5ad2bc7e-5f0f-4c64-9d2e-0f3f60dd7a55")
 
 
-def image_id(name: str) -> str:
-    """An image's id is made from its name, so that it is the same on every host."""
+def image_id(name: str, template: Template | None = None) -> str:
+    """Of ours it is made from the name, so that it is the same on every host; two teams' of one name are two."""
+    if template is not None and template.owner != EVERYBODY:
+        name = f"{template.id}/{name}"
     return str(uuid.uuid5(_SPACE, name))
 
 
@@ -45,11 +47,12 @@ def image_name(sandbox: Sandbox) -> str:
 
 
 async def launch_template(context: Context, principal: Principal, name: str, id_: str | None) -> str:
-    """What to create a sandbox from. Raises HyperbrowserError 404 for an unknown name, or an id of another image."""
-    found = template_names(await context.registry.templates.list(principal)).get(name)
-    if found is None or id_ not in (None, image_id(name)):
+    """What to create a sandbox from. A name may have a tag. Raises HyperbrowserError 404, also for another's id."""
+    templates = context.registry.templates
+    found = template_names(await templates.list(principal)).get(parted(name)[0])
+    if found is None or id_ not in (None, image_id(parted(name)[0], found)):
         raise not_found(f"Image {name[:64]!r}")
-    return found.name
+    return name if found.owner != EVERYBODY else found.name
 
 
 def page_of(request: web.Request, default_limit: int = config.LIST_PAGE_MAX) -> tuple[int, int]:
@@ -71,28 +74,34 @@ class Images:
 
     async def list(self, request: web.Request, principal: Principal) -> web.StreamResponse:
         page, limit = page_of(request)
-        sources = set(request.query.getall("source", ())) or {PUBLIC, "team"}
+        sources = set(request.query.getall("source", ())) or {PUBLIC, TEAM}
         wanted = request.query.get("search", "").lower()
         named = template_names(await self._context.registry.templates.list(principal))
-        images = [self._image(name, template) for name, template in sorted(named.items())]
+        images = [self._image(name, template, principal) for name, template in sorted(named.items())]
         found = [image for image in images if image.source in sources and wanted in image.image_name.lower()]
         shown = found[(page - 1) * limit : page * limit]
         return json_response(models.ImageList(images=shown, total_count=len(found), page=page, per_page=limit))
 
     async def delete(self, request: web.Request, principal: Principal) -> web.StreamResponse:
-        name = request.match_info["image"]
+        """A team's own, by name or id, with its other names and its builds; sandboxes made from it go on."""
+        asked = request.match_info["image"]
         named = template_names(await self._context.registry.templates.list(principal))
-        if name in named or name in {image_id(known) for known in named}:
-            raise HyperbrowserError(403, "images of this server are public; who serves it removes them", "forbidden")
-        raise not_found(f"Image {name[:64]!r}")
+        for name, template in named.items():
+            if asked in (name, image_id(name, template)):
+                if template.owner != principal.id:
+                    raise HyperbrowserError(403, f"Image {asked[:64]!r} is not your team's: it stays", "forbidden")
+                await self._context.registry.templates.delete(template.id, principal)
+                return json_response(models.DeletedImage(id=image_id(name, template), image_name=name))
+        raise not_found(f"Image {asked[:64]!r}")
 
-    def _image(self, name: str, template: Template) -> models.Image:
+    def _image(self, name: str, template: Template, principal: Principal) -> models.Image:
+        mine = template.owner == principal.id
         created = iso(template.created_at or time.time())
         return models.Image(
-            id=image_id(name),
+            id=image_id(name, template),
             image_name=name,
-            namespace=PUBLIC,
-            source="public",
+            namespace=principal.team_name if mine else PUBLIC,
+            source="team" if mine else "public",
             uploaded=True,
             ready=template.state == "ready",
             created_at=created,

@@ -178,6 +178,12 @@ class Image(_Reply, frozen=True, kw_only=True):
     updated_at: str
 
 
+class DeletedImage(_Reply, frozen=True, kw_only=True):
+    id: str
+    image_name: str
+    deleted: bool = True
+
+
 class ImageList(_Reply, frozen=True, kw_only=True):
     images: list[Image]
     total_count: int

@@ -17,11 +17,10 @@ from sandpty.server.dialects.hyperbrowser.ports import checked, exposed_ports
 from sandpty.server.dialects.hyperbrowser.requests import read_json
 from sandpty.server.dialects.hyperbrowser.snapshots import find
 from sandpty.server.dialects.hyperbrowser.tokens import iso, origin, running, runtime_url, session
-from sandpty.server.ended import EndedSandbox
 from sandpty.server.ports.policy import PortPolicy
 from sandpty.server.registry import CreateSpec
 from sandpty.wire.errors import SandptyError
-from sandpty.wire.verbs import Limits, Sandbox
+from sandpty.wire.verbs import EndedSandbox, Limits, Sandbox
 
 _CLOSE_REASONS = {"killed": "user_requested", "timeout": "timeout"}
 
@@ -145,7 +144,7 @@ class Sandboxes:
         return _with_token(listed, given.token, given.expires_at)
 
     def _closed(self, request: web.Request, ended: EndedSandbox) -> models.SandboxDetail:
-        return _with_token(self._listed(request, ended.sandbox, ended.ended_at), None, None)
+        return _with_token(self._listed(request, ended.sandbox, ended.at), None, None)
 
     def _listed(self, request: web.Request, sandbox: Sandbox, ended_at: float | None = None) -> models.SandboxListed:
         extras = sandbox.annotations.get("hyperbrowser", {})

@@ -92,8 +92,7 @@ class Transfers:
         claims = self._context.tokens.read(request.query.get("token", ""), FileClaims)
         if claims.sub != request.match_info["id"] or claims.method != request.method:
             raise SandptyError("unauthenticated", "the URL was made for something else")
-        if claims.key and not self._context.auth.has_key(claims.key):
-            raise SandptyError("unauthenticated", "the API key behind the URL was revoked")
+        self._context.auth.check_given(claims.own, claims.key)
         self._use(claims)
         sandbox = running(self._context, claims.sub, Principal(claims.own, key=claims.key))
         if claims.method == "PUT":
@@ -106,7 +105,9 @@ class Transfers:
         now = time.time()
         if len(self._used) >= config.HYPERBROWSER_USED_URLS_KEPT:
             self._used = {nonce: expires for nonce, expires in self._used.items() if expires > now}
-        if claims.once != self._server or claims.nonce in self._used:
+        if claims.once != self._server:
+            raise SandptyError("unauthenticated", "the URL was for one use, and ended with the server that made it")
+        if claims.nonce in self._used:
             raise SandptyError("unauthenticated", "the URL was for one use, and was used")
         self._used[claims.nonce] = claims.exp
 

@@ -1,0 +1,51 @@
+"""Lines of JSON kept on disk, in two files of bounded size: a full one takes the place of the other."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+
+class KeptLines:
+    """`<directory>/<name>.jsonl`, and `<name>.old.jsonl` before it, each of `bytes_max` and at most a line more."""
+
+    def __init__(self, directory: Path, name: str, bytes_max: int) -> None:
+        self._path = directory / f"{name}.jsonl"
+        self._old = directory / f"{name}.old.jsonl"
+        self._bytes_max = bytes_max
+        self._failing = False
+
+    def append(self, line: bytes) -> None:
+        """A disk that is full costs history, not sandboxes: it never raises."""
+        try:
+            self._append(line + b"\n")
+            self._failing = False
+        except OSError as error:
+            if not self._failing:
+                log.warning("%s cannot be written: %s", self._path.name, error)
+            self._failing = True
+
+    def _append(self, line: bytes) -> None:
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            if os.fstat(descriptor).st_size > self._bytes_max:
+                os.replace(self._path, self._old)
+                os.close(descriptor)
+                descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            os.write(descriptor, line)
+        finally:
+            os.close(descriptor)
+
+    def read(self) -> Sequence[bytes]:
+        """Oldest first. One may be torn (a power cut)."""
+        found: list[bytes] = []
+        for path in (self._old, self._path):
+            try:
+                found += path.read_bytes().splitlines()
+            except FileNotFoundError:
+                continue
+        return found
