@@ -89,10 +89,12 @@ SSH_LISTENERS_MAX: Final = 16  # `ssh -R` of one connection
 SSH_WINDOW_BYTES: Final = 1024 * 1024  # a client may send so much that the program has not read
 SSH_FORWARD_WINDOW_BYTES: Final = 256 * 1024  # the same, of each forwarded connection
 SSH_FORWARD_READ_BYTES: Final = 64 * 1024  # read at a time from what is forwarded
+SSH_TERMINAL_WINDOW_BYTES: Final = 256 * 1024  # unacknowledged output of a terminal: two of OpenSSH's steps, below
 SSH_TERMINAL_AHEAD_BYTES: Final = 128 * 1024  # output a terminal's client need not have taken yet: OpenSSH says what
 # it took every 96 KiB. With the attachment's window this bounds stale output after Ctrl-C; the client's own is 2 MiB
 SSH_ACK_EVERY_BYTES: Final = 32 * 1024  # of a terminal, without waiting for a timer
 SSH_STALL_S: Final = 30.0  # how long a flood in a terminal waits for a client that takes nothing
+SSH_SEEN_KEPT: Final = 10_000  # terminals of which is remembered how far somebody saw them
 SSH_KEEPALIVE_S: Final = 15.0  # between questions whether a client lives; three without an answer end it
 SSH_ENV_VARIABLES: Final = 64  # that a client may send along ...
 SSH_ENV_BYTES: Final = 32 * 1024  # ... and their size

@@ -9,7 +9,14 @@ import pytest
 
 from tests.e2e.cli_fixture import Cli
 from tests.e2e.tmux import Tmux, tmux
-from tests.server_fixture import RunningServer
+from tests.server_fixture import RunningServer, running_server
+
+
+@pytest.fixture(scope="session")
+def ssh_server() -> Iterator[RunningServer]:
+    """A server with an SSH gateway; tests may kill it and start it again."""
+    with running_server("--ssh-port", "0", "--pool", "1") as running:
+        yield running
 
 
 @pytest.fixture

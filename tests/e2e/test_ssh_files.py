@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import re
+import shutil
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,17 +15,10 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from tests.e2e.ssh_client import Client, client_of
-from tests.server_fixture import RunningServer, running_server
+from tests.e2e.ssh_client import TIMEOUT_S, Client, client_of
+from tests.server_fixture import RunningServer
 
-BIG_BYTES = 40_000_000
-
-
-@pytest.fixture(scope="module")
-def ssh_server() -> Iterator[RunningServer]:
-    """A server with a gateway."""
-    with running_server("--ssh-port", "0", "--pool", "1") as running:
-        yield running
+BIG_BYTES = 20_000_000
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +55,7 @@ async def sftp(ssh: Client, box: str, words: str = "") -> AsyncIterator[asyncssh
 
 @pytest.mark.parametrize("option", ["-s", "-O"], ids=["sftp", "scp"])
 def test_a_big_file_is_the_same_on_both_sides(ssh: Client, box: str, tmp_path: Path, option: str) -> None:
-    """40 MB there and back, by both protocols that scp knows."""
+    """20 MB there and back, by both protocols that scp knows."""
     here, back = tmp_path / "here", tmp_path / "back"
     data = os.urandom(1_000_000) * (BIG_BYTES // 1_000_000)
     here.write_bytes(data)
@@ -205,3 +201,31 @@ async def test_errors_are_said(ssh: Client, box: str) -> None:
     with pytest.raises((asyncssh.Error, OSError)):
         async with asyncio.timeout(30), sftp(ssh, "inobody@x"):
             pass
+
+
+def test_rsync_knows_what_has_changed(ssh: Client, box: str, tmp_path: Path) -> None:
+    """There, there again with one file more, and back. The sandbox gets this machine's rsync: `base` has none."""
+    program = shutil.which("rsync")
+    assert program is not None
+    libraries = re.findall(r"=> (/\S+)", subprocess.check_output(["ldd", program], text=True))
+    own = [path for path in libraries if not re.search(r"/(libc|ld-linux[^/]*)\.so", path)]
+    ssh.out(box, "mkdir -p rsync/lib")
+    ssh.out(program, f"{box}:rsync/rsync", program="scp")
+    ssh.out(*own, f"{box}:rsync/lib", program="scp")
+    there = "env LD_LIBRARY_PATH=rsync/lib rsync/rsync"
+
+    def rsync(*words: str) -> str:
+        command = [program, "-a", "--stats", "-e", ssh.line(), f"--rsync-path={there}", *words]
+        return subprocess.run(
+            command, env=ssh.env, capture_output=True, text=True, check=True, timeout=TIMEOUT_S
+        ).stdout
+
+    (tmp_path / "tree").mkdir()
+    for number in range(50):
+        (tmp_path / "tree" / f"{number}").write_bytes(os.urandom(10_000))
+    assert "regular files transferred: 50" in rsync(f"{tmp_path}/tree/", f"{box}:synced/")
+    (tmp_path / "tree" / "one more").write_text("new")
+    assert "regular files transferred: 1\n" in rsync(f"{tmp_path}/tree/", f"{box}:synced/")
+    rsync(f"{box}:synced/", f"{tmp_path}/back/")
+    for path in (tmp_path / "tree").iterdir():
+        assert (tmp_path / "back" / path.name).read_bytes() == path.read_bytes()

@@ -16,17 +16,10 @@ import pytest
 
 from sandpty import config
 from tests.e2e.ssh_client import TIMEOUT_S, Client, client_of
-from tests.server_fixture import RunningServer, running_server
+from tests.server_fixture import RunningServer
 from tests.waiting import until_sync
 
 SERVE = "cd /tmp && echo from-the-sandbox > page && exec python3 -m http.server --bind 127.0.0.1 8123"
-
-
-@pytest.fixture(scope="module")
-def ssh_server() -> Iterator[RunningServer]:
-    """A server with a gateway."""
-    with running_server("--ssh-port", "0", "--pool", "1") as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

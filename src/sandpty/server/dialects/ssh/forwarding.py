@@ -144,9 +144,13 @@ class Forwarding:
         address = "0.0.0.0" if host in _EVERYWHERE else "127.0.0.1" if host in _LOCAL else host
         kind: SocketKind = "tcp6" if ":" in address else "tcp4"
         bound = await self._context.guest_sockets.bound(sandbox, kind, address, port)
+        try:
+            listener = _Listener(self, sandbox, host, bound)
+            await listener.begin()
+        except BaseException:
+            bound.close()
+            raise
         self._listeners += 1
-        listener = _Listener(self, sandbox, host, bound)
-        await listener.begin()
         return listener
 
     def cutting(self, sandbox: Sandbox, cut: Callable[[], None]) -> AbstractContextManager[None]:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Awaitable
 
 import asyncssh
+from asyncssh.channel import SSHTCPChannel
 from asyncssh.constants import DISC_BY_APPLICATION, DISC_NO_MORE_AUTH_METHODS_AVAILABLE, OPEN_CONNECT_FAILED
 
 from sandpty import config
@@ -22,20 +23,13 @@ from sandpty.server.context import Context
 from sandpty.server.dialects.ssh.background import Background
 from sandpty.server.dialects.ssh.forwarding import Forwarding
 from sandpty.server.dialects.ssh.login import Login, parse
+from sandpty.server.dialects.ssh.seen import Seen
 from sandpty.server.dialects.ssh.session import Session
-from sandpty.server.dialects.ssh.transport import Connection
+from sandpty.server.dialects.ssh.transport import CIPHERS, MACS, Connection
 from sandpty.server.ssh_identity import SshIdentity
 from sandpty.wire.errors import SandptyError
 
 log = logging.getLogger(__name__)
-# No ChaCha20: here it takes four calls of the cipher library for each packet, and a third longer for each key typed.
-_CIPHERS = (
-    "aes128-gcm@openssh.com",
-    "aes256-gcm@openssh.com",
-    "aes128-ctr",
-    "aes192-ctr",
-    "aes256-ctr",
-)
 _REVOKED = "the API key was revoked"
 _STOPPING = "the server stops; terminals live on: ssh again"
 
@@ -46,6 +40,7 @@ class Gateway:
     def __init__(self, context: Context, identity: SshIdentity) -> None:
         self.context = context
         self.background = Background()
+        self.seen = Seen()
         self._identity = identity
         self._clients: set[Client] = set()
         self._logins: dict[Connection, str] = {}  # who has not said yet who it is: its address
@@ -62,7 +57,8 @@ class Gateway:
             server_factory=lambda: Client(self),
             server_host_keys=[asyncssh.import_private_key(self._identity.host_key)],
             server_version="sandpty",
-            encryption_algs=list(_CIPHERS),
+            encryption_algs=list(CIPHERS),
+            mac_algs=list(MACS),
             compression_algs=["none"],
             login_timeout=config.SSH_LOGIN_S,
             keepalive_interval=config.SSH_KEEPALIVE_S,
@@ -209,7 +205,7 @@ class Client(asyncssh.SSHServer):
         return parse(self._name)
 
     def session_requested(self) -> Session:
-        return Session(self._context, self.principal, self._login, self._gateway.background)
+        return Session(self._context, self.principal, self._login, self._gateway)
 
     def _forward(self) -> Forwarding:
         if self._forwarding is None:
@@ -220,11 +216,13 @@ class Client(asyncssh.SSHServer):
 
     def connection_requested(
         self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
-    ) -> Awaitable[asyncssh.SSHTCPSession[bytes]]:
+    ) -> tuple[SSHTCPChannel[bytes], Awaitable[asyncssh.SSHTCPSession[bytes]]]:
         try:
-            return self._forward().connect(dest_host, dest_port)
+            forwarding = self._forward()
         except SandptyError as error:
             raise asyncssh.ChannelOpenError(OPEN_CONNECT_FAILED, error.message) from error
+        channel: SSHTCPChannel[bytes] = self.connection.create_tcp_channel(window=config.SSH_FORWARD_WINDOW_BYTES)
+        return channel, forwarding.connect(dest_host, dest_port)
 
     def server_requested(  # type: ignore[override]
         self, listen_host: str, listen_port: int

@@ -71,6 +71,11 @@ class Relay:
         if self._typist is not None:
             await self._attached.signal(number, Target.GROUP)
 
+    @property
+    def seen(self) -> int | None:
+        """Up to which offset the client has a terminal's output; None of what is no terminal."""
+        return None if self._acks is None else self._acks.offset
+
     # --- output ---
 
     async def run(self) -> Exit | None:
@@ -194,14 +199,12 @@ class _Acks:
             self._attached.ack(offset)
         return True
 
+    @property
+    def offset(self) -> int:
+        """Up to where the client has it all. What it got in the last moment may be missing: better said twice."""
+        return self._acknowledged
+
     def close(self) -> None:
-        """The last look: what the client's host has got by now."""
         self._channel.taken = None
         if self._timer is not None:
             self._timer.cancel()
-        self._count()
-        self._delivery.settle()
-        offset = self._delivery.offset
-        if offset > self._acknowledged:
-            with contextlib.suppress(SandptyError):
-                self._attached.ack(offset)

@@ -10,6 +10,7 @@ import secrets
 import signal as signals
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 import asyncssh
 from asyncssh.scp import run_scp_server
@@ -22,6 +23,7 @@ from sandpty.server.dialects.ssh import terminals
 from sandpty.server.dialects.ssh.background import Background
 from sandpty.server.dialects.ssh.login import Login
 from sandpty.server.dialects.ssh.relay import Relay
+from sandpty.server.dialects.ssh.seen import Seen, Viewer
 from sandpty.server.dialects.ssh.sftp import SftpServer
 from sandpty.server.dialects.ssh.terminals import Wish
 from sandpty.server.dialects.ssh.transport import Channel
@@ -47,15 +49,21 @@ _WORDS = {
 }
 
 
+class SharedState(Protocol):
+    """What sessions share. `background`: for what is still to be done when a client has gone."""
+
+    background: Background
+    seen: Seen
+
+
 class Session(asyncssh.SSHServerSession[bytes]):
     """`login`: a function, because what is wrong with a user name is said here, where a person can read it."""
 
     def __init__(
-        self, context: Context, principal: Principal, login: Callable[[], Login], background: Background
+        self, context: Context, principal: Principal, login: Callable[[], Login], gateway: SharedState
     ) -> None:
-        """`background`: for what is still to be done when the client has gone."""
         self._context = context
-        self._background = background
+        self._shared = gateway
         self._principal = principal
         self._login = login
         self._channel: Channel
@@ -195,7 +203,7 @@ class Session(asyncssh.SSHServerSession[bytes]):
 
     async def _serve_process(self, sandbox: Sandbox, wish: Wish) -> None:
         registry = self._context.registry
-        async with await terminals.attach(sandbox, wish) as attached:
+        async with await terminals.attach(sandbox, wish, self._shared.seen) as attached:
             with registry.cutting(sandbox.id, attached.close):
                 registry.running(sandbox.id, self._principal)  # it may have been paused while we attached
                 try:
@@ -204,7 +212,7 @@ class Session(asyncssh.SSHServerSession[bytes]):
                     raise await self._explained(sandbox, error) from error
                 except asyncio.CancelledError:
                     if not wish.term and not wish.login.joins:
-                        self._background.spawn(terminals.bereave(self._context, sandbox, attached))
+                        self._shared.background.spawn(terminals.bereave(self._context, sandbox, attached))
                     raise
         self._say_end(ended)
 
@@ -216,7 +224,12 @@ class Session(asyncssh.SSHServerSession[bytes]):
                 stack.callback(typist.close)
             self._relay = Relay(self._channel, attached, typist, terminal=bool(wish.term))
             self._catch_up(self._relay, wish)
-            return await self._relay.run()
+            try:
+                return await self._relay.run()
+            finally:
+                if self._relay.seen is not None and not wish.login.read_only:
+                    viewer = Viewer(wish.key, sandbox.boot_id, attached.info.process)
+                    self._shared.seen.remember(viewer, self._relay.seen)
 
     def _typing_paused(self, paused: bool) -> None:
         """The program does not take what is typed."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from sandpty import config
 from sandpty.server.context import Context
 from sandpty.server.dialects.ssh.login import Login
+from sandpty.server.dialects.ssh.seen import Seen, Viewer
 from sandpty.server.guest_defaults import default_cwd, default_env, default_user
 from sandpty.terminal import attachment, control
 from sandpty.terminal.attachment import Attachment
@@ -53,19 +54,19 @@ class Wish:
         return f"ssh:{self.key}" if self.term and self.command is None else f"ssh-command:{self.key}"
 
 
-async def attach(sandbox: Sandbox, wish: Wish) -> Attachment:
-    """Join or start what was asked for.
+async def attach(sandbox: Sandbox, wish: Wish, seen: Seen) -> Attachment:
+    """Join or start what was asked for. `seen`: how far people have seen terminals.
 
     Raises bad_argument, no_such_process, no_such_user, start_failed, limit, agent_unreachable, ...
     """
     if wish.login.joins and wish.command is not None:
         raise SandptyError("bad_argument", "a command is started, a process is joined: ask for one of them")
     if wish.login.joins:
-        return await _join(sandbox, await _wanted(sandbox, wish.login), wish)
+        return await _join(sandbox, await _wanted(sandbox, wish.login), wish, seen)
     if wish.command is None and wish.term and not wish.login.new:
         mine = [info for info in await _terminals(sandbox) if info.tag == wish.tag and not info.attachments]
         if mine:
-            return await _join(sandbox, mine[-1], wish)
+            return await _join(sandbox, mine[-1], wish, seen)
     return await _start(sandbox, wish)
 
 
@@ -84,21 +85,23 @@ async def _wanted(sandbox: Sandbox, login: Login) -> ProcessInfo:
     return running[-1]
 
 
-async def _join(sandbox: Sandbox, info: ProcessInfo, wish: Wish) -> Attachment:
-    """From where nobody has seen it yet, or what shows the present screen: whichever shows more."""
+async def _join(sandbox: Sandbox, info: ProcessInfo, wish: Wish, seen: Seen) -> Attachment:
+    """From where this person has not seen it yet, or what shows the present screen: whichever shows more."""
     which = Selector.process(info.process)
     may_write = not wish.login.read_only
 
     def request(origin: From, value: int = 0) -> Attach:
-        window = config.ATTACH_WINDOW_BYTES
+        window = config.SSH_TERMINAL_WINDOW_BYTES
         return Attach(which, may_write=may_write, origin=origin, value=value, window=window, stall_ms=_STALL_MS)
 
     if not info.flags & ProcessFlags.PTY:
         return await attachment.attach(sandbox.socket, request(From.OFFSET, info.start))
-    async with await attachment.attach(sandbox.socket, request(From.CONTINUE)) as unseen:
-        missed_from = unseen.info.start
+    missed_from = seen.get(Viewer(wish.key, sandbox.boot_id, info.process))
+    if missed_from is None and may_write:
+        async with await attachment.attach(sandbox.socket, request(From.CONTINUE)) as unseen:
+            missed_from = unseen.info.start
     attached = await attachment.attach(sandbox.socket, request(From.SCREEN))
-    if missed_from < attached.info.start:
+    if may_write and missed_from is not None and missed_from < attached.info.start:
         attached.close()
         attached = await attachment.attach(sandbox.socket, request(From.OFFSET, missed_from))
     try:
@@ -135,7 +138,7 @@ def _request(sandbox: Sandbox, wish: Wish, shell: tuple[str, ...]) -> Start:
         flags=StartFlags.PTY if wish.term else StartFlags.STDIN,
         cols=wish.cols if wish.term else 0,
         rows=wish.rows if wish.term else 0,
-        window=config.ATTACH_WINDOW_BYTES,
+        window=config.SSH_TERMINAL_WINDOW_BYTES,
         # Nobody is there to come back for a pipe's output: it waits as a pipe does.
         stall_ms=_STALL_MS if wish.term else NEVER_MS,
     )

@@ -14,7 +14,7 @@ from sandpty import config
 from sandpty.terminal.connection import AgentConnection
 from sandpty.wire import frames
 from sandpty.wire.errors import SandptyError
-from sandpty.wire.frames import Selector
+from sandpty.wire.frames import FrameType, Selector
 
 END: Final = "end of input"
 _ANY_STREAM = 2  # the terminal, or the stdin pipe: whichever the process has
@@ -31,6 +31,8 @@ class Typist:
         self._paused = paused
         self._waiting: deque[_Typed] = deque()
         self._asked = False  # an answer is due
+        self._is_paused = False
+        connection.take_at_once = self._answered_at_once
 
     @classmethod
     async def open(cls, socket: str, process: int, paused: Callable[[bool], None]) -> Typist:
@@ -41,6 +43,7 @@ class Typist:
         """Bytes, a window size (cols, rows), or END. Goes at once when nothing waits; never raises."""
         self._waiting.append(what)
         if self._asked:
+            self._is_paused = True
             self._paused(True)
         else:
             self._send()
@@ -80,11 +83,20 @@ class Typist:
                 await self._connection.receive()
             except SandptyError:
                 return
-            self._asked = False
-            if self._waiting:
-                self._send()
-            else:
-                self._paused(False)
+            self._answered()
+
+    def _answered(self) -> None:
+        self._asked = False
+        if self._waiting:
+            self._send()
+        elif self._is_paused:
+            self._is_paused = False
+            self._paused(False)
+
+    def _answered_at_once(self) -> None:
+        """The usual answer, without waking `run`: an echo that comes right behind it is not held up."""
+        while self._connection.pop_message(FrameType.DONE) is not None:
+            self._answered()
 
     def close(self) -> None:
         """What was typed goes on its way. Safe to repeat."""
