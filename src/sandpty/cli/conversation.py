@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from sandpty.cli.escape import HELP_TEXT, Action, EscapeKeys
 from sandpty.cli.signals import handled
 from sandpty.sdk import AsyncTerminal
+from sandpty.wire.errors import SandptyError
 from sandpty.wire.frames import AgentError, Exit, Gap, Output
 
 if TYPE_CHECKING:
@@ -98,6 +99,8 @@ class Conversation:
     async def _output(self, terminal: AsyncTerminal) -> Outcome:
         try:
             return await self._show(terminal)
+        except SandptyError:
+            raise  # some of them are OSErrors too
         except OSError:
             return Detached()  # the local terminal, or who read our output, has gone
 
