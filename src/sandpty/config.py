@@ -273,6 +273,7 @@ IMAGES_UID: Final = 61_982  # the first account of what talks to registries; nob
 IMAGES_UIDS: Final = 16  # ... one for each pull of this host
 IMPORTS_IN_PARALLEL: Final = 2  # each takes a core to unpack
 IMPORTS_MAX: Final = 32  # under way or waiting
+IMAGES_BYTES_MAX: Final = 512 * 1024**3  # of all images together, as they lie on the disk
 IMAGE_HELD_S: Final = 600.0  # an image that was just imported is kept so long, until a template refers to it
 IMAGE_UNUSED_S: Final = 7 * 86_400.0  # an image that nothing refers to is kept so long after its import
 

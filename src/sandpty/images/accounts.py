@@ -17,6 +17,7 @@ from sandpty.images.unpacking import hostile
 
 USER = "user"
 _FIRST_ID, _LAST_ID = 1000, 59_999
+_DIGITS_MAX = 10  # of an id
 _PLACES = {"dev": 0o755, "etc": 0o755, "home": 0o755, "proc": 0o555, "root": 0o700, "run": 0o755, "sys": 0o555}
 _TEMPORARY = {"tmp": 0o1777}
 _SHELLS = ("/bin/bash", "/usr/bin/bash", "/bin/sh")
@@ -73,7 +74,8 @@ class _Lines:
         self._mode = mode
         data = _content(path, config.IMAGE_ACCOUNTS_BYTES)
         self.there = data is not None
-        self.lines = (data or b"").decode("utf-8", "surrogateescape").splitlines()
+        lines = (data or b"").decode("utf-8", "surrogateescape").split("\n")
+        self.lines = [line for line in lines if line]
 
     @property
     def fields(self) -> list[list[str]]:
@@ -83,7 +85,8 @@ class _Lines:
         return next((fields for fields in self.fields if fields[0] == name), None)
 
     def numbers(self, column: int) -> set[int]:
-        return {int(fields[column]) for fields in self.fields if len(fields) > column and fields[column].isdecimal()}
+        told = (fields[column] for fields in self.fields if len(fields) > column)
+        return {int(text) for text in told if text.isdecimal() and len(text) <= _DIGITS_MAX}
 
     def write(self) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -115,7 +118,9 @@ def _content(path: str, size_max: int) -> bytes | None:
 def _add_user(accounts: _Lines) -> None:
     groups = _Lines("/etc/group", 0o644)
     taken = accounts.numbers(2) | groups.numbers(2)
-    number = next(each for each in range(_FIRST_ID, _LAST_ID + 1) if each not in taken)
+    number = next((each for each in range(_FIRST_ID, _LAST_ID + 1) if each not in taken), None)
+    if number is None:
+        raise hostile("no id is free for an account", USER)
     home = f"/home/{USER}"
     accounts.lines.append(f"{USER}:x:{number}:{number}:{USER}:{home}:{_shell()}")
     if groups.find("root") is None:

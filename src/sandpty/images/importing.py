@@ -24,7 +24,7 @@ from sandpty.images import confined, fence, pulling, reference, store
 from sandpty.images.confined import Step, Task, TaskLayer, Unpacked
 from sandpty.images.manifests import Configuration, Manifest
 from sandpty.images.pulling import Pull
-from sandpty.images.reference import Platform, Source
+from sandpty.images.reference import Source
 from sandpty.images.telling import Done, Failed, Going, Order, Said
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.images import Blob, Image, ImportProgress
@@ -69,7 +69,7 @@ def import_image(order: Order) -> tuple[Image, int]:
             if (known := store.find(images, image)) is None:
                 if source.kind == "docker":
                     configuration = pull.fetch(found, _pulling)
-                known = _make(images, image, work, pull.blobs, (source, platform, manifest, configuration))
+                known = _make(images, image, work, pull.blobs, (source, manifest, configuration))
             kept = store.hold(images, image)
     return msgspec.structs.replace(known, reference=str(source)), kept
 
@@ -85,10 +85,10 @@ def _make(
     image: str,
     work: Path,
     blobs: Path,
-    about: tuple[Source, Platform, Manifest, Configuration],
+    about: tuple[Source, Manifest, Configuration],
 ) -> Image:
     """Unpack it, and move it into place."""
-    source, platform, manifest, configuration = about
+    source, manifest, configuration = about
     new = work / "new"
     tree = new / "rootfs"
     tree.mkdir(parents=True)
@@ -111,7 +111,7 @@ def _make(
         id=image,
         reference=str(source),
         digest=manifest.digest,
-        platform=str(configuration.platform or platform),
+        platform=str(configuration.platform),
         created_at=time.time(),
         size_bytes=_disk_bytes(tree),
         entries=unpacked.entries,
@@ -172,6 +172,8 @@ def _follow(fd: int, manifest: Manifest, show: Callable[[str, float], None]) -> 
             if not data:
                 raise SandptyError("bad_image", "unpacking ended without a word")
             *lines, buffer = (buffer + data).split(b"\n")
+            if len(buffer) > _LINE_BYTES:
+                raise SandptyError("bad_image", "unpacking says nonsense")
             for line in lines:
                 match msgspec.json.decode(line, type=confined.Said):
                     case Step(layer, done_bytes, entries):

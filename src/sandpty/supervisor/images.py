@@ -26,6 +26,7 @@ from sandpty.wire.images import Image, ImportArgs
 log = logging.getLogger(__name__)
 _LINE_BYTES = 1024 * 1024  # of what the program says: a progress of 256 layers takes 40 KB
 _END_TIMEOUT_S = 10.0
+_POLITE = ("nice", "-n", "10")  # terminals come first
 
 
 class CancelArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -122,17 +123,29 @@ class Images:
             registry_auth=str(self._data.registry_auth),
         )
         async with self._turn:
-            log.info("importing image %s", args.reference[:200])
+            await asyncio.to_thread(self._make_room)
+            log.info("importing image %r", args.reference[:200])
             try:
                 async with asyncio.timeout(config.IMAGE_IMPORT_S):
                     image = await self._run(order, args.token)
             except TimeoutError:
                 raise SandptyError("timeout", f"not imported within {config.IMAGE_IMPORT_S:.0f} s") from None
-            log.info("image %s is here as %s", args.reference[:200], image.id)
+            log.info("image %r is here as %s", args.reference[:200], image.id)
             return image
+
+    def _make_room(self) -> None:
+        """Raises limit while images take too much, also without those that nothing refers to."""
+        for unneeded_go in (True, False):
+            size = sum(image.size_bytes for image in store.listed(self._data.images))
+            if size < config.IMAGES_BYTES_MAX:
+                return
+            if unneeded_go:
+                collecting.collect(self._data, unused_s=0)
+        raise SandptyError("limit", f"images take more than {config.IMAGES_BYTES_MAX} bytes: remove templates")
 
     async def _run(self, order: Order, token: str) -> Image:
         process = await asyncio.create_subprocess_exec(
+            *_POLITE,
             *telling.argv(sys.executable),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
