@@ -1,4 +1,4 @@
-"""`sandpty template ls|import|rm|gc`: what sandboxes are made from, as it is kept on this machine."""
+"""`sandpty template ls|build|import|rm|gc`: what sandboxes are made from, as it is kept on this machine."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 from sandpty import config
 from sandpty.cli.json_output import error_json, json_option, print_json
 from sandpty.cli.serve import default_templates_dir
+from sandpty.cli.template_build import build
 from sandpty.cli.template_import import import_
 from sandpty.config import DataDir
 from sandpty.wire.errors import SandptyError
@@ -44,6 +45,7 @@ def template() -> None:
 
     \b
     Examples:
+      sandpty template build ./app
       sandpty template import ubuntu:22.04
       sandpty template ls
       sandpty template gc
@@ -51,6 +53,7 @@ def template() -> None:
 
 
 template.add_command(import_)
+template.add_command(build)
 
 
 @template.command()

@@ -87,6 +87,7 @@ REASONS: dict[str, Reason] = _table(
     Reason(
         "not_ready", "failed_precondition", 500, 1, "the template's start and ready commands must end or serve in time"
     ),
+    Reason("build_failed", "failed_precondition", 400, 1),
     Reason("port_closed", "unavailable", 502, 1, "start a service on that port in the sandbox"),
     # later, or with other settings
     Reason("server_unreachable", "unavailable", 503, 69, "`sandpty serve` starts one; --url or SANDPTY_URL names it"),

@@ -34,7 +34,7 @@ class Bases:
             template = await self._templates.find(image, self._principal)
         except SandptyError:
             return None
-        return _of_template(template, image) if template.owner == EVERYBODY and template.builds else None
+        return _of_template(template, image) if template.owner == EVERYBODY else None
 
     async def _imported(self, base: Base, log: BuildLog) -> Situation:
         told = ""
