@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from sandpty.supervisor import state
 from sandpty.wire.errors import SandptyError
 from tests.component.supervisor_peer import Peer, Supervised, alive, attempt, fds, group, number, run, supervised
 from tests.waiting import until
@@ -220,6 +221,20 @@ async def test_pause_to_disk_keeps_files_and_ends_processes(peer: Peer) -> None:
         )
         assert text.splitlines()[:3] == ["one", "mine", "user"], turn
         assert (await run(sandbox, "cat /proc/sys/kernel/random/boot_id")).strip() == sandbox["boot_id"]
+    await peer.call("kill", id=sandbox["id"])
+
+
+async def test_a_pause_that_cannot_be_written_down_does_not_happen(host: Supervised, peer: Peer) -> None:
+    """The sandbox runs on, is known as running, and is paused once there is room again."""
+    sandbox = await peer.create()
+    in_the_way = host.data.sandboxes / sandbox["id"] / state.NEW_NAME
+    in_the_way.mkdir()
+    with pytest.raises(SandptyError, match="could not be") as caught:
+        await peer.call("pause", id=sandbox["id"], memory=False)
+    assert caught.value.reason.name == "runtime_failed"
+    assert await run(sandbox, "echo on") == "on\n"
+    in_the_way.rmdir()
+    assert (await peer.call("pause", id=sandbox["id"], memory=False))["state"] == "paused"
     await peer.call("kill", id=sandbox["id"])
 
 

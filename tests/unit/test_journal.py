@@ -77,6 +77,7 @@ def test_a_range_of_time_and_the_newest_of_many(tmp_path: Path) -> None:
     assert kinds(journal, since=second) == ["paused", "resumed"]
     assert kinds(journal, until=second) == ["created", "paused"]
     assert kinds(journal, since=first, until=third, limit=2) == ["paused", "resumed"]
+    assert kinds(journal, limit=0) == kinds(journal, limit=-1) == []
 
 
 def test_ended_sandboxes_are_remembered_without_what_they_were_told_in_confidence(tmp_path: Path) -> None:
@@ -112,7 +113,7 @@ def test_torn_lines_cost_only_themselves(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.record("changed", sandbox(), "")
     with (tmp_path / "journal.jsonl").open("ab") as file:
-        file.write(b'{"owner":"acme","id\n\xff\xfe acme\n')
+        file.write(b'\n{"owner":"acme","id\n\xff\xfe acme\n{"owner":"acme","at":1')
     journal.record("ended", sandbox(), "killed")
     assert kinds(journal) == ["created", "ended"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import resource
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,21 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         state.write(tmp_path, one, durable=durable)
         assert state.read(tmp_path) == one
     assert [path.name for path in tmp_path.iterdir()] == [state.META_NAME]
+
+
+def test_what_does_not_fit_the_disk_leaves_what_was_there(tmp_path: Path) -> None:
+    """The kernel writes as much as there is room for, and calls that a success."""
+    one = meta()
+    state.write(tmp_path, one)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        for durable in (False, True):
+            with pytest.raises(OSError, match="No space left"):
+                state.write(tmp_path, meta(annotations={"much": "x" * 8192}), durable=durable)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert state.read(tmp_path) == one
 
 
 def test_a_stack_of_layers_is_kept_whole() -> None:

@@ -21,7 +21,9 @@ import struct
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from sandpty.isolation import syscalls
 
@@ -29,9 +31,9 @@ log = logging.getLogger(__name__)
 
 IMAGE_NAME = "disk.img"
 _BLOCK_BYTES = 4096
+_BLANKS_MAX = 32  # sizes that are ready to be copied: clients choose sizes, and each takes a megabyte or more
 RELEASE_TIMEOUT_S = 15.0
-_MKFS_TIMEOUT_S = 60.0
-_FSCK_TIMEOUT_S = 120.0
+_TOOL_TIMEOUT_S = 120.0  # one of e2fsprogs
 _COPY_TIMEOUT_S = 600.0
 _PIECE_BYTES = 1024 * 1024
 _FICLONE = 0x40049409
@@ -50,7 +52,6 @@ _STATE_OFFSET, _STATE_VALID = 1024 + 58, b"\1\0"  # s_state of ext4: EXT4_VALID_
 _OPTIONS = "noinit_itable,errors=remount-ro"
 _SHARED_OPTIONS = f"{_OPTIONS},discard"  # it lasts: what was removed from it is given back to the host
 _JOURNAL_MB = 4  # the smallest; the default would take 64 MiB of the disk in time
-_RESIZE_TIMEOUT_S = 120.0
 _E2FSCK_MENDED = 1
 
 
@@ -63,6 +64,7 @@ class Disk:
         self.detail = "none"
         self._devices: dict[Path, str] = {}  # of what is shared, while somebody uses it; checked before each use
         self._attaching = threading.Lock()
+        self._making = threading.Lock()
 
     def open(self, mountpoint: Path) -> None:
         """See what works here, by mounting an image on `mountpoint`. Never fails: see `detail`."""
@@ -74,7 +76,7 @@ class Disk:
             syscalls.unmount(str(mountpoint))
             self.limited = True
             self.detail = "a sparse ext4 image for each sandbox"
-        except (OSError, subprocess.SubprocessError) as error:
+        except OSError as error:
             self.detail = f"none: {error}"
         probe.unlink(missing_ok=True)
         log.info("disk quota: %s", self.detail)
@@ -114,10 +116,20 @@ class Disk:
 
     def copy_blank(self, target: Path, disk_mb: int, *, journal: bool = False) -> None:
         """An empty image of that size. Raises OSError."""
-        blank = self._blank / f"{disk_mb}{'-journal' if journal else ''}.img"
-        if not blank.exists():
-            make_file_system(blank, disk_mb * 1024 * 1024, journal=journal)
-        _copy_sparse(blank, target)
+        with self._opened_blank(disk_mb, journal) as blank:
+            _copy_sparse(blank, target)
+
+    def _opened_blank(self, disk_mb: int, journal: bool) -> BinaryIO:
+        path = self._blank / f"{disk_mb}{'-journal' if journal else ''}.img"
+        with contextlib.suppress(FileNotFoundError):
+            return open(path, "rb")
+        with self._making:  # each once, also when several want it at the same time
+            if not path.exists():
+                make_file_system(path, disk_mb * 1024 * 1024, journal=journal)
+                kept = sorted(self._blank.glob("*.img"), key=lambda each: each.stat().st_mtime, reverse=True)
+                for old in kept[_BLANKS_MAX:]:
+                    old.unlink()
+            return open(path, "rb")
 
     # --- file systems that several sandboxes share ---
 
@@ -198,14 +210,14 @@ def used_bytes(directory: Path) -> int:
 
 
 def check(directory: Path) -> None:
-    """Repair the image after the machine lost power, or after it was copied while it was mounted."""
-    program = shutil.which("e2fsck", path="/usr/sbin:/sbin")
+    """Repair the image after the machine lost power, or after it was copied while it was mounted. Raises OSError."""
     image = directory / IMAGE_NAME
     if not image.exists():
         return
     _wait_released(image)
+    program = shutil.which("e2fsck", path="/usr/sbin:/sbin")
     if program and not _clean(image):
-        subprocess.run([program, "-p", str(image)], capture_output=True, timeout=_FSCK_TIMEOUT_S, check=False)
+        _ran([program, "-p", str(image)], _TOOL_TIMEOUT_S)
 
 
 def _clean(image: Path) -> bool:
@@ -217,23 +229,14 @@ def _clean(image: Path) -> bool:
 
 def make_file_system(path: Path, size: int, *, journal: bool = False) -> None:
     """An empty image of so many bytes. Raises OSError."""
-    mkfs = shutil.which("mkfs.ext4", path="/usr/sbin:/sbin:/usr/bin:/bin")
-    if mkfs is None:
-        raise FileNotFoundError("mkfs.ext4 is not installed (Debian: apt-get install e2fsprogs)")
     new = path.with_suffix(f".{os.getpid()}")
     try:
         with open(new, "wb") as file:
             os.fchmod(file.fileno(), 0o600)
             file.truncate(size)
-        argv = [mkfs, "-q", "-F", "-m", "0", "-b", str(_BLOCK_BYTES)]
-        argv += (
-            ["-O", "^resize_inode", "-J", f"size={_JOURNAL_MB}"] if journal else ["-O", "^has_journal,^resize_inode"]
-        )
-        argv += ["-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", str(new)]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=_MKFS_TIMEOUT_S, check=False)
-        if done.returncode != 0:
-            lines = done.stderr.strip().splitlines()
-            raise OSError(f"mkfs.ext4 fails: {lines[-1] if lines else done.returncode}")
+        kind = ["-O", "^resize_inode", "-J", f"size={_JOURNAL_MB}"] if journal else ["-O", "^has_journal,^resize_inode"]
+        kind += ["-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard"]
+        _run_tool("mkfs.ext4", "-q", "-F", "-m", "0", "-b", str(_BLOCK_BYTES), *kind, str(new))
         os.rename(new, path)
     finally:
         new.unlink(missing_ok=True)
@@ -241,26 +244,34 @@ def make_file_system(path: Path, size: int, *, journal: bool = False) -> None:
 
 def _run_tool(name: str, *arguments: str) -> None:
     """One of e2fsprogs. Raises OSError."""
-    path = shutil.which(name, path="/usr/sbin:/sbin")
+    path = shutil.which(name, path="/usr/sbin:/sbin:/usr/bin:/bin")
     if path is None:
         raise FileNotFoundError(f"{name} is not installed (Debian: apt-get install e2fsprogs)")
-    done = subprocess.run([path, *arguments], capture_output=True, text=True, timeout=_RESIZE_TIMEOUT_S, check=False)
-    if done.returncode not in (0, _E2FSCK_MENDED if name == "e2fsck" else 0):
-        raise OSError(errno.EIO, f"{name} fails: {(done.stderr.strip().splitlines() or ['it says nothing'])[-1]}")
+    status, words = _ran([path, *arguments], _TOOL_TIMEOUT_S)
+    if status not in (0, _E2FSCK_MENDED if name == "e2fsck" else 0):
+        raise OSError(errno.EIO, f"{name} fails: {words}")
+
+
+def _ran(argv: Sequence[str], timeout_s: float) -> tuple[int, str]:
+    """A program's exit status and its last words. Raises OSError."""
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout_s, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise OSError(errno.ETIMEDOUT, f"{argv[0]} takes over {timeout_s:g} s") from error
+    return done.returncode, (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
 
 
 def copy(directory: Path, target: Path) -> None:
     """Copy the disk of the sandbox in `directory`, which nobody writes to at present. Raises OSError."""
     if (directory / IMAGE_NAME).exists():
-        _copy_sparse(directory / IMAGE_NAME, target / IMAGE_NAME)
+        with open(directory / IMAGE_NAME, "rb") as image:
+            _copy_sparse(image, target / IMAGE_NAME)
         return
     # Hard links, holes, extended attributes and overlayfs' own marks: cp keeps all of them.
     argv = ["cp", "--archive", "--reflink=auto", "--sparse=auto", "--", str(directory / "disk"), str(target / "disk")]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=_COPY_TIMEOUT_S, check=False)
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines()
-        number = errno.ENOSPC if "No space left" in done.stderr else errno.EIO
-        raise OSError(number, lines[-1] if lines else "cp fails")
+    status, words = _ran(argv, _COPY_TIMEOUT_S)
+    if status != 0:
+        raise OSError(errno.ENOSPC if "No space left" in words else errno.EIO, words)
 
 
 def take(directory: Path, target: Path) -> None:
@@ -284,9 +295,9 @@ def sync(directory: Path) -> None:
         os.close(fd)
 
 
-def _copy_sparse(source: Path, target: Path) -> None:
+def _copy_sparse(read: BinaryIO, target: Path) -> None:
     """Copy the data of a sparse file and leave the holes; on file systems that can, share the blocks instead."""
-    with open(source, "rb") as read, open(target, "xb") as write:
+    with open(target, "xb") as write:
         os.fchmod(write.fileno(), 0o600)
         with contextlib.suppress(OSError):
             fcntl.ioctl(write, _FICLONE, read.fileno())

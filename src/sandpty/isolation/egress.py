@@ -184,6 +184,7 @@ class Egress:
             while data := await reader.read(_READ_BYTES):
                 for body in messages.feed(data):
                     self._heard(msgspec.json.decode(body, type=EgressMessage), writer)
+                await writer.drain()  # it has no rights: one that asks and does not listen shall not fill our memory
         except (OSError, ValueError, msgspec.MsgspecError) as error:
             log.warning("egress: %s", error)
         finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import deque
 from pathlib import Path
 
 import msgspec
@@ -52,7 +53,7 @@ class Journal:
         """As `verb`. Lines that are torn (a power cut) are skipped."""
         needle = (args.sandbox or args.owner).encode()  # most lines are others': not worth decoding
         decoder = msgspec.json.Decoder(HistoryEntry)
-        found: list[HistoryEntry] = []
+        found: deque[HistoryEntry] = deque(maxlen=max(0, min(args.limit, config.HISTORY_ENTRIES_MAX)))
         for line in self._lines.read():
             if needle not in line:
                 continue
@@ -62,7 +63,7 @@ class Journal:
                 continue
             if _fits(entry, args):
                 found.append(entry)
-        return verbs.History(entries=found[-min(args.limit, config.HISTORY_ENTRIES_MAX) :])
+        return verbs.History(entries=list(found))
 
 
 def _fits(entry: HistoryEntry, args: HistoryArgs) -> bool:

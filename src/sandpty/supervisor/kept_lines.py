@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ class KeptLines:
     def append(self, line: bytes) -> None:
         """A disk that is full costs history, not sandboxes: it never raises."""
         try:
-            self._append(line + b"\n")
+            self._append(b"\n" + line)  # what was torn before it ends there
             self._failing = False
         except OSError as error:
             if not self._failing:
@@ -30,12 +31,11 @@ class KeptLines:
             self._failing = True
 
     def _append(self, line: bytes) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if self._path.stat().st_size > self._bytes_max:
+                os.replace(self._path, self._old)
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            if os.fstat(descriptor).st_size > self._bytes_max:
-                os.replace(self._path, self._old)
-                os.close(descriptor)
-                descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             os.write(descriptor, line)
         finally:
             os.close(descriptor)

@@ -12,6 +12,7 @@ from typing import Protocol
 from sandpty.isolation.background import Background
 from sandpty.isolation.driver import Driver
 from sandpty.supervisor.booting import Booting
+from sandpty.supervisor.checks import disk_error
 from sandpty.supervisor.entry import Entry
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import Sandbox
@@ -67,11 +68,16 @@ class Pausing:
 
     async def stop(self, entry: Entry) -> Sandbox:
         meta = entry.meta
-        entry.unfollow()
+        before = meta.phase, meta.end_at
         # First the truth on disk: whoever finds "stopped" with a living agent finishes this.
         meta.phase = "stopped"
         _ended_now(entry)
-        entry.keep(durable=True)
+        try:
+            entry.keep(durable=True)
+        except OSError as error:
+            meta.phase, meta.end_at = before  # nothing has happened
+            raise disk_error(error) from error
+        entry.unfollow()
         await self._driver.stop(entry.plan, meta.started)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(meta.socket)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import string
@@ -157,9 +158,11 @@ def write(directory: Path, meta: Meta, *, durable: bool = False) -> None:
     unless this is to be durable; who is killed between the two leaves the new one complete, and `read` finds it.
     """
     temporary = directory / NEW_NAME
+    body = msgspec.json.encode(meta)
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        os.write(fd, msgspec.json.encode(meta))
+        if os.write(fd, body) < len(body):  # what is left of a disk takes a part, and says nothing
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if durable:
             os.fsync(fd)
     finally:
@@ -168,6 +171,8 @@ def write(directory: Path, meta: Meta, *, durable: bool = False) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(directory / META_NAME)
     os.replace(temporary, directory / META_NAME)
+    if durable:
+        _sync_names(directory)
 
 
 def write_durably(place: Path, record: msgspec.Struct) -> None:
@@ -178,6 +183,16 @@ def write_durably(place: Path, record: msgspec.Struct) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(new, place)
+    _sync_names(place.parent)
+
+
+def _sync_names(directory: Path) -> None:
+    """A file that is on the disk is of no use before its name is."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def read(directory: Path) -> Meta | None:

@@ -1,0 +1,36 @@
+"""Disks of sandboxes on the host: images of ext4, made by the real tools."""
+
+from __future__ import annotations
+
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from sandpty.isolation import disk
+
+
+def is_whole(image: Path) -> bool:
+    """As e2fsck sees it."""
+    return subprocess.run(["/sbin/e2fsck", "-f", "-n", image], capture_output=True, check=False).returncode == 0
+
+
+def test_disks_of_a_new_size_asked_for_at_once_are_all_whole(tmp_path: Path) -> None:
+    """The empty image that they are copied from is made once."""
+    disks = disk.Disk(tmp_path)
+    images = [tmp_path / f"of-{at}" for at in range(8)]
+    with ThreadPoolExecutor(len(images)) as threads:
+        list(threads.map(lambda image: disks.copy_blank(image, 64), images))
+    assert all(map(is_whole, images))
+
+
+def test_sizes_that_clients_choose_do_not_fill_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the empty images the newest are kept; one that went is made again."""
+    monkeypatch.setattr(disk, "_BLANKS_MAX", 3)
+    disks = disk.Disk(tmp_path)
+    for at in range(6):
+        disks.copy_blank(tmp_path / f"of-{at}", 16 + at)
+    assert len(list(tmp_path.glob("*.img"))) == 3
+    disks.copy_blank(tmp_path / "again", 16)
+    assert is_whole(tmp_path / "again")
