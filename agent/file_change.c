@@ -56,7 +56,7 @@ static int take_transfer(struct served *served, struct reader *reader, struct tr
     bool good = take_path(reader, transfer->source);
     good = take_path(reader, transfer->target) && good;
     if (!reader_done(reader)) served_broken(served);
-    uint32_t made;
+    uint32_t made = 0;
     struct stat about;
     if (!good) return BAD_PATH;
     int error = place_open(transfer->source, NO_ID, NOBODY, &transfer->from, &made);

@@ -112,6 +112,7 @@ static int copy_file(int directory, const char *name, const struct copy *copy) {
     int from = openat(directory, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     if (from < 0) return errno;
     int flags = O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
+    if (copy->keep) flags |= O_EXCL; /* it may have come into being just now */
     int to = openat(copy->target, copy->name, flags, 0600);
     if (to < 0 || fstat(from, &about) < 0 || fstat(to, &there) < 0) error = errno;
     else if (!S_ISREG(about.st_mode) || !S_ISREG(there.st_mode)) error = NOT_A_FILE;
@@ -184,6 +185,7 @@ static int copy_below(struct walk *walk, struct made *made, size_t *depth, bool 
         copy.keep = made[*depth - 1].fresh; /* nothing of ours is there twice; what was there before is replaced */
         if (S_ISDIR(about.st_mode)) {
             error = walk_enter(walk);
+            if (error == ENOENT) continue; /* gone meanwhile, as any other entry may be */
             if (!error) error = begin_directory(&copy, &about, &made[*depth]);
             if (!error) ++*depth;
         } else {

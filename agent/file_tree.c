@@ -83,7 +83,8 @@ static int remove_name(struct removal *removal, const char *name) {
     int error = errno; /* EPERM: a directory for some file systems, or an immutable file */
     if (unlinkat(stage->fd, name, AT_REMOVEDIR) == 0 || errno == ENOENT) return 0;
     if (errno != ENOTEMPTY && errno != EEXIST) return errno == ENOTDIR ? error : errno;
-    return enter(removal, stage->fd, name);
+    error = enter(removal, stage->fd, name);
+    return error == ENOENT || error == ENOTDIR || error == ELOOP ? 0 : error; /* another now: found when read again */
 }
 
 /* The deepest directory has given all its names: away with it, or once more when somebody has put new ones in. */
@@ -117,6 +118,7 @@ static int remove_below(struct removal *removal, int root) {
         stage->next = 0;
         if (lseek(stage->fd, 0, SEEK_SET) < 0) return errno;
         error = names_read(stage->fd, &stage->names, FILES_BATCH_BYTES, &more);
+        if (error == ENOENT) error = 0; /* somebody else has removed it: it is empty, and has no name any more */
         if (!error && stage->names.count == 0) error = remove_stage(removal, root);
     }
     return error;

@@ -65,7 +65,7 @@ int make_directory(int directory, const char *name, uint32_t mode, struct owner 
 
 /* --- file_walk.c: directories ------------------------------------------------------------------------------------ */
 
-struct names { /* of one directory: kind, bytes, NUL each */
+struct names { /* of one directory: bytes and a NUL each; `at` is where they begin */
     char *bytes;
     size_t used, capacity;
     uint32_t *at;

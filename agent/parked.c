@@ -62,6 +62,7 @@ static void take(struct process *process, const struct start_request *request) {
     process->cols = size.ws_col;
     process->rows = size.ws_row;
     if (request->deadline_ms) timer_arm(&process->deadline, loop_now() + request->deadline_ms * MS);
+    else timer_cancel(&process->deadline);
 }
 
 struct process *parked_take(const struct start_request *request) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 import threading
@@ -160,6 +161,22 @@ async def test_a_nest_deeper_than_paths_can_say_is_removed(root: Files, guest: F
     await root.remove("/tmp/deep-copy", recursive=True)
     await root.remove("/tmp/deep", recursive=True)
     assert not guest.path("/tmp/deep").exists()
+
+
+async def test_a_tree_that_others_remove_too_is_removed(root: Files, guest: FilesRoot) -> None:
+    """Whoever is answered finds nothing left, wherever the other one was just then."""
+    tree = guest.path("/tmp/both")
+
+    async def gone(files: Files) -> bool:
+        with suppress(SandptyError):  # the other one had done it all
+            await files.remove("/tmp/both", recursive=True)
+        return not tree.exists()
+
+    async with await guest.open("root") as other:
+        for _ in range(3):
+            for name in range(100):
+                (tree / f"{name}" / "below").mkdir(parents=True)
+            assert await asyncio.gather(gone(root), gone(other)) == [True, True]
 
 
 async def test_a_wide_tree_is_removed(root: Files, guest: FilesRoot) -> None:
