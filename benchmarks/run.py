@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    cli,
     command,
     create,
     density,
@@ -43,6 +44,7 @@ BENCHMARKS: dict[str, tuple[str, Callable[[Bench], Report]]] = {
     "command": (command.TITLE, command.run),
     "echo": (echo.TITLE, echo.run),
     "throughput": (throughput.TITLE, throughput.run),
+    "cli": (cli.TITLE, cli.run),
     "sdk_terminal": (sdk_terminal.TITLE, sdk_terminal.run),
     "files": (files.TITLE, files.run),
     "density": (density.TITLE, density.run),

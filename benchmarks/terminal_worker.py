@@ -50,7 +50,7 @@ def _echo(sandbox: Any, keys: int) -> list[float]:
     events = iter(terminal)
     sandbox.pty.send_stdin(terminal.pid, RAW_CAT)
     seen = b""
-    while b"ready\r\n" not in seen:
+    while b"ready\n" not in seen:
         seen += _data(next(events))
     taken = []
     for _ in range(keys):
@@ -69,7 +69,7 @@ async def _echo_async(sandbox: Any, keys: int) -> list[float]:
     terminal = await sandbox.pty.create(_size(), on_data=said.put_nowait, timeout=0)
     await sandbox.pty.send_stdin(terminal.pid, RAW_CAT)
     seen = b""
-    while b"ready\r\n" not in seen:
+    while b"ready\n" not in seen:
         seen += await said.get()
     taken = []
     for _ in range(keys):

@@ -213,6 +213,26 @@ def test_colours_mouse_and_paste_pass_as_they_are(cli: Cli, box: str, at_prompt:
     assert not at_prompt.mouse_reports(), "modes that the program left on are undone at the end"
 
 
+def test_an_editor_can_be_suspended_and_taken_up_again(cli: Cli, box: str, at_prompt: Tmux) -> None:
+    """Enter ~ Ctrl-Z: the local shell with its own screen; `fg`: the editor as it was."""
+    at_prompt.type(cli.line("exec", "-t", box, "--", "vim", "-u", "NONE", "-N", "/tmp/suspended"))
+    at_prompt.wait(lambda screen: screen.count("\n~") > 15, LONG_S)
+    at_prompt.type("ifirst line")
+    at_prompt.wait_for("first line", LONG_S)
+    at_prompt.type("~\x1a", enter=False)
+    at_prompt.wait_for("Stopped", LONG_S)
+    assert not at_prompt.alternate_screen()
+    at_prompt.type("echo local $((40 + 2))")
+    at_prompt.wait_for("local 42", LONG_S)
+    at_prompt.type("fg")
+    at_prompt.wait(lambda screen: "first line" in screen and screen.count("\n~") > 15, LONG_S)
+    at_prompt.type("second line", enter=False)
+    at_prompt.wait_for("second line", LONG_S)
+    at_prompt.keys("Escape")
+    at_prompt.type(":q!")
+    at_prompt.wait(lambda screen: screen.rstrip().endswith(PROMPT), LONG_S)
+
+
 def packed(*programs: str) -> bytes:
     """A tar archive of programs of this machine with their libraries."""
     archive = BytesIO()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -73,6 +74,20 @@ def test_help_comes_without_loading_servers_or_clients() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
     assert "Commands:" in done.stdout
+
+
+def test_exec_loads_only_what_it_needs() -> None:
+    """A whole `sandpty exec` may take a quarter of a second, which is what these take to load."""
+    script = (
+        "import sys\nfrom sandpty.cli.main import run, cli\n"
+        "run(lambda: cli.main(['exec', 'ID', 'true'], prog_name='sandpty', standalone_mode=False))\n"
+        "heavy = ('aiohttp', 'httpx', 'rich', 'msgspec', 'uvloop', 'sandpty.sdk._sync', 'sandpty.cli.serve')\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    env = {**os.environ, "SANDPTY_URL": "http://127.0.0.1:9", "SANDPTY_API_KEY": "k"}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert "no sandpty server answers" in done.stderr
 
 
 @pytest.mark.parametrize(

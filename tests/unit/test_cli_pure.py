@@ -35,6 +35,7 @@ from sandpty.wire.frames import Exit, ExitReason
         (b"~~.", [b"~."]),
         (b"~/bin\r", [b"~/bin\r"]),
         (b"\r~\r~.", [b"\r~\r", Action.DETACH]),
+        (b"\r~\x1als", [b"\r", Action.SUSPEND, b"ls"]),
         (b"\r~?ls\r", [b"\r", Action.HELP, b"ls\r"]),
         (b"\r~?~.", [b"\r", Action.HELP, Action.DETACH]),
         (bytes(range(256)), [bytes(range(256))]),

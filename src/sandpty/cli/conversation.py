@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import Coroutine
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sandpty.cli.escape import HELP_TEXT, Action, EscapeKeys
 from sandpty.cli.signals import handled
-from sandpty.sdk import AsyncTerminal
+from sandpty.sdk import AsyncTerminal, WindowSize
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.frames import AgentError, Exit, Gap, Output
 
@@ -47,6 +48,7 @@ class Conversation:
         self._notices: asyncio.Queue[str] = asyncio.Queue(NOTICES_MOST)
         self._break: asyncio.TimerHandle | None = None
         self._break_said = False
+        self._redraw = False  # the program is to paint its screen anew
         self.offset = 0
 
     def on_connection(self, connected: bool) -> None:
@@ -72,7 +74,8 @@ class Conversation:
     async def run(self, terminal: AsyncTerminal) -> Outcome:
         """Raises SandptyError when the terminal is lost for good. The local one is as it was, whatever happens."""
         self.offset = terminal.position
-        with handled(_ENDING, self._on_signal), handled(("SIGWINCH", "SIGCONT"), self._on_return):  # before raw mode
+        others = {"SIGWINCH": self._resized.set, "SIGTSTP": self._suspend, "SIGCONT": self._on_return}
+        with handled(_ENDING, self._on_signal), handled(tuple(others), lambda name: others[name]()):  # before raw mode
             try:
                 with self._local:
                     return await _first(
@@ -86,10 +89,15 @@ class Conversation:
                 if self._break is not None:
                     self._break.cancel()
 
-    def _on_return(self, name: str) -> None:
-        """The window has another size; or we were stopped, and the shell that had the terminal made it its own."""
-        if name == "SIGCONT":
-            self._local.make_raw()
+    def _suspend(self) -> None:
+        """Stop here, as ssh's ~^Z does, with the terminal given back; the connection heals when we go on."""
+        self._local.give_back()
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def _on_return(self) -> None:
+        """We were stopped, and the shell that had the terminal made it its own."""
+        self._local.take_again()
+        self._redraw = True
         self._resized.set()
 
     def _on_signal(self, name: str) -> None:
@@ -131,7 +139,9 @@ class Conversation:
             for part in keys.feed(typed):
                 if part is Action.DETACH:
                     return Detached()
-                if part is Action.HELP:
+                if part is Action.SUSPEND:
+                    self._suspend()
+                elif part is Action.HELP:
                     await self._local.notice(HELP_TEXT)
                 elif isinstance(part, bytes):
                     await self._type(terminal, part)
@@ -150,7 +160,11 @@ class Conversation:
             while True:
                 await self._resized.wait()
                 self._resized.clear()
-                await terminal.resize(self._local.size())
+                size = self._local.size()
+                if self._redraw and size.rows > 1:  # programs look up only when the size is another
+                    await terminal.resize(WindowSize(cols=size.cols, rows=size.rows - 1))
+                self._redraw = False
+                await terminal.resize(size)
         return await _never()
 
     async def _signals(self) -> Outcome:

@@ -13,10 +13,12 @@ class Action(Enum):
     """What an escape asks for."""
 
     DETACH = auto()
+    SUSPEND = auto()
     HELP = auto()
 
 
-HELP_TEXT = "after Enter:  ~.  detach, the program goes on   ~?  this help   ~~  a tilde"
+HELP_TEXT = "after Enter:  ~.  detach, the program goes on   ~^Z  suspend   ~?  this help   ~~  a tilde"
+_ACTIONS = {ord("."): Action.DETACH, 0x1A: Action.SUSPEND, ord("?"): Action.HELP}
 
 
 @dataclass(slots=True)
@@ -48,11 +50,9 @@ class EscapeKeys:
     def _take(self, key: int) -> Action | None:
         if self._after_escape:
             self._after_escape = False
-            if key == ord("."):
-                return Action.DETACH
-            if key == ord("?"):
+            if key in _ACTIONS:
                 self._at_line_start = True
-                return Action.HELP
+                return _ACTIONS[key]
             self._pending.append(ESCAPE)
             if key == ESCAPE:
                 self._at_line_start = False

@@ -47,11 +47,7 @@ class LocalTerminal:
     ) -> None:
         if self._saved is None:
             return
-        with contextlib.suppress(OSError):
-            os.write(self._out if self._own_out is None else self._own_out, self.modes.leaving())
-        with contextlib.suppress(termios.error):
-            # TCSANOW: draining could wait for ever on a terminal that is stopped or gone.
-            termios.tcsetattr(self._in, termios.TCSANOW, self._saved)  # type: ignore[arg-type]
+        self.give_back()
         self._saved = None
         if self._own_out is not None:
             os.close(self._own_out)
@@ -62,6 +58,24 @@ class LocalTerminal:
         if self._saved is not None:
             with contextlib.suppress(termios.error):  # it has gone, which reading tells
                 tty.setraw(self._in, termios.TCSADRAIN)
+
+    def give_back(self) -> None:
+        """As it was before entering; `take_again` goes on."""
+        if self._saved is None:
+            return
+        with contextlib.suppress(OSError):
+            os.write(self._out if self._own_out is None else self._own_out, self.modes.leaving())
+        with contextlib.suppress(termios.error):
+            # TCSANOW: draining could wait for ever on a terminal that is stopped or gone.
+            termios.tcsetattr(self._in, termios.TCSANOW, self._saved)  # type: ignore[arg-type]
+
+    def take_again(self) -> None:
+        """After somebody else had the terminal: raw, and with the modes that the program switched on."""
+        if self._saved is None:
+            return
+        self.make_raw()
+        with contextlib.suppress(OSError):
+            os.write(self._out if self._own_out is None else self._own_out, self.modes.entering())
 
     def size(self) -> WindowSize:
         """As it is now; 80 x 24 without a terminal."""

@@ -42,6 +42,13 @@ class ScreenModes:
         # What may still become a sequence is kept; if it was one already, counting it again changes nothing.
         self._tail = text[start:] if start >= 0 else b""
 
+    def entering(self) -> bytes:
+        """What to write so that the terminal is again as the program has it, after `leaving`."""
+        parts = [b"\x1b[?%d%c" % (mode, b"h" if on else b"l") for mode, on in sorted(self._switched.items())]
+        if self._keypad:
+            parts.append(_KEYPAD_APPLICATION)
+        return b"".join(parts)
+
     def leaving(self) -> bytes:
         """What to write so that the terminal is as it was before the program; nothing when it is already."""
         off = [mode for mode in _OFF_WHEN_LEAVING if self._switched.get(mode)]

@@ -92,6 +92,7 @@ def shell(
     \b
     Keys, after Enter:
       ~.   detach: the program goes on, `sandpty shell ID` comes back to it
+      ~^Z  suspend, as other jobs of the local shell
       ~?   help
       ~~   a tilde
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from sandpty.cli.completing import complete_sandboxes
 from sandpty.cli.connection import find_server, server_options
 from sandpty.cli.json_output import json_option, print_json
 from sandpty.wire.errors import SandptyError
@@ -39,7 +40,13 @@ def split(words: tuple[str, ...]) -> tuple[list[str], str, list[str]]:
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
 @server_options
-@click.argument("words", metavar="[SSH OPTIONS] ID [COMMAND]...", nargs=-1, type=click.UNPROCESSED)
+@click.argument(
+    "words",
+    metavar="[SSH OPTIONS] ID [COMMAND]...",
+    nargs=-1,
+    type=click.UNPROCESSED,
+    shell_complete=complete_sandboxes,
+)
 def ssh(url: str | None, data_dir: Path | None, words: tuple[str, ...]) -> None:
     """Log in to a sandbox with ssh. The server must run with --ssh-port.
 
