@@ -90,7 +90,7 @@ def test_ended_sandboxes_are_remembered_without_what_they_were_told_in_confidenc
     path = tmp_path / "ended.jsonl"
     assert b"hunter2" not in path.read_bytes()
     with path.open("ab") as file:
-        file.write(b'{"sandbox": {"id"\n')
+        file.write(b'\n{"sandbox": {"id"')
     found = Ended(tmp_path).read()
     assert [item.sandbox.id for item in found] == ["i0", "i1", "i2"]
     assert (found[0].sandbox.annotations, found[0].sandbox.ended) == ({"metadata": {"who": "me"}}, "killed")
