@@ -310,6 +310,18 @@ def test_many_steps_stand_on_each_other_and_so_do_snapshots_of_their_sandboxes()
             assert output(sandbox, "echo *") == [expected]
 
 
+def test_a_user_or_an_account_that_is_no_good_fails_where_it_was_given() -> None:
+    """In E2B's words, with a traceback that shows the line of the step or of the image."""
+    with pytest.raises(BuildException, match=r"command 'whoami': command failed: .* invalid username: 'nobody-here'"):
+        Template.build(Template().from_base_image().run_cmd("whoami", user="nobody-here"), "no-such-user")
+    template = Template()
+    template = template.from_aws_registry("1.dkr.ecr.test/x", access_key_id="a", secret_access_key="b", region="c")
+    with pytest.raises(BuildException, match="type 'aws' cannot be used") as caught:
+        Template.build(template, "aws-account")
+    lines = [frame.line or "" for frame in traceback.extract_tb(caught.value.__traceback__)]
+    assert any(".from_aws_registry(" in line for line in lines)
+
+
 async def test_the_asynchronous_sdk_builds_too() -> None:
     """Two builds at once, each followed."""
     said = Said()

@@ -22,6 +22,8 @@ class Bases:
 
     async def situation(self, base: Base, log: BuildLog) -> Situation:
         """Before the first step."""
+        if base.refusal:
+            raise SandptyError("bad_argument", base.refusal)
         if base.template:
             return _of_template(await self._templates.find(base.template, self._principal), base.template)
         if not base.username and (here := await self._here(base.image)) is not None:

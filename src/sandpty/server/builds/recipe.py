@@ -28,12 +28,16 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # what `$
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What a build starts from: a template (as its team calls it) or an image, which may need an account."""
+    """What a build starts from: a template (as its team calls it) or an image, which may need an account.
+
+    refusal: why the image cannot be had with the account that was given; the build fails when it comes to that.
+    """
 
     template: str = ""
     image: str = ""
     username: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
+    refusal: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,8 +81,15 @@ class Steps:
         """Nothing is done: it is in what comes after."""
 
     async def _run(self, situation: Situation, step: Step, lines: Lines) -> None:
-        user = step.args[1] if len(step.args) > 1 else ""
-        status = await self._workshop.run(situation, command_line(step.args[0], situation.defaults), lines, user=user)
+        line, user = (*step.args, "")[:2]
+        try:
+            status = await self._workshop.run(situation, command_line(line, situation.defaults), lines, user=user)
+        except SandptyError as error:
+            if error.reason.name != "no_such_user":
+                raise
+            # E2B's words, for which its clients look.
+            how = f"unauthenticated: invalid username: '{user or situation.defaults.user}'"
+            raise StepError(f"failed to run command '{line}': command failed: {how}") from error
         _check(status, lines)
         self.changed = True
 

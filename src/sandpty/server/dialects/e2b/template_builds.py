@@ -36,7 +36,7 @@ class UploadClaims(Claims, frozen=True, kw_only=True, tag="upload"):
 
 
 def base_of(body: models.StartBody) -> Base:
-    """Raises HttpError 400 for an account of a kind that cannot be used."""
+    """An account of a kind that cannot be used lets the build fail, so that clients show the line that gave it."""
     if body.from_template:
         return Base(template=body.from_template, image=body.from_image)
     if ours := _OURS.get(body.from_image.removesuffix(":latest")):
@@ -47,9 +47,9 @@ def base_of(body: models.StartBody) -> Base:
     if account.type == "gcp":
         return Base(image=body.from_image, username="_json_key", password=account.service_account_json)
     if account.type != "registry":
-        raise bad_request(
-            f"fromImageRegistry of type {account.type[:32]!r} cannot be used here: get a password for the registry, "
-            "and give it with the username"
+        kind = f"fromImageRegistry of type {account.type[:32]!r} cannot be used here"
+        return Base(
+            image=body.from_image, refusal=f"{kind}: get a password for the registry, and give it with the username"
         )
     return Base(image=body.from_image, username=account.username, password=account.password)
 
