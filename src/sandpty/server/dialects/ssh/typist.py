@@ -6,6 +6,7 @@ would wait too, and the program with them, if it waits for its output to be take
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from typing import Final, TypeAlias
@@ -28,6 +29,7 @@ class Typist:
         """`paused`: called with True when more than one portion waits, with False when nothing does."""
         self._connection = connection
         self._which = Selector.process(process)
+        self._input_head = frames.encode_input_process(self._which, _ANY_STREAM, b"")[frames.HEADER.size :]
         self._paused = paused
         self._waiting: deque[_Typed] = deque()
         self._asked = False  # an answer is due
@@ -41,6 +43,11 @@ class Typist:
 
     def type(self, what: bytes | tuple[int, int] | str) -> None:
         """Bytes, a window size (cols, rows), or END. Goes at once when nothing waits; never raises."""
+        if not self._asked and not self._waiting and type(what) is bytes and len(what) <= config.INPUT_CHUNK_BYTES:
+            with contextlib.suppress(SandptyError):  # a key: no faster way is too fast
+                self._connection.send(frames.frame(FrameType.INPUT_PROCESS, self._input_head + what))
+                self._asked = True
+                return
         self._waiting.append(what)
         if self._asked:
             self._is_paused = True
