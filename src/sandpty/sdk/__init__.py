@@ -27,17 +27,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sandpty.sdk._async.attachment import AsyncAttachment
     from sandpty.sdk._async.client import AsyncClient
+    from sandpty.sdk._async.commands import AsyncCommands
     from sandpty.sdk._async.file_reader import AsyncFileReader
+    from sandpty.sdk._async.files import AsyncFiles
     from sandpty.sdk._async.handle import AsyncProcessHandle
     from sandpty.sdk._async.port import AsyncPortConnection
+    from sandpty.sdk._async.pty import AsyncPty
     from sandpty.sdk._async.terminal import AsyncTerminal
+    from sandpty.sdk._async.terminals import (
+        AsyncSandboxTerminalConnection,
+        AsyncSandboxTerminalHandle,
+        AsyncSandboxTerminals,
+    )
     from sandpty.sdk._async.watch import AsyncWatchHandle
     from sandpty.sdk._sync.attachment import Attachment
     from sandpty.sdk._sync.client import Client
+    from sandpty.sdk._sync.commands import Commands
     from sandpty.sdk._sync.file_reader import FileReader
+    from sandpty.sdk._sync.files import Files
     from sandpty.sdk._sync.handle import ProcessHandle
     from sandpty.sdk._sync.port import PortConnection
+    from sandpty.sdk._sync.pty import Pty
     from sandpty.sdk._sync.terminal import Terminal
+    from sandpty.sdk._sync.terminals import SandboxTerminalConnection, SandboxTerminalHandle, SandboxTerminals
     from sandpty.sdk._sync.watch import WatchHandle
     from sandpty.sdk.exceptions import (
         CommandExitError,
@@ -51,7 +63,7 @@ if TYPE_CHECKING:
         ServerUnreachableError,
     )
     from sandpty.sdk.file_values import EntryInfo, FilesystemEvent, FilesystemEventType, FileType, WriteEntry
-    from sandpty.sdk.forwarding import PortForward
+    from sandpty.sdk.forwarding import BlockingPortForward, PortForward
     from sandpty.sdk.sandboxes import AsyncSandbox, Sandbox
     from sandpty.sdk.terminal_values import (
         SandboxTerminalCreateParams,
@@ -77,17 +89,25 @@ if TYPE_CHECKING:
 _NAMES = {
     "sdk._async.attachment": ("AsyncAttachment",),
     "sdk._async.client": ("AsyncClient",),
+    "sdk._async.commands": ("AsyncCommands",),
     "sdk._async.file_reader": ("AsyncFileReader",),
+    "sdk._async.files": ("AsyncFiles",),
     "sdk._async.handle": ("AsyncProcessHandle",),
     "sdk._async.port": ("AsyncPortConnection",),
+    "sdk._async.pty": ("AsyncPty",),
     "sdk._async.terminal": ("AsyncTerminal",),
+    "sdk._async.terminals": ("AsyncSandboxTerminalConnection", "AsyncSandboxTerminalHandle", "AsyncSandboxTerminals"),
     "sdk._async.watch": ("AsyncWatchHandle",),
     "sdk._sync.attachment": ("Attachment",),
     "sdk._sync.client": ("Client",),
+    "sdk._sync.commands": ("Commands",),
     "sdk._sync.file_reader": ("FileReader",),
+    "sdk._sync.files": ("Files",),
     "sdk._sync.handle": ("ProcessHandle",),
     "sdk._sync.port": ("PortConnection",),
+    "sdk._sync.pty": ("Pty",),
     "sdk._sync.terminal": ("Terminal",),
+    "sdk._sync.terminals": ("SandboxTerminalConnection", "SandboxTerminalHandle", "SandboxTerminals"),
     "sdk._sync.watch": ("WatchHandle",),
     "sdk.exceptions": (
         "CommandExitError",
@@ -101,7 +121,7 @@ _NAMES = {
         "ServerUnreachableError",
     ),
     "sdk.file_values": ("EntryInfo", "FilesystemEvent", "FilesystemEventType", "FileType", "WriteEntry"),
-    "sdk.forwarding": ("PortForward",),
+    "sdk.forwarding": ("BlockingPortForward", "PortForward"),
     "sdk.sandboxes": ("AsyncSandbox", "Sandbox"),
     "sdk.terminal_values": (
         "SandboxTerminalCreateParams",
@@ -128,23 +148,32 @@ _MODULES = {name: f"sandpty.{module}" for module, names in _NAMES.items() for na
 __all__ = [
     "AsyncAttachment",
     "AsyncClient",
+    "AsyncCommands",
     "AsyncFileReader",
+    "AsyncFiles",
     "AsyncPortConnection",
     "AsyncProcessHandle",
+    "AsyncPty",
     "AsyncSandbox",
+    "AsyncSandboxTerminalConnection",
+    "AsyncSandboxTerminalHandle",
+    "AsyncSandboxTerminals",
     "AsyncTerminal",
     "AsyncWatchHandle",
     "Attachment",
+    "BlockingPortForward",
     "Client",
     "CommandExitError",
     "CommandInfo",
     "CommandResult",
+    "Commands",
     "DirectoryThereError",
     "EntryInfo",
     "Exit",
     "FileReader",
     "FileThereError",
     "FileType",
+    "Files",
     "FilesystemEvent",
     "FilesystemEventType",
     "Gap",
@@ -157,15 +186,19 @@ __all__ = [
     "ProcessHandle",
     "ProcessInfo",
     "ProcessTimeoutError",
+    "Pty",
     "PtySize",
     "RequestTimeoutError",
     "Resized",
     "Sandbox",
     "SandboxInfo",
+    "SandboxTerminalConnection",
     "SandboxTerminalCreateParams",
     "SandboxTerminalExitEvent",
+    "SandboxTerminalHandle",
     "SandboxTerminalOutputEvent",
     "SandboxTerminalStatus",
+    "SandboxTerminals",
     "SandptyError",
     "ServerUnreachableError",
     "Snapshot",

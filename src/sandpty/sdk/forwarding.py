@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import socket
 import struct
+import threading
 from collections.abc import Callable
 from types import TracebackType
 
 from sandpty.sdk._async.client import AsyncClient
 from sandpty.sdk._async.port import PIECE_BYTES, AsyncPortConnection
+from sandpty.sdk._concurrency import JOIN_TIMEOUT_S
 from sandpty.wire.errors import SandptyError
 
 LOCAL_HOST = "127.0.0.1"
@@ -90,6 +93,62 @@ class PortForward:
             _reset(writer)
             if not isinstance(error, OSError):
                 raise
+
+
+class BlockingPortForward:
+    """The same for programs that block: a thread carries it, from `with` on until its end.
+
+        with sandbox.forward_port(8000) as forward:
+            httpx.get(f"http://127.0.0.1:{forward.port}/")
+
+    `on_error` is called in that thread.
+    """
+
+    def __init__(self, forward: PortForward) -> None:
+        self._forward = forward
+        self._opened: concurrent.futures.Future[asyncio.AbstractEventLoop] = concurrent.futures.Future()
+        self._stopping: asyncio.Event
+        self._thread = threading.Thread(target=self._run, name=f"port {forward.guest_port}", daemon=True)
+
+    @property
+    def port(self) -> int:
+        """This machine's."""
+        return self._forward.port
+
+    def open(self) -> None:
+        """Raises conflict when the local port is in use, bad_argument when it cannot be had at all."""
+        self._thread.start()
+        self._opened.result()
+
+    def close(self) -> None:
+        """Ends what is under way too. Safe to repeat."""
+        if self._thread.is_alive():
+            with contextlib.suppress(RuntimeError):  # its loop has ended
+                self._opened.result().call_soon_threadsafe(self._stopping.set)
+            self._thread.join(JOIN_TIMEOUT_S)
+
+    def __enter__(self) -> BlockingPortForward:
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._carry())
+        except BaseException as error:
+            if self._opened.done():
+                raise
+            self._opened.set_exception(error)
+
+    async def _carry(self) -> None:
+        self._stopping = asyncio.Event()
+        async with self._forward:
+            self._opened.set_result(asyncio.get_running_loop())
+            await self._stopping.wait()
 
 
 async def _joined(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, guest: AsyncPortConnection) -> None:

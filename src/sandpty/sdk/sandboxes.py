@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import NoReturn
 
+from sandpty.sdk._async.client import AsyncClient
 from sandpty.sdk._async.sandbox import AsyncSandboxBase
-from sandpty.sdk._sync.sandbox import SandboxBase
-from sandpty.sdk.forwarding import LOCAL_HOST, PortForward
+from sandpty.sdk._sync.client import OnTimeout
+from sandpty.sdk._sync.sandbox import TIMEOUT_S, SandboxBase
+from sandpty.sdk.forwarding import LOCAL_HOST, BlockingPortForward, PortForward
 
 
 class Sandbox(SandboxBase):
@@ -16,22 +18,62 @@ class Sandbox(SandboxBase):
     sandbox = Sandbox()
     terminal = sandbox.pty.create(cols=80, rows=24, on_data=lambda data: print(data.decode(), end=""))
     sandbox.pty.send_stdin(terminal.pid, b"echo hello\\n")
+
+    pty        terminals: create, connect, send_stdin, resize, kill
+    commands   programs with pipes: run, connect, list, send_stdin, close_stdin, kill
+    files      read, write, write_files, list, scan, exists, get_info, make_dir, make_symlink, rename, copy, change,
+               remove, watch_dir
+    terminal   terminals as Hyperbrowser's SDK has them: create, get
+    info       what was last heard of it (SandboxInfo)
+
+    Every call takes `request_timeout`: how many seconds the server may be silent. `timeout` is always how long what is
+    started may live: the sandbox, the terminal, the command, the watch.
     """
 
     def __init__(
         self,
         template: str | None = None,
-        timeout: float = 300.0,
+        timeout: float = TIMEOUT_S,
         metadata: Mapping[str, str] | None = None,
         envs: Mapping[str, str] | None = None,
-        **options: Any,
+        *,
+        allow_internet_access: bool = True,
+        on_timeout: OnTimeout = "kill",
+        limits: Mapping[str, float] | None = None,
+        url: str | None = None,
+        api_key: str | None = None,
+        request_timeout: float | None = None,
     ) -> None:
-        made = SandboxBase.create(template, timeout, metadata, envs, **options)
+        """As `create`."""
+        made = SandboxBase.create(
+            template,
+            timeout,
+            metadata,
+            envs,
+            allow_internet_access=allow_internet_access,
+            on_timeout=on_timeout,
+            limits=limits,
+            url=url,
+            api_key=api_key,
+            request_timeout=request_timeout,
+        )
         self._adopt(made._client, made.info)
+
+    def forward_port(self, port: int, local_port: int = 0, *, host: str = LOCAL_HOST) -> BlockingPortForward:
+        """What listens on that port in the sandbox, loopback included, as a port of this machine; 0: any free one.
+
+        with sandbox.forward_port(8000) as forward:
+            ...  # http://127.0.0.1:{forward.port}/
+        """
+        client = AsyncClient(self._client.url, self._client._api_key)  # each connection is its own: nothing to close
+        return BlockingPortForward(PortForward(client, self.info.id, port, local_port, host=host))
 
 
 class AsyncSandbox(AsyncSandboxBase):
-    """A sandbox: `await AsyncSandbox.create()`, or `async with await AsyncSandbox.create() as sandbox:`."""
+    """A sandbox: `await AsyncSandbox.create()`, or `async with await AsyncSandbox.create() as sandbox:`.
+
+    All that `Sandbox` has, awaited; `help(sandpty.Sandbox)` says what there is.
+    """
 
     def __init__(self, *_: object, **__: object) -> NoReturn:
         raise TypeError("an asynchronous sandbox is made with `await AsyncSandbox.create()`")

@@ -34,6 +34,7 @@ class TerminalChunk:
 
     @property
     def data(self) -> str:
+        """As text; what is no UTF-8 becomes U+FFFD."""
         return self.raw.decode("utf-8", "replace")
 
 

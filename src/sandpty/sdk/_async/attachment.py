@@ -150,6 +150,7 @@ class AsyncAttachment:
         await self._send(frames.encode_resize(cols, rows))
 
     async def signal(self, number: int, target: Target = Target.GROUP) -> None:
+        """Send a signal to the process that leads, the foreground group, or all that was started."""
         await self._send(frames.encode_signal(number, target))
 
     async def close_stdin(self) -> None:

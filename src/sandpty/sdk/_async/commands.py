@@ -38,6 +38,7 @@ class AsyncCommands:
         on_stderr: AsyncCallback | None = None,
         stdin: bool = False,
         timeout: float | None = COMMAND_TIMEOUT_S,
+        request_timeout: float | None = None,
     ) -> CommandResult: ...
 
     @overload
@@ -53,6 +54,7 @@ class AsyncCommands:
         on_stderr: AsyncCallback | None = None,
         stdin: bool = False,
         timeout: float | None = COMMAND_TIMEOUT_S,
+        request_timeout: float | None = None,
     ) -> AsyncProcessHandle: ...
 
     async def run(
@@ -67,14 +69,16 @@ class AsyncCommands:
         on_stderr: AsyncCallback | None = None,
         stdin: bool = False,
         timeout: float | None = COMMAND_TIMEOUT_S,
+        request_timeout: float | None = None,
     ) -> CommandResult | AsyncProcessHandle:
         """Run a line of bash. Waits for its end, or with `background` gives a handle at once.
 
         `on_stdout` and `on_stderr` are called with text. `timeout`: the seconds after which it is killed with all it
-        started, 0 or None for none. `stdin` True leaves it a pipe to write to. Raises CommandExitError for another
-        status than 0, ProcessTimeoutError, no_such_user, bad_cwd.
+        started, 0 or None for none. `request_timeout`: how many seconds the server may take to answer that it runs.
+        `stdin` True leaves it a pipe to write to. Raises CommandExitError for another status than 0,
+        ProcessTimeoutError, no_such_user, bad_cwd.
         """
-        started = await self._client.start_process(
+        started = await self._client.within(request_timeout).start_process(
             self._sandbox_id,
             [*COMMAND_SHELL, cmd],
             env=envs,
@@ -94,10 +98,15 @@ class AsyncCommands:
         return handle
 
     async def connect(
-        self, pid: int, *, on_stdout: AsyncCallback | None = None, on_stderr: AsyncCallback | None = None
+        self,
+        pid: int,
+        *,
+        on_stdout: AsyncCallback | None = None,
+        on_stderr: AsyncCallback | None = None,
+        request_timeout: float | None = None,
     ) -> AsyncProcessHandle:
         """Come back to a command: from what no reader was given yet. Raises no_such_process."""
-        found = await self._client.get_process(self._sandbox_id, f"pid:{pid}")
+        found = await self._client.within(request_timeout).get_process(self._sandbox_id, f"pid:{pid}")
         handle = AsyncProcessHandle(
             self._client, self._sandbox_id, found.process, pid=pid, origin=From.CONTINUE, text=True
         )
@@ -105,9 +114,9 @@ class AsyncCommands:
         handle.listen(stdout=on_stdout, stderr=on_stderr)
         return handle
 
-    async def list(self) -> list[CommandInfo]:
+    async def list(self, *, request_timeout: float | None = None) -> list[CommandInfo]:
         """Everything that runs, terminals included, oldest first."""
-        found = await self._client.list_processes(self._sandbox_id)
+        found = await self._client.within(request_timeout).list_processes(self._sandbox_id)
         return [
             CommandInfo(
                 pid=each.pid,
@@ -121,14 +130,14 @@ class AsyncCommands:
             if each.running
         ]
 
-    async def kill(self, pid: int) -> bool:
+    async def kill(self, pid: int, *, request_timeout: float | None = None) -> bool:
         """Kill a command with all it started; False when there is none."""
-        return await kill(self._client, self._sandbox_id, f"pid:{pid}")
+        return await kill(self._client.within(request_timeout), self._sandbox_id, f"pid:{pid}")
 
-    async def send_stdin(self, pid: int, data: bytes | str) -> None:
+    async def send_stdin(self, pid: int, data: bytes | str, *, request_timeout: float | None = None) -> None:
         """Write to its stdin. Raises no_such_process, stdin_closed."""
-        await self._handles.send_input(pid, data)
+        await self._handles.send_input(pid, data, request_timeout)
 
-    async def close_stdin(self, pid: int) -> None:
+    async def close_stdin(self, pid: int, *, request_timeout: float | None = None) -> None:
         """End of input. Raises no_such_process."""
-        await self._client.close_stdin(self._sandbox_id, f"pid:{pid}")
+        await self._client.within(request_timeout).close_stdin(self._sandbox_id, f"pid:{pid}")

@@ -19,11 +19,11 @@ class AsyncHandles:
     def add(self, handle: AsyncProcessHandle) -> None:
         self._handles[handle.pid] = handle
 
-    async def send_input(self, pid: int, data: bytes | str) -> None:
+    async def send_input(self, pid: int, data: bytes | str, request_timeout: float | None = None) -> None:
         """Through the connection of who reads that process, which sends nothing twice; else by a request."""
         handle = self._handles.get(pid)
         if handle is not None and handle.reads:
             await handle.send_stdin(data)
         else:
             raw = data.encode() if isinstance(data, str) else data
-            await self._client.send_input(self._sandbox_id, f"pid:{pid}", raw)
+            await self._client.within(request_timeout).send_input(self._sandbox_id, f"pid:{pid}", raw)

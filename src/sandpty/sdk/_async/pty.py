@@ -35,15 +35,17 @@ class AsyncPty:
         cwd: str | None = None,
         envs: Mapping[str, str] | None = None,
         timeout: float | None = PROCESS_TIMEOUT_S,
+        request_timeout: float | None = None,
     ) -> AsyncProcessHandle:
         """A login shell in a terminal of `size`, or of `cols` and `rows` (80 x 24).
 
         `on_data` is called in the background with bytes that hold whole UTF-8 characters when the output does.
-        `timeout`: the seconds after which the shell is killed with all it started, 0 or None for none (how long a
-        *request* may take is the client's own business). Raises no_such_user, bad_cwd, bad_window_size.
+        `timeout`: the seconds after which the shell is killed with all it started, 0 or None for none.
+        `request_timeout`: how many seconds the server may take to answer. Raises no_such_user, bad_cwd,
+        bad_window_size.
         """
         window = _size(size, cols, rows, WindowSize(cols=80, rows=24))
-        started = await self._client.start_process(
+        started = await self._client.within(request_timeout).start_process(
             self._sandbox_id,
             LOGIN_SHELL,
             env=envs,
@@ -59,27 +61,36 @@ class AsyncPty:
         handle.listen(pty=on_data)
         return handle
 
-    async def connect(self, pid: int, on_data: AsyncCallback | None = None) -> AsyncProcessHandle:
+    async def connect(
+        self, pid: int, on_data: AsyncCallback | None = None, *, request_timeout: float | None = None
+    ) -> AsyncProcessHandle:
         """Come back to a terminal: from what no reader was given yet. Raises no_such_process."""
-        found = await self._client.get_process(self._sandbox_id, f"pid:{pid}")
+        found = await self._client.within(request_timeout).get_process(self._sandbox_id, f"pid:{pid}")
         handle = AsyncProcessHandle(self._client, self._sandbox_id, found.process, pid=pid, origin=From.CONTINUE)
         self._handles.add(handle)
         handle.listen(pty=on_data)
         return handle
 
-    async def send_stdin(self, pid: int, data: bytes | str) -> None:
+    async def send_stdin(self, pid: int, data: bytes | str, *, request_timeout: float | None = None) -> None:
         """Type `data`. Raises no_such_process, exited."""
-        await self._handles.send_input(pid, data)
+        await self._handles.send_input(pid, data, request_timeout)
 
     async def resize(
-        self, pid: int, size: PtySize | None = None, *, cols: int | None = None, rows: int | None = None
+        self,
+        pid: int,
+        size: PtySize | None = None,
+        *,
+        cols: int | None = None,
+        rows: int | None = None,
+        request_timeout: float | None = None,
     ) -> None:
         """Set the window size, as `PtySize(rows, cols)` or by name. Raises no_such_process, bad_window_size."""
-        await self._client.resize_process(self._sandbox_id, f"pid:{pid}", _size(size, cols, rows, None))
+        window = _size(size, cols, rows, None)
+        await self._client.within(request_timeout).resize_process(self._sandbox_id, f"pid:{pid}", window)
 
-    async def kill(self, pid: int) -> bool:
+    async def kill(self, pid: int, *, request_timeout: float | None = None) -> bool:
         """Kill a terminal's shell with all it started; False when there is none."""
-        return await kill(self._client, self._sandbox_id, f"pid:{pid}")
+        return await kill(self._client.within(request_timeout), self._sandbox_id, f"pid:{pid}")
 
 
 def _size(size: PtySize | None, cols: int | None, rows: int | None, default: WindowSize | None) -> WindowSize:

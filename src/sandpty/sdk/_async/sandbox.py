@@ -20,7 +20,7 @@ TIMEOUT_S = 300.0
 
 
 class AsyncSandboxBase:
-    """What both flavours have. `sandbox_id` names it; `info` is what was last heard of it."""
+    """What both flavours have. See `Sandbox` and `AsyncSandbox`."""
 
     pty: AsyncPty
     commands: AsyncCommands
@@ -49,13 +49,15 @@ class AsyncSandboxBase:
         limits: Mapping[str, float] | None = None,
         url: str | None = None,
         api_key: str | None = None,
+        request_timeout: float | None = None,
     ) -> Self:
         """A new sandbox. After `timeout` seconds it is killed or paused, as `on_timeout` says.
 
-        `url` and `api_key` come from SANDPTY_URL and SANDPTY_API_KEY unless given. Raises unauthenticated,
-        server_unreachable, no_such_template, limit.
+        `url` and `api_key` come from SANDPTY_URL and SANDPTY_API_KEY unless given. `request_timeout`: how many seconds
+        the server may take to answer, in this and in every other call that says nothing else (75). Raises
+        unauthenticated, server_unreachable, no_such_template, limit.
         """
-        client = AsyncClient.from_environment(url, api_key)
+        client = AsyncClient.from_environment(url, api_key, request_timeout_s=request_timeout)
         try:
             info = await client.create_sandbox(
                 template or TEMPLATE,
@@ -73,13 +75,19 @@ class AsyncSandboxBase:
 
     @classmethod
     async def connect(
-        cls, sandbox_id: str, timeout: float | None = None, *, url: str | None = None, api_key: str | None = None
+        cls,
+        sandbox_id: str,
+        timeout: float | None = None,
+        *,
+        url: str | None = None,
+        api_key: str | None = None,
+        request_timeout: float | None = None,
     ) -> Self:
         """An existing sandbox; a paused one is resumed. `timeout` moves its end, if that makes it later.
 
-        Raises no_such_sandbox.
+        `url`, `api_key` and `request_timeout` as in `create`. Raises no_such_sandbox.
         """
-        client = AsyncClient.from_environment(url, api_key)
+        client = AsyncClient.from_environment(url, api_key, request_timeout_s=request_timeout)
         try:
             info = await client.get_sandbox(sandbox_id)
             if info.state == "paused":
@@ -99,42 +107,44 @@ class AsyncSandboxBase:
 
     @property
     def sandbox_id(self) -> str:
+        """What names it, for `connect` and on the command line."""
         return self.info.id
 
     @property
     def id(self) -> str:
+        """The same."""
         return self.info.id
 
-    async def get_info(self) -> SandboxInfo:
+    async def get_info(self, *, request_timeout: float | None = None) -> SandboxInfo:
         """Ask again. Raises no_such_sandbox."""
-        self.info = await self._client.get_sandbox(self.info.id)
+        self.info = await self._client.within(request_timeout).get_sandbox(self.info.id)
         return self.info
 
-    async def is_running(self) -> bool:
+    async def is_running(self, *, request_timeout: float | None = None) -> bool:
         """False also when it is paused, or gone."""
         try:
-            return (await self.get_info()).state == "running"
+            return (await self.get_info(request_timeout=request_timeout)).state == "running"
         except SandptyError as error:
             if error.reason.name == "no_such_sandbox":
                 return False
             raise
 
-    async def set_timeout(self, timeout: float) -> None:
+    async def set_timeout(self, timeout: float, *, request_timeout: float | None = None) -> None:
         """Its end, in seconds from now; sooner or later than it was."""
-        self.info = await self._client.set_deadline(self.info.id, timeout_s=timeout)
+        self.info = await self._client.within(request_timeout).set_deadline(self.info.id, timeout_s=timeout)
 
-    async def pause(self, *, memory: bool = True) -> None:
+    async def pause(self, *, memory: bool = True, request_timeout: float | None = None) -> None:
         """Stop it where it is; without `memory` only its files are kept. Raises already_paused."""
-        self.info = await self._client.pause_sandbox(self.info.id, memory=memory)
+        self.info = await self._client.within(request_timeout).pause_sandbox(self.info.id, memory=memory)
 
-    async def resume(self, timeout: float = TIMEOUT_S) -> None:
+    async def resume(self, timeout: float = TIMEOUT_S, *, request_timeout: float | None = None) -> None:
         """Go on. Raises conflict when it is running."""
-        self.info = await self._client.resume_sandbox(self.info.id, timeout_s=timeout)
+        self.info = await self._client.within(request_timeout).resume_sandbox(self.info.id, timeout_s=timeout)
 
-    async def kill(self) -> bool:
+    async def kill(self, *, request_timeout: float | None = None) -> bool:
         """End it with all that is in it; False when it is gone already."""
         try:
-            await self._client.kill_sandbox(self.info.id)
+            await self._client.within(request_timeout).kill_sandbox(self.info.id)
         except SandptyError as error:
             if error.reason.name == "no_such_sandbox":
                 return False

@@ -151,6 +151,7 @@ class Attachment:
         self._send(frames.encode_resize(cols, rows))
 
     def signal(self, number: int, target: Target = Target.GROUP) -> None:
+        """Send a signal to the process that leads, the foreground group, or all that was started."""
         self._send(frames.encode_signal(number, target))
 
     def close_stdin(self) -> None:

@@ -39,6 +39,7 @@ class Commands:
         on_stderr: Callback | None = None,
         stdin: bool = False,
         timeout: float | None = COMMAND_TIMEOUT_S,
+        request_timeout: float | None = None,
     ) -> CommandResult: ...
 
     @overload
@@ -54,6 +55,7 @@ class Commands:
         on_stderr: Callback | None = None,
         stdin: bool = False,
         timeout: float | None = COMMAND_TIMEOUT_S,
+        request_timeout: float | None = None,
     ) -> ProcessHandle: ...
 
     def run(
@@ -68,14 +70,16 @@ class Commands:
         on_stderr: Callback | None = None,
         stdin: bool = False,
         timeout: float | None = COMMAND_TIMEOUT_S,
+        request_timeout: float | None = None,
     ) -> CommandResult | ProcessHandle:
         """Run a line of bash. Waits for its end, or with `background` gives a handle at once.
 
         `on_stdout` and `on_stderr` are called with text. `timeout`: the seconds after which it is killed with all it
-        started, 0 or None for none. `stdin` True leaves it a pipe to write to. Raises CommandExitError for another
-        status than 0, ProcessTimeoutError, no_such_user, bad_cwd.
+        started, 0 or None for none. `request_timeout`: how many seconds the server may take to answer that it runs.
+        `stdin` True leaves it a pipe to write to. Raises CommandExitError for another status than 0,
+        ProcessTimeoutError, no_such_user, bad_cwd.
         """
-        started = self._client.start_process(
+        started = self._client.within(request_timeout).start_process(
             self._sandbox_id,
             [*COMMAND_SHELL, cmd],
             env=envs,
@@ -95,18 +99,23 @@ class Commands:
         return handle
 
     def connect(
-        self, pid: int, *, on_stdout: Callback | None = None, on_stderr: Callback | None = None
+        self,
+        pid: int,
+        *,
+        on_stdout: Callback | None = None,
+        on_stderr: Callback | None = None,
+        request_timeout: float | None = None,
     ) -> ProcessHandle:
         """Come back to a command: from what no reader was given yet. Raises no_such_process."""
-        found = self._client.get_process(self._sandbox_id, f"pid:{pid}")
+        found = self._client.within(request_timeout).get_process(self._sandbox_id, f"pid:{pid}")
         handle = ProcessHandle(self._client, self._sandbox_id, found.process, pid=pid, origin=From.CONTINUE, text=True)
         self._handles.add(handle)
         handle.listen(stdout=on_stdout, stderr=on_stderr)
         return handle
 
-    def list(self) -> list[CommandInfo]:
+    def list(self, *, request_timeout: float | None = None) -> list[CommandInfo]:
         """Everything that runs, terminals included, oldest first."""
-        found = self._client.list_processes(self._sandbox_id)
+        found = self._client.within(request_timeout).list_processes(self._sandbox_id)
         return [
             CommandInfo(
                 pid=each.pid,
@@ -120,14 +129,14 @@ class Commands:
             if each.running
         ]
 
-    def kill(self, pid: int) -> bool:
+    def kill(self, pid: int, *, request_timeout: float | None = None) -> bool:
         """Kill a command with all it started; False when there is none."""
-        return kill(self._client, self._sandbox_id, f"pid:{pid}")
+        return kill(self._client.within(request_timeout), self._sandbox_id, f"pid:{pid}")
 
-    def send_stdin(self, pid: int, data: bytes | str) -> None:
+    def send_stdin(self, pid: int, data: bytes | str, *, request_timeout: float | None = None) -> None:
         """Write to its stdin. Raises no_such_process, stdin_closed."""
-        self._handles.send_input(pid, data)
+        self._handles.send_input(pid, data, request_timeout)
 
-    def close_stdin(self, pid: int) -> None:
+    def close_stdin(self, pid: int, *, request_timeout: float | None = None) -> None:
         """End of input. Raises no_such_process."""
-        self._client.close_stdin(self._sandbox_id, f"pid:{pid}")
+        self._client.within(request_timeout).close_stdin(self._sandbox_id, f"pid:{pid}")

@@ -20,11 +20,11 @@ class Handles:
     def add(self, handle: ProcessHandle) -> None:
         self._handles[handle.pid] = handle
 
-    def send_input(self, pid: int, data: bytes | str) -> None:
+    def send_input(self, pid: int, data: bytes | str, request_timeout: float | None = None) -> None:
         """Through the connection of who reads that process, which sends nothing twice; else by a request."""
         handle = self._handles.get(pid)
         if handle is not None and handle.reads:
             handle.send_stdin(data)
         else:
             raw = data.encode() if isinstance(data, str) else data
-            self._client.send_input(self._sandbox_id, f"pid:{pid}", raw)
+            self._client.within(request_timeout).send_input(self._sandbox_id, f"pid:{pid}", raw)

@@ -36,15 +36,17 @@ class Pty:
         cwd: str | None = None,
         envs: Mapping[str, str] | None = None,
         timeout: float | None = PROCESS_TIMEOUT_S,
+        request_timeout: float | None = None,
     ) -> ProcessHandle:
         """A login shell in a terminal of `size`, or of `cols` and `rows` (80 x 24).
 
         `on_data` is called in the background with bytes that hold whole UTF-8 characters when the output does.
-        `timeout`: the seconds after which the shell is killed with all it started, 0 or None for none (how long a
-        *request* may take is the client's own business). Raises no_such_user, bad_cwd, bad_window_size.
+        `timeout`: the seconds after which the shell is killed with all it started, 0 or None for none.
+        `request_timeout`: how many seconds the server may take to answer. Raises no_such_user, bad_cwd,
+        bad_window_size.
         """
         window = _size(size, cols, rows, WindowSize(cols=80, rows=24))
-        started = self._client.start_process(
+        started = self._client.within(request_timeout).start_process(
             self._sandbox_id,
             LOGIN_SHELL,
             env=envs,
@@ -58,27 +60,36 @@ class Pty:
         handle.listen(pty=on_data)
         return handle
 
-    def connect(self, pid: int, on_data: Callback | None = None) -> ProcessHandle:
+    def connect(
+        self, pid: int, on_data: Callback | None = None, *, request_timeout: float | None = None
+    ) -> ProcessHandle:
         """Come back to a terminal: from what no reader was given yet. Raises no_such_process."""
-        found = self._client.get_process(self._sandbox_id, f"pid:{pid}")
+        found = self._client.within(request_timeout).get_process(self._sandbox_id, f"pid:{pid}")
         handle = ProcessHandle(self._client, self._sandbox_id, found.process, pid=pid, origin=From.CONTINUE)
         self._handles.add(handle)
         handle.listen(pty=on_data)
         return handle
 
-    def send_stdin(self, pid: int, data: bytes | str) -> None:
+    def send_stdin(self, pid: int, data: bytes | str, *, request_timeout: float | None = None) -> None:
         """Type `data`. Raises no_such_process, exited."""
-        self._handles.send_input(pid, data)
+        self._handles.send_input(pid, data, request_timeout)
 
     def resize(
-        self, pid: int, size: PtySize | None = None, *, cols: int | None = None, rows: int | None = None
+        self,
+        pid: int,
+        size: PtySize | None = None,
+        *,
+        cols: int | None = None,
+        rows: int | None = None,
+        request_timeout: float | None = None,
     ) -> None:
         """Set the window size, as `PtySize(rows, cols)` or by name. Raises no_such_process, bad_window_size."""
-        self._client.resize_process(self._sandbox_id, f"pid:{pid}", _size(size, cols, rows, None))
+        window = _size(size, cols, rows, None)
+        self._client.within(request_timeout).resize_process(self._sandbox_id, f"pid:{pid}", window)
 
-    def kill(self, pid: int) -> bool:
+    def kill(self, pid: int, *, request_timeout: float | None = None) -> bool:
         """Kill a terminal's shell with all it started; False when there is none."""
-        return kill(self._client, self._sandbox_id, f"pid:{pid}")
+        return kill(self._client.within(request_timeout), self._sandbox_id, f"pid:{pid}")
 
 
 def _size(size: PtySize | None, cols: int | None, rows: int | None, default: WindowSize | None) -> WindowSize:

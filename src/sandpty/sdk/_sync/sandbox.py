@@ -21,7 +21,7 @@ TIMEOUT_S = 300.0
 
 
 class SandboxBase:
-    """What both flavours have. `sandbox_id` names it; `info` is what was last heard of it."""
+    """What both flavours have. See `Sandbox` and `Sandbox`."""
 
     pty: Pty
     commands: Commands
@@ -50,13 +50,15 @@ class SandboxBase:
         limits: Mapping[str, float] | None = None,
         url: str | None = None,
         api_key: str | None = None,
+        request_timeout: float | None = None,
     ) -> Self:
         """A new sandbox. After `timeout` seconds it is killed or paused, as `on_timeout` says.
 
-        `url` and `api_key` come from SANDPTY_URL and SANDPTY_API_KEY unless given. Raises unauthenticated,
-        server_unreachable, no_such_template, limit.
+        `url` and `api_key` come from SANDPTY_URL and SANDPTY_API_KEY unless given. `request_timeout`: how many seconds
+        the server may take to answer, in this and in every other call that says nothing else (75). Raises
+        unauthenticated, server_unreachable, no_such_template, limit.
         """
-        client = Client.from_environment(url, api_key)
+        client = Client.from_environment(url, api_key, request_timeout_s=request_timeout)
         try:
             info = client.create_sandbox(
                 template or TEMPLATE,
@@ -74,13 +76,19 @@ class SandboxBase:
 
     @classmethod
     def connect(
-        cls, sandbox_id: str, timeout: float | None = None, *, url: str | None = None, api_key: str | None = None
+        cls,
+        sandbox_id: str,
+        timeout: float | None = None,
+        *,
+        url: str | None = None,
+        api_key: str | None = None,
+        request_timeout: float | None = None,
     ) -> Self:
         """An existing sandbox; a paused one is resumed. `timeout` moves its end, if that makes it later.
 
-        Raises no_such_sandbox.
+        `url`, `api_key` and `request_timeout` as in `create`. Raises no_such_sandbox.
         """
-        client = Client.from_environment(url, api_key)
+        client = Client.from_environment(url, api_key, request_timeout_s=request_timeout)
         try:
             info = client.get_sandbox(sandbox_id)
             if info.state == "paused":
@@ -100,42 +108,44 @@ class SandboxBase:
 
     @property
     def sandbox_id(self) -> str:
+        """What names it, for `connect` and on the command line."""
         return self.info.id
 
     @property
     def id(self) -> str:
+        """The same."""
         return self.info.id
 
-    def get_info(self) -> SandboxInfo:
+    def get_info(self, *, request_timeout: float | None = None) -> SandboxInfo:
         """Ask again. Raises no_such_sandbox."""
-        self.info = self._client.get_sandbox(self.info.id)
+        self.info = self._client.within(request_timeout).get_sandbox(self.info.id)
         return self.info
 
-    def is_running(self) -> bool:
+    def is_running(self, *, request_timeout: float | None = None) -> bool:
         """False also when it is paused, or gone."""
         try:
-            return (self.get_info()).state == "running"
+            return (self.get_info(request_timeout=request_timeout)).state == "running"
         except SandptyError as error:
             if error.reason.name == "no_such_sandbox":
                 return False
             raise
 
-    def set_timeout(self, timeout: float) -> None:
+    def set_timeout(self, timeout: float, *, request_timeout: float | None = None) -> None:
         """Its end, in seconds from now; sooner or later than it was."""
-        self.info = self._client.set_deadline(self.info.id, timeout_s=timeout)
+        self.info = self._client.within(request_timeout).set_deadline(self.info.id, timeout_s=timeout)
 
-    def pause(self, *, memory: bool = True) -> None:
+    def pause(self, *, memory: bool = True, request_timeout: float | None = None) -> None:
         """Stop it where it is; without `memory` only its files are kept. Raises already_paused."""
-        self.info = self._client.pause_sandbox(self.info.id, memory=memory)
+        self.info = self._client.within(request_timeout).pause_sandbox(self.info.id, memory=memory)
 
-    def resume(self, timeout: float = TIMEOUT_S) -> None:
+    def resume(self, timeout: float = TIMEOUT_S, *, request_timeout: float | None = None) -> None:
         """Go on. Raises conflict when it is running."""
-        self.info = self._client.resume_sandbox(self.info.id, timeout_s=timeout)
+        self.info = self._client.within(request_timeout).resume_sandbox(self.info.id, timeout_s=timeout)
 
-    def kill(self) -> bool:
+    def kill(self, *, request_timeout: float | None = None) -> bool:
         """End it with all that is in it; False when it is gone already."""
         try:
-            self._client.kill_sandbox(self.info.id)
+            self._client.within(request_timeout).kill_sandbox(self.info.id)
         except SandptyError as error:
             if error.reason.name == "no_such_sandbox":
                 return False
