@@ -74,18 +74,41 @@ def test_every_link_of_the_docs_leads_somewhere(page: str) -> None:
     test_every_link_leads_somewhere(page)
 
 
-SDK_PAGE = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/reference/sdk.md").read_text(), re.MULTILINE | re.DOTALL)
+def programs(page: str) -> list[str]:
+    """The Python of a page, program by program."""
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize(("number", "printed"), [(0, "Linux\n3 no\n0\n"), (1, "5\n")])
-def test_the_programs_of_the_sdks_page_run_as_printed(server: RunningServer, number: int, printed: str) -> None:
+PRINTED = {
+    "docs/reference/sdk.md": [
+        "Linux\n3 no\n0\n",
+        "5\n",
+        "buy milk\nb'\\x00\\xff' ['today.txt']\n{size} {size}\nroot -rw-r--r-- 5\nTrue\n".format(
+            size=sum(len(f"{number},{number**2}\n") for number in range(1000))
+        ),
+    ],
+    "docs/tutorials/sdk.md": [
+        "hello, world 0\n",
+        "CommandExitError 3\nTrue\n",
+        "0 1\n",
+        f"{64 * 1024 * 1024} True\n",
+        "[0, 1, 4, 9, 16]\n",
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("page", "number"), [(page, number) for page, printed in PRINTED.items() for number in range(len(printed))]
+)
+def test_the_programs_of_the_sdks_pages_run_as_printed(server: RunningServer, page: str, number: int) -> None:
     """With nothing but the environment that `sandpty env` prints."""
+    assert len(programs(page)) == len(PRINTED[page])
     ran = subprocess.run(
-        [sys.executable, "-c", SDK_PAGE[number]],
+        [sys.executable, "-c", programs(page)[number]],
         env=environment(server),
         capture_output=True,
         text=True,
         timeout=90,
         check=False,
     )
-    assert (ran.stdout, ran.stderr) == (printed, "")
+    assert (ran.stdout, ran.stderr) == (PRINTED[page][number], "")

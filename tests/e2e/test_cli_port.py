@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from sandpty.sdk import AsyncSandbox
+from sandpty.sdk import AsyncSandbox, Sandbox, SandptyError
 from tests.e2e.cli_fixture import Cli
 from tests.server_fixture import RunningServer, sandpty
 from tests.waiting import until_sync
@@ -122,3 +122,18 @@ async def test_the_sdk_forwards_ports_too(cli: Cli, box: str) -> None:
         assert said.text == "from-the-sandbox\n"
     finally:
         await sandbox.close()
+
+
+def test_the_blocking_sdk_forwards_ports_too(cli: Cli, box: str) -> None:
+    """`with sandbox.forward_port(8000)`: in a thread, which ends with it; a port that is taken is an error."""
+    sandbox = Sandbox.connect(box, url=cli.server.url, api_key=cli.server.api_key)
+    try:
+        with sandbox.forward_port(8000) as forward:
+            assert httpx.get(f"http://127.0.0.1:{forward.port}/page", timeout=20).text == "from-the-sandbox\n"
+            with pytest.raises(SandptyError, match="cannot be had"):
+                sandbox.forward_port(8000, forward.port).open()
+        assert forward._thread.is_alive() is False
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"http://127.0.0.1:{forward.port}/page", timeout=20)
+    finally:
+        sandbox.close()
