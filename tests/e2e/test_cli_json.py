@@ -27,10 +27,14 @@ MEMBERS = {
     for row in ROWS
     if row[0] not in ("command", "object") and row[0].isalpha()
 }
-# Commands that print nothing of their own.
+# Commands that print nothing of their own, or nothing but what a program takes as it is.
 SILENT = {
     "exec": "the command's own output",
     "shell": "a terminal",
+    "attach": "a terminal",
+    "completion": "a program for a shell",
+    "config get": "one value, as it is",
+    **dict.fromkeys(("config set", "config unset", "config use", "config remove"), "nothing"),
     "ssh": "what ssh prints",
     "port": "a line for each port that is forwarded, for people",
 }
