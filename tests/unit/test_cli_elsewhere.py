@@ -56,6 +56,8 @@ def test_every_name_of_the_sdk_can_be_imported(tmp_path: Path) -> None:
         (("attach", "ID"), 2, "need a POSIX system"),
         (("shell", "ID"), 2, "need a POSIX system"),
         (("exec", "-t", "ID", "true"), 2, "need a POSIX system"),
+        (("template", "build", "--help"), 0, "Dockerfile"),
+        (("template", "ls"), 2, "needs Linux"),
         (("serve",), 2, "needs Linux"),
         (("doctor",), 2, "needs Linux"),
         (("down", "--url", "http://127.0.0.1:9"), 69, "no sandpty server answers"),

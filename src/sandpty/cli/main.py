@@ -57,6 +57,7 @@ COMMANDS = {
 
 # These act on the machine that they run on, as a server or beside one.
 ON_THE_SERVERS_MACHINE = frozenset(("serve", "keys", "ca", "template", "doctor"))
+THROUGH_THE_SERVER = (("template", "build"),)  # of those, what a client can do from anywhere
 
 
 class CommandsOnDemand(click.Group):
@@ -76,7 +77,8 @@ class CommandsOnDemand(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
-        if name in ON_THE_SERVERS_MACHINE and not (sys.platform == "linux" and hasattr(os, "geteuid")):
+        at_home = sys.platform == "linux" and hasattr(os, "geteuid")
+        if name in ON_THE_SERVERS_MACHINE and not at_home and (name, *rest[:1]) not in THROUGH_THE_SERVER:
             raise SandptyError("unsupported", f"sandpty {name} works where a server runs, which needs Linux")
         return name, command, rest
 
