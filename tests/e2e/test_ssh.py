@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.e2e.ssh_client import TIMEOUT_S, Client, client_of
@@ -295,6 +296,27 @@ def test_a_stuck_viewer_stalls_nobody(ssh: Client, box: str) -> None:
             owner.type("\r")
             assert owner.until_end() == 0
     assert owner.seen.count(b"x") == 8_000_000
+
+
+def test_a_pause_is_said_and_traffic_wakes_what_may_be_woken(ssh: Client) -> None:
+    """Who is inside is told; whoever comes wakes a sandbox that was created so, and finds the same terminal."""
+    answer = httpx.post(
+        f"{ssh.server.url}/v1/sandboxes", json={"auto_resume": True}, headers=ssh.server.headers, timeout=TIMEOUT_S
+    )
+    made = answer.json()["id"]
+    with person(ssh, f"{made}@sandpty") as somebody:
+        somebody.until(r"\$ ")
+        somebody.type("MARK=slept; echo rea''dy\r")
+        somebody.until("ready")
+        assert ssh.cli("pause", made).returncode == 0
+        somebody.until("is paused")
+        assert somebody.until_end() == 1
+    with person(ssh, f"{made}@sandpty") as somebody:
+        somebody.until("ready")
+        somebody.type("echo it-$MARK\r")
+        somebody.until("it-slept")
+        assert ssh.cli("kill", made).returncode == 0
+        somebody.until("has ended")
 
 
 # --- who may ---

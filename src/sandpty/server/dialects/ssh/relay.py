@@ -50,6 +50,7 @@ class Relay:
 
     def resume_writing(self) -> None:
         self._flowing.set()
+        self._wrote()  # also what was written just before it was full
 
     def type(self, data: bytes) -> None:
         if self._typist is not None:

@@ -7,7 +7,7 @@ The only module that touches what asyncssh keeps private; pyproject.toml allows 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import AnyStr
 
 import asyncssh
@@ -160,7 +160,7 @@ class Channel(_Unlogged, asyncssh.SSHServerChannel[bytes]):
         self._client_window = send_window
         super().process_open(send_chan, send_window, send_pktsize, session)  # type: ignore[arg-type]
 
-    def process_packet(self, pkttype: int, pktid: int, packet: SSHPacket) -> bool:
+    def process_packet(self, pkttype: int, pktid: int, packet: SSHPacket) -> bool | Awaitable[None]:
         before = self.untaken_bytes
         done = super().process_packet(pkttype, pktid, packet)
         if pkttype == MSG_CHANNEL_WINDOW_ADJUST:
@@ -169,7 +169,7 @@ class Channel(_Unlogged, asyncssh.SSHServerChannel[bytes]):
             self._took.set()
             if self.taken is not None:
                 self.taken(taken)
-        return bool(done)
+        return done
 
     def _process_exec_request(self, packet: SSHPacket) -> bool:
         """As asyncssh's, for commands that need not be UTF-8."""
