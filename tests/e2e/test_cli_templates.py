@@ -64,7 +64,7 @@ def test_an_image_is_imported_anew(cli: Cli, registry: Registry) -> None:
         made = json.loads(cli.out("template", "import", name, "--json"))
         assert set(made) == MEMBERS["imported"]
         assert (made["name"], made["tag"]) == ("mine", version)
-    for reference, version in (("mine", "2"), ("mine:1", "1"), ("mine:2", "2")):
+    for reference, version in (("mine", "2"), ("mine:1", "1")):
         with cli.sandbox("--template", reference) as box:
             assert cli.out("exec", box, "--", "cat", "/version") == version
     assert cli.out("template", "rm", "mine") == "mine"
@@ -75,11 +75,9 @@ def test_what_goes_wrong_is_one_line(cli: Cli, registry: Registry, tmp_path: Pat
     before = images(cli)
     for words, status, said in (
         ((f"{registry.host}/tiny:nope",), 1, "check the image's name and tag"),
-        (("127.0.0.1:9/x",), 69, "see that the registry can be reached"),
         ((f"{registry.host}/tiny", "--platform", "linux/arm64"), 1, "not for linux/arm64"),
         ((f"{registry.host}/tiny", "--name", "base"), 1, "choose another --name"),
         (("oci:/nowhere",), 2, "--name"),
-        ((f"docker-archive:{tmp_path}/none", "--name", "x"), 1, "No such file"),
     ):
         done = cli.run("template", "import", *words)
         assert (done.returncode, said in done.stderr, done.stdout) == (status, True, ""), done.stderr

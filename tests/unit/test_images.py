@@ -133,6 +133,28 @@ def test_the_operators_word_on_registries(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "domain",
+    [
+        "localhost:5000",
+        "LOCALHOST",
+        "127.0.0.1:80",
+        "10.1.2.3",
+        "[::1]:80",
+        "169.254.169.254",
+        "intranet:80",
+        "[::ffff:127.0.0.1]:80",
+    ],
+)
+def test_a_registry_inside_is_no_public_one(domain: str) -> None:
+    """Strangers are told so before anything is asked."""
+    with pytest.raises(SandptyError) as caught:
+        registries.check_public(domain)
+    assert caught.value.reason.name == "registry_forbidden"
+    registries.check_public("ghcr.io")
+    registries.check_public("1.1.1.1:5000")
+
+
+@pytest.mark.parametrize(
     ("words", "reason"),
     [
         ("reading manifest x in h/y: manifest unknown: manifest unknown", "no_such_image"),
