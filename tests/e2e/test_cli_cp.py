@@ -193,6 +193,15 @@ def test_links_of_an_earlier_copy_lead_nowhere(cli: Cli, box: str, tmp_path: Pat
     assert (outside / "file").read_text() == "mine"
     assert [path.name for path in outside.iterdir()] == ["file"]
     assert (tmp_path / "got" / "f").read_text() == "theirs\n"  # in the link's place, not through it
+    for name in ("d", "f"):  # the same when the link has the name of what is copied
+        (tmp_path / "into").mkdir(exist_ok=True)
+        (tmp_path / "into" / name).symlink_to(outside if name == "d" else outside / "file")
+    done = cli.run("cp", "-r", f"{box}:/tmp/evil/d", str(tmp_path / "into"))
+    assert "symlink" in done.stderr
+    cli.out("cp", f"{box}:/tmp/evil/f", str(tmp_path / "into"))
+    assert (tmp_path / "into" / "f").read_text() == "theirs\n"
+    assert (outside / "file").read_text() == "mine"
+    assert [path.name for path in outside.iterdir()] == ["file"]
 
 
 def test_progress_is_shown_to_people(cli: Cli, box: str, person: Tmux) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from sandpty.cli.local_tree import LocalTree, open_regular, written_where_the_user_says
+from sandpty.cli.local_tree import LocalTree, open_regular, written_where_the_user_says, written_whole
 from sandpty.sdk import EntryInfo, FileThereError, FileType
 from sandpty.sdk._async.files import AsyncFiles
 from sandpty.wire.errors import SandptyError
@@ -65,14 +65,18 @@ class Copying:
         """
         info = await self._files.get_info(source, self._user, follow=True)
         into = target / _own_name(source) if target.is_dir() else target
+        said = into == target  # by the user; else a symlink there may be of an earlier copy, and is not followed
         if info.type is FileType.DIR:
             self._check_recursive(source)
-            await self._download_tree(info.path, into)
+            if not said and into.is_symlink():
+                raise SandptyError("file_exists", f"{into} is a symlink; name it as TARGET if it is to be followed")
+            await self._download_tree(info, into)
             return
         self._on_size(info.size)
-        if into.is_dir():
+        if into.is_dir() and (said or not into.is_symlink()):
             raise SandptyError("is_a_directory", f"{into} is a directory, and {source} is none")
-        await self._download_file(info.path, lambda mode: written_where_the_user_says(into, mode))
+        place = written_where_the_user_says if said else written_whole
+        await self._download_file(info.path, lambda mode: place(into, mode))
 
     async def _download_file(self, path: str, place: Callable[[int], AbstractContextManager[BinaryIO]]) -> None:
         count = 0
@@ -85,8 +89,8 @@ class Copying:
         self.copied.files += 1
         self.copied.bytes += count
 
-    async def _download_tree(self, base: str, into: Path) -> None:
-        tree = LocalTree(into)
+    async def _download_tree(self, root: EntryInfo, into: Path) -> None:
+        tree, base = LocalTree(into, root.mode), root.path
         self.copied.directories += 1
         prefix = base.rstrip("/") + "/"
         found = [entry async for entry in self._files.scan(base, DEPTH_MOST, self._user)]

@@ -36,12 +36,15 @@ def check_name(name: str, *, windows: bool = sys.platform == "win32") -> None:
 
 
 class LocalTree:
-    """Paths are relative to `root`, with `/` between their parts; "" is the root, which is made when it is missing."""
+    """Paths are relative to `root`, with `/` between their parts. It is made with `mode` when it is missing."""
 
-    def __init__(self, root: Path) -> None:
-        root.mkdir(exist_ok=True)
+    def __init__(self, root: Path, mode: int) -> None:
+        there = root.is_dir()
+        if not there:
+            root.mkdir(0o700)
         self._root = root
-        self._modes: dict[str, int] = {"": -1}  # of directories that were made; -1: was there
+        # Of directories that were made; -1: was there, and stays as it is.
+        self._modes: dict[str, int] = {"": -1 if there else mode & MODE_BITS}
         self._symlinks: dict[str, str] = {}
 
     def _place(self, path: str) -> Path:
