@@ -83,6 +83,7 @@ SSH_LOGINS_MAX: Final = 64  # connections that have not said who they are: each 
 SSH_LOGINS_PER_ADDRESS: Final = 16  # of those, from one address
 SSH_LOGIN_TRIES: Final = 8  # keys and passwords of one connection; an ssh client offers every key it has
 SSH_LOGIN_PAUSE_S: Final = 0.5  # before a wrong password is answered
+SSH_GOODBYE_S: Final = 1.0  # for a client to take the last words of a connection that is cut
 SSH_CONNECTIONS_MAX: Final = 1024  # logged in; each holds a descriptor and some 200 KB
 SSH_CHANNELS_MAX: Final = 256  # of one connection: a browser behind `ssh -D` opens dozens
 SSH_LISTENERS_MAX: Final = 16  # `ssh -R` of one connection

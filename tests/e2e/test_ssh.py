@@ -369,6 +369,8 @@ def test_a_registered_key_logs_in_until_its_api_key_is_revoked(ssh: Client, tmp_
         assert process.stdout.readline() == b"open\n"
         assert ssh.cli("keys", "revoke", "other").returncode == 0
         assert process.wait(TIMEOUT_S) == 255
+        assert process.stderr is not None
+        assert b"the API key was revoked" in process.stderr.read()
     assert with_key.run(f"{made}@sandpty", "true").returncode == 255
 
 

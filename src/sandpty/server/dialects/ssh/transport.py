@@ -75,6 +75,15 @@ class Connection(_Unlogged, asyncssh.SSHServerConnection):
     def resume_writing(self) -> None:
         self.flowing.set()
 
+    def _force_close(self, exc: Exception | None) -> None:
+        """As asyncssh's, but that the reason for a disconnect still goes out; no more is taken from now on."""
+        transport, self._transport = self._transport, None
+        if transport is None:
+            return
+        transport.close()
+        self._loop.call_later(config.SSH_GOODBYE_S, transport.abort)
+        self._loop.call_soon(self._cleanup, exc)
+
     def _cleanup(self, exc: Exception | None) -> None:
         super()._cleanup(exc)
         if self.client is not None:
