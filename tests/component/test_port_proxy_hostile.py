@@ -91,6 +91,17 @@ async def test_an_answer_that_makes_no_sense_is_a_502(host: FakeHost, sandbox: s
             assert (body["sandboxId"], body["port"]) == (sandbox, port)
 
 
+@pytest.mark.parametrize("asked", [("Upgrade: h2c", "Connection: upgrade"), ("Upgrade: websocket",)])
+async def test_a_service_cannot_switch_when_it_was_not_asked(
+    host: FakeHost, sandbox: str, asked: tuple[str, ...]
+) -> None:
+    """Its 101 to an upgrade that was not passed on to it is no answer."""
+    switching = says(b"HTTP/1.1 101 Switching\r\nUpgrade: h2c\r\n\r\n")
+    async with service(switching) as port:
+        answer = await ask(host, get(sandbox, port, "/", *asked))
+    assert (answer.status, "without being asked" in str(told(answer)["message"])) == (502, True)
+
+
 @pytest.mark.parametrize(
     "said",
     [

@@ -36,6 +36,20 @@ def sandbox(hyperbrowser: Hyperbrowser) -> Iterator[SandboxHandle]:
     hyperbrowser.sandboxes.stop(made.id)
 
 
+# A service on port 3001 that says what came with a request.
+TELLS = """
+import http.server
+class Tells(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = f"{self.headers['Authorization']} {self.headers['Cookie']}".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+http.server.HTTPServer(("", 3001), Tells).serve_forever()
+"""
+
+
 def refused(call: Callable[[], Any]) -> tuple[int | None, str | None, str | None]:
     """Status, code and service of the error that a call ends in."""
     with pytest.raises(HyperbrowserError) as caught:
@@ -217,7 +231,7 @@ def test_a_snapshot_keeps_files_and_launches_sandboxes(hyperbrowser: Hyperbrowse
 
 
 def test_ports_are_closed_until_they_are_exposed(server: RunningServer, hyperbrowser: Hyperbrowser) -> None:
-    """403 before and after; with `auth` 401 without a token of the sandbox; a browser is let in by its grant."""
+    """403 before and after; with `auth` 401 without a token, which stays with us; a browser is let in by its grant."""
     sandbox = hyperbrowser.sandboxes.create(CreateSandboxParams(image_name="base", exposed_ports=[{"port": 3000}]))
     assert [port.port for port in sandbox.exposed_ports] == [3000]
     sandbox.processes.start("mkdir /tmp/w; cd /tmp/w; echo served > i.txt; python3 -m http.server 3000")
@@ -225,18 +239,20 @@ def test_ports_are_closed_until_they_are_exposed(server: RunningServer, hyperbro
     until_sync(lambda: reach(server, f"{open_url}i.txt").text == "served\n", DEADLINE_S)
     url = sandbox.get_exposed_url(3001)
     assert reach(server, url).status_code == 403
-    sandbox.processes.start("mkdir /tmp/v; cd /tmp/v; echo private > i.txt; python3 -m http.server 3001")
+    sandbox.files.write_text("/tmp/tells.py", TELLS)
+    sandbox.processes.start("python3 /tmp/tells.py")
     exposed = hyperbrowser.sandboxes.expose(sandbox.id, SandboxExposeParams(port=3001, auth=True))
     assert (exposed.port, exposed.auth, exposed.url) == (3001, True, url)
     bearer = f"Bearer {sandbox.to_dict()['token']}"
-    until_sync(lambda: reach(server, f"{url}i.txt", Authorization=bearer).text == "private\n", DEADLINE_S)
+    until_sync(lambda: reach(server, f"{url}i.txt", Authorization=bearer).text == "None None", DEADLINE_S)
     assert reach(server, f"{url}i.txt").status_code == 401
     assert reach(server, f"{url}i.txt", Authorization="Bearer nonsense").status_code == 401
     assert exposed.browser_url is not None
     welcome = reach(server, exposed.browser_url)
     assert (welcome.status_code, welcome.headers["location"]) == (302, "/")
     cookie = welcome.headers["set-cookie"].partition(";")[0]
-    assert reach(server, f"{url}i.txt", Cookie=cookie).text == "private\n"
+    assert reach(server, f"{url}i.txt", Cookie=cookie).text == "None None"
+    assert reach(server, f"{url}i.txt", Cookie=f"one=1; {cookie}; two=2").text == "None one=1; two=2"
     elsewhere = exposed.browser_url.replace("next=%2F", "next=%2F%2Fevil.example")
     assert reach(server, elsewhere).headers["location"] == "/"
     assert reach(server, f"{url}_hb/auth?grant=nonsense").status_code == 401

@@ -132,6 +132,7 @@ def test_sandboxes_of_the_same_instant_are_not_lost_between_pages() -> None:
         {"limit": "101"},
         {"limit": "-1"},
         {"limit": "ten"},
+        {"limit": "000000001000000"},
         {"nextToken": "!!"},
         {"nextToken": "eA=="},
         {"startedAfter": "yesterday"},

@@ -32,10 +32,11 @@ def may_pour(request: web.Request, length: int | None) -> bool:
 
 async def _drained(transport: asyncio.Transport) -> None:
     """Until our transport holds nothing: then its socket is ours to write to."""
-    while transport.get_write_buffer_size():
-        if transport.is_closing():
-            raise ConnectionResetError("the client has gone")
-        await asyncio.sleep(0 if transport.get_write_buffer_size() < 1024 else config.FILE_DRAIN_POLL_S)
+    while not transport.is_closing():
+        if not (unsent := transport.get_write_buffer_size()):
+            return
+        await asyncio.sleep(0 if unsent < 1024 else config.FILE_DRAIN_POLL_S)
+    raise ConnectionResetError("the client has gone")
 
 
 @contextmanager

@@ -146,7 +146,8 @@ async def _pour(
     try:
         left = said - len(first[:said])
         if first:
-            await response.write(first[:said])
+            async with asyncio.timeout(config.FILE_STALL_S):
+                await response.write(first[:said])
         if await pour(request, reading, left) != left:
             raise ConnectionResetError("the file ended before its length")
         await response.write_eof()

@@ -6,6 +6,7 @@ grant in its query, gets a cookie for that host, and is sent on. What opens a po
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from urllib.parse import quote
 
 from aiohttp import web
@@ -13,6 +14,7 @@ from aiohttp import web
 from sandpty import config
 from sandpty.server.auth import Authenticator, bearer
 from sandpty.server.ports.answers import PortError
+from sandpty.server.ports.heads import Header
 from sandpty.server.ports.policy import policy_of
 from sandpty.server.ports.routing import Target
 from sandpty.server.runtime_tokens import Claims, RuntimeClaims, SignedTokens, expiry
@@ -35,6 +37,17 @@ def grant_url(tokens: SignedTokens, sandbox: Sandbox, port: int, key: str, url: 
     expires = expiry(config.PORT_GRANT_S)
     grant = tokens.sign(PortClaims(sub=sandbox.id, own=sandbox.owner, exp=expires, port=port, key=key))
     return f"{url.rstrip('/')}{GRANT_PATH}?grant={grant}&next={quote('/', safe='')}", expires
+
+
+def without_grant(headers: Iterable[Header]) -> Iterator[Header]:
+    """A request's headers for the service behind a port that wants a token: neither that token nor our cookie."""
+    for name, value in headers:
+        if name.lower() == b"cookie":
+            pairs = [pair for pair in value.split(b";") if pair.partition(b"=")[0].strip() != _COOKIE.encode()]
+            if pairs:
+                yield name, b";".join(pairs).strip()
+        elif name.lower() != b"authorization":
+            yield name, value
 
 
 class Exposure:

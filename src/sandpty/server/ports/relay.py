@@ -23,6 +23,7 @@ from sandpty.server.ports.heads import BadHeadError, Header, ResponseHead
 from sandpty.server.ports.links import Link
 from sandpty.server.ports.routing import Target
 from sandpty.server.ports.tunnel import tunnel
+from sandpty.server.ports.upstream import upgrade_of
 
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 _NO_BODY = frozenset((204, 304))
@@ -116,7 +117,7 @@ class Exchange:
         for _ in range(config.PORT_INTERIM_ANSWERS_MAX):
             head = heads.parse_response(await self._read_head(), config.PORT_HEADERS_MAX)
             if head.upgrades:
-                if self._request.headers.get("Upgrade") is None:
+                if upgrade_of(self._request) is None:
                     raise BadHeadError("switched protocols without being asked")
                 return head
             if head.status >= 200:

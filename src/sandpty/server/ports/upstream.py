@@ -11,6 +11,7 @@ from sandpty import config
 from sandpty.server.guest_sockets import GuestSockets
 from sandpty.server.ports import heads
 from sandpty.server.ports.answers import TOKEN_HEADER, PortError, bad_service, not_found, port_closed
+from sandpty.server.ports.exposure import without_grant
 from sandpty.server.ports.heads import Header
 from sandpty.server.ports.links import Link, PlainLink, TlsLink
 from sandpty.server.ports.policy import PortPolicy
@@ -100,9 +101,8 @@ def request_head(request: web.Request, policy: PortPolicy, port: int, added: Seq
         raise PortError(400, "A request names one Host")
     host = policy.host_for(request.headers["Host"], port).encode("utf-8", "surrogateescape")
     replaced = _REPLACED | {name.lower() for name, _ in added}
-    if port in policy.wants_tokens:
-        replaced |= {b"authorization"}
-    headers: list[Header] = [(b"Host", host), *added, *heads.end_to_end(request.raw_headers, without=replaced)]
+    given = without_grant(request.raw_headers) if port in policy.wants_tokens else request.raw_headers
+    headers: list[Header] = [(b"Host", host), *added, *heads.end_to_end(given, without=replaced)]
     headers += _forwarded(request, policy, host)
     if "Transfer-Encoding" in request.headers:
         headers.append((b"Transfer-Encoding", b"chunked"))

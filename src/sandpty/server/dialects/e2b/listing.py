@@ -81,7 +81,7 @@ class Page:
 def parse_limit(given: str | None) -> int:
     """Items per page. Raises HttpError 400."""
     limit = str(config.LIST_PAGE_MAX) if given is None else given
-    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= config.LIST_PAGE_MAX):
+    if not (limit.isascii() and limit.isdigit() and len(limit) <= 9 and 1 <= int(limit) <= config.LIST_PAGE_MAX):
         raise bad_request(f"limit goes from 1 to {config.LIST_PAGE_MAX}, not {limit[:64]!r}")
     return int(limit)
 
