@@ -302,8 +302,10 @@ def test_accounts_of_the_image_stay_as_they_are(unpacker: Unpacker) -> None:
     assert "\nuser:*:" in (etc_dir / "shadow").read_text()
     assert ((etc_dir / "shadow").stat().st_gid, stat.S_IMODE((etc_dir / "shadow").stat().st_mode)) == (42, 0o640)
     assert (unpacker.tree / "home/user/.profile").read_text() == "hello"
+    assert names(unpacker.tree, "home/user") == {".profile"}
     assert unpacked.user == "node"
-    assert unpacker.unpack(etc, user="12345").user == ""
+    odd = unpacker.unpack(etc, user="12345", workdir="/d" * 2000)
+    assert (odd.user, odd.workdir) == ("", "")
 
 
 def test_hostile_places_of_accounts_are_made_plain(unpacker: Unpacker) -> None:

@@ -83,6 +83,7 @@ def test_what_goes_wrong_is_one_line(cli: Cli, registry: Registry, tmp_path: Pat
         assert (done.returncode, said in done.stderr, done.stdout) == (status, True, ""), done.stderr
         assert len([line for line in done.stderr.splitlines() if line.startswith("sandpty: ")]) == 1
     assert cli.run("template", "rm", "no-such").returncode == 1
+    assert cli.run("template", "rm", "base").returncode != 0
     assert cli.run("template", "ls", "--data-dir", str(tmp_path)).returncode == 69
     assert images(cli) == before
 

@@ -185,7 +185,7 @@ def rm(data_dir: Path | None, names: tuple[str, ...], as_json: bool) -> None:
     with connected(_directory(data_dir)) as link:
         for name in names:
             try:
-                link.delete_template(link.template(name).id)
+                link.delete_template(_id_of(name, link.templates()))
             except SandptyError as error:
                 failed = error
                 outcomes.append({"id": name, **error_json(error)})
@@ -197,6 +197,14 @@ def rm(data_dir: Path | None, names: tuple[str, ...], as_json: bool) -> None:
         print_json(outcomes)
     if failed is not None:
         raise failed
+
+
+def _id_of(name: str, templates: list[Template]) -> str:
+    """Of any team's by its ID, of everybody's by its name too. Raises no_such_template."""
+    for found in templates:
+        if name == found.id or (not found.owner and name in found.names):
+            return found.id
+    raise SandptyError("no_such_template", f"template {name!r} does not exist; a team's own is removed by its ID")
 
 
 @template.command()

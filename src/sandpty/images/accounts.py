@@ -100,10 +100,10 @@ class _Lines:
             file.write("".join(f"{line}\n" for line in self.lines).encode("utf-8", "surrogateescape"))
 
 
-def _content(path: str, size_max: int) -> bytes | None:
+def _content(path: str, size_max: int, flags: int = 0) -> bytes | None:
     """None: no plain file there. Raises bad_image for one that is too large."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags)
     except OSError:
         return None
     with open(fd, "rb") as file:
@@ -157,7 +157,7 @@ def _make_home(home: str, number: int) -> None:
     names = sorted(os.listdir(_SKEL))[: config.IMAGE_SKEL_FILES_MAX] if os.path.isdir(_SKEL) else []
     for name in names:
         place = f"{home}/{name}"
-        data = _content(f"{_SKEL}/{name}", config.IMAGE_SKEL_FILE_BYTES)
+        data = _content(f"{_SKEL}/{name}", config.IMAGE_SKEL_FILE_BYTES, os.O_NOFOLLOW)
         if data is None or os.path.lexists(place):
             continue
         fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
@@ -199,6 +199,8 @@ def _working(workdir: str, notices: list[str]) -> str:
         return ""
     path = str(PurePosixPath("/") / workdir)
     try:
+        if path.count("/") > config.IMAGE_DEPTH_MAX:
+            raise ValueError("too deep")
         os.makedirs(path, exist_ok=True)
     except (OSError, ValueError):
         notices.append(f"its working directory {path[:200]!r} is none")
