@@ -82,25 +82,29 @@ async def _echo_async(sandbox: Any, keys: int) -> list[float]:
     return taken
 
 
+def _drain(sandbox: Any) -> int:
+    terminal = sandbox.pty.create(_size(), timeout=0)
+    events = iter(terminal)
+    while not _data(next(events)):  # the prompt: from now on somebody reads
+        pass
+    sandbox.pty.send_stdin(terminal.pid, DRAIN)
+    return sum(len(_data(event)) for event in events)
+
+
 class _Count:
     def __init__(self) -> None:
         self.bytes = 0
+        self.begun = asyncio.Event()
 
     def __call__(self, data: bytes) -> None:
         self.bytes += len(data)
-
-
-def _drain(sandbox: Any) -> int:
-    count = _Count()
-    terminal = sandbox.pty.create(_size(), timeout=0)
-    sandbox.pty.send_stdin(terminal.pid, DRAIN)
-    terminal.wait(on_pty=count)
-    return count.bytes
+        self.begun.set()
 
 
 async def _drain_async(sandbox: Any) -> int:
     count = _Count()
     terminal = await sandbox.pty.create(_size(), on_data=count, timeout=0)
+    await count.begun.wait()
     await sandbox.pty.send_stdin(terminal.pid, DRAIN)
     await terminal.wait()
     return count.bytes
