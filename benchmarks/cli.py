@@ -12,7 +12,7 @@ from benchmarks.results import Report, p50, p99
 from benchmarks.server import Bench
 
 TITLE = "The command line and `import sandpty`"
-TIMES = 20
+TIMES = 15
 GOAL_IMPORT_MS = 60.0
 GOAL_EXEC_MS = 250.0
 SANDPTY = str(Path(sys.executable).with_name("sandpty"))

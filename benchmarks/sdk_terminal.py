@@ -10,8 +10,8 @@ from benchmarks.sdk import HERE, Worker, interpreter, worker
 from benchmarks.server import Bench
 
 TITLE = "Our SDK's terminal and E2B's SDK's"
-ROUNDS = 4
-KEYS = 300
+ROUNDS = 3
+KEYS = 250
 GOAL_ECHO = 1.0
 GOAL_THROUGHPUT = 3.0
 MB = 1e6
