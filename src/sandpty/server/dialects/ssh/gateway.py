@@ -15,7 +15,7 @@ from collections.abc import Awaitable
 
 import asyncssh
 from asyncssh.channel import SSHTCPChannel
-from asyncssh.constants import DISC_BY_APPLICATION, DISC_NO_MORE_AUTH_METHODS_AVAILABLE, OPEN_CONNECT_FAILED
+from asyncssh.constants import OPEN_CONNECT_FAILED
 
 from sandpty import config
 from sandpty.server.auth import Principal, Revocation
@@ -103,12 +103,12 @@ class Gateway:
         self._authorities = {}
         for client in list(self._clients):
             if client.principal.key in revocation.keys or client.principal.id in revocation.teams:
-                client.connection.disconnect(DISC_BY_APPLICATION, _REVOKED)
+                client.connection.say_goodbye(_REVOKED)
 
     def close(self) -> None:
         """The server stops."""
         for client in list(self._clients):
-            client.connection.disconnect(DISC_BY_APPLICATION, _STOPPING)
+            client.connection.say_goodbye(_STOPPING)
         for connection in list(self._logins):
             connection.abort()
         self.background.close()
@@ -189,7 +189,7 @@ class Client(asyncssh.SSHServer):
     def _failed(self) -> bool:
         self._tries += 1
         if self._tries >= config.SSH_LOGIN_TRIES:
-            self.connection.disconnect(DISC_NO_MORE_AUTH_METHODS_AVAILABLE, "too many keys and passwords were tried")
+            self.connection.say_goodbye("too many keys and passwords were tried")
         return False
 
     def auth_completed(self) -> None:
@@ -197,7 +197,7 @@ class Client(asyncssh.SSHServer):
         self.principal = self._candidate
         self._gateway.logged_in(self)
         if not self._context.auth.has_key(self.principal.key):  # revoked meanwhile
-            self.connection.disconnect(DISC_BY_APPLICATION, _REVOKED)
+            self.connection.say_goodbye(_REVOKED)
 
     # --- what it wants ---
 

@@ -12,7 +12,7 @@ from typing import AnyStr
 
 import asyncssh
 from asyncssh.channel import SSHChannel
-from asyncssh.constants import MSG_CHANNEL_WINDOW_ADJUST, MSG_IGNORE, OPEN_RESOURCE_SHORTAGE
+from asyncssh.constants import DISC_BY_APPLICATION, MSG_CHANNEL_WINDOW_ADJUST, MSG_IGNORE, OPEN_RESOURCE_SHORTAGE
 from asyncssh.packet import SSHPacket, SSHPacketLogger
 
 from sandpty import config
@@ -74,6 +74,12 @@ class Connection(_Unlogged, asyncssh.SSHServerConnection):
 
     def resume_writing(self) -> None:
         self.flowing.set()
+
+    def say_goodbye(self, reason: str) -> None:
+        """Cut it, and say why. The channels are not closed first: a client would leave, and not hear the reason."""
+        if self._transport is not None:
+            self._send_disconnect(DISC_BY_APPLICATION, reason, "en")
+            self._force_close(None)
 
     def _force_close(self, exc: Exception | None) -> None:
         """As asyncssh's, but that the reason for a disconnect still goes out; no more is taken from now on."""
