@@ -10,9 +10,8 @@ from tests.oci_images import Image, base_root
 from tests.registry_fixture import running_registry
 from tests.server_fixture import sandpty
 
-from benchmarks.client import PROMPT_ENDS, WebSocket
 from benchmarks.results import Report, p50, p99
-from benchmarks.server import LOGIN_SHELL, SANDBOX_S, Bench, Server
+from benchmarks.server import Bench, Server, create_from
 
 TITLE = "Images: import, and cold create from one"
 ROUNDS = 20
@@ -39,20 +38,6 @@ def _import(server: Server, reference: str) -> tuple[float, int]:
     return time.perf_counter() - begin, int(json.loads(said)["size_bytes"])
 
 
-def _create(server: Server, template: str) -> dict[str, float]:
-    """A sandbox, a shell in it and the view of it, in one exchange."""
-    begin = time.perf_counter()
-    with WebSocket(server.url, "/v1/start", server.key) as view:
-        view.say({"sandbox": {"timeout_s": SANDBOX_S, "template": template}, "process": server.terminal(LOGIN_SHELL)})
-        sandbox = view.heard()["id"]
-        created = time.perf_counter()
-        view.until(*PROMPT_ENDS)
-        prompted = time.perf_counter()
-    with server.http() as http:
-        http.request("DELETE", f"/v1/sandboxes/{sandbox}")
-    return {"created": (created - begin) * 1e3, "prompt": (prompted - begin) * 1e3}
-
-
 def run(bench: Bench) -> Report:
     """The two templates by turns, without a pool."""
     report = Report("images", TITLE)
@@ -64,10 +49,10 @@ def run(bench: Bench) -> Report:
     ways = {"from the image": NAME, "from `base`, which holds the same files": "base"}
     taken: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     for template in ways.values():
-        _create(server, template)  # the first reads the template's files from the disk
+        create_from(server, template)  # the first reads the template's files from the disk
     for _ in range(bench.rounds(ROUNDS)):
         for way, template in ways.items():
-            taken[way].append(_create(server, template))
+            taken[way].append(create_from(server, template))
     for way, samples in taken.items():
         created, prompt = ([sample[step] for sample in samples] for step in ("created", "prompt"))
         report.row(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    builds,
     cli,
     command,
     create,
@@ -52,6 +53,7 @@ BENCHMARKS: dict[str, tuple[str, Callable[[Bench], Report]]] = {
     "interrupt": (interrupt.TITLE, interrupt.run),
     "pausing": (pausing.TITLE, pausing.run),
     "images": (images.TITLE, images.run),
+    "builds": (builds.TITLE, builds.run),
     "ports": (ports.TITLE, ports.run),
     "run_code": (run_code.TITLE, run_code.run),
     "ssh": (ssh.TITLE, ssh.run),

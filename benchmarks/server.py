@@ -14,7 +14,7 @@ from typing import Any
 from tests.server_fixture import RunningServer, running_server
 from tests.waiting import until_sync
 
-from benchmarks.client import Http, WebSocket
+from benchmarks.client import PROMPT_ENDS, Http, WebSocket
 from benchmarks.programs import Programs
 
 POOL_SIZE = 4
@@ -168,3 +168,17 @@ class Sandbox:
     def client_words(self, process: str, query: str = "from=offset&value=0") -> list[str]:
         """What the C client must know to reach a process."""
         return [self.server.host, str(self.server.port), f"{process}/attach?{query}", self.server.key]
+
+
+def create_from(server: Server, template: str) -> dict[str, float]:
+    """A sandbox, a shell in it and the view of it, in one exchange: milliseconds until it was made, and its prompt."""
+    begin = time.perf_counter()
+    with WebSocket(server.url, "/v1/start", server.key) as view:
+        view.say({"sandbox": {"timeout_s": SANDBOX_S, "template": template}, "process": server.terminal(LOGIN_SHELL)})
+        sandbox = view.heard()["id"]
+        created = time.perf_counter()
+        view.until(*PROMPT_ENDS)
+        prompted = time.perf_counter()
+    with server.http() as http:
+        http.request("DELETE", f"/v1/sandboxes/{sandbox}")
+    return {"created": (created - begin) * 1e3, "prompt": (prompted - begin) * 1e3}

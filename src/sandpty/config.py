@@ -5,10 +5,11 @@ The agent's own limits are in agent/limits.h.
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
+
+from sandpty.data_dir import DataDir, default_data_dir
+
+__all__ = ("DataDir", "default_data_dir")  # beside everything that is defined here
 
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 3980
@@ -237,11 +238,11 @@ BUILD_LOG_KEPT_S: Final = 30 * 86_400.0
 BUILD_LOG_PAGE: Final = 100  # entries in one answer; E2B's own, which its SDKs count on
 BUILD_TAIL_LINES: Final = 20  # of a failing step's output, told again with the reason
 BUILD_REASON_CHARACTERS: Final = 8192  # of why a build failed
-START_SEEN_S: Final = 2.0  # a start command without a ready command: one that fails so soon fails the build
-START_LAST_WORDS_S: Final = 0.5  # for what a start command that failed said last
+START_SEEN_S: Final = (
+    2.0  # a start command that fails so soon fails the build; and for the last words of one that failed
+)
 UPLOAD_BYTES_MAX: Final = 4 * 1024**3  # one archive of files to copy
 UPLOADS_BYTES_MAX: Final = 16 * 1024**3  # per team; the least lately used go
-UPLOAD_UNUSED_S: Final = 14 * 86_400.0  # then an archive goes
 UPLOAD_LINK_S: Final = 3600.0  # how long a link to upload to is good; E2B's SDKs give an upload as long
 UPLOADS_AT_ONCE: Final = 16
 TEMPLATES_MAX: Final = 500  # records per team; a list of all of them is one answer of the supervisor
@@ -249,9 +250,12 @@ TEMPLATE_BUILDS_KEPT: Final = 50  # per template: older ones without a tag are f
 TEMPLATE_TAGS_MAX: Final = 200  # per template
 LAYERS_MAX: Final = 2000  # per team, kept for builds to come
 LAYERS_BYTES_MAX: Final = 64 * 1024**3  # per team, of those that are kept for builds to come
-LAYER_UNUSED_S: Final = 14 * 86_400.0  # then nobody will build on it any more
+LAYER_UNUSED_S: Final = 14 * 86_400.0  # then nobody will build on it, or copy the files of an upload, any more
+LAYER_TOUCH_S: Final = 3600.0  # how well it is remembered on the disk when a layer was last asked for
+LAYER_SEAL_TIMEOUT_S: Final = 900.0  # for a layer to be kept: written out, and perhaps merged with those below
 LAYERS_DEEP_MAX: Final = 8  # of one build before they are merged: each is a mount at every start
-TEMPLATE_RECORD_BYTES: Final = 1024 * 1024  # of one record; the environments of its builds are most of it
+TEMPLATE_DEFAULTS_BYTES: Final = 16 * 1024  # environment and commands of a build: each of its sandboxes carries them
+TEMPLATE_RECORD_BYTES: Final = 2 * 1024 * 1024  # of one record; the environments of its builds are most of it
 
 # --- images ----------------------------------------------------------------------------------------------------------
 IMAGE_MANIFEST_BYTES: Final = 4 * 1024 * 1024  # a manifest, index or configuration; registries take no larger ones
@@ -327,123 +331,3 @@ NAMES_ROUNDS: Final = 2  # all resolvers are asked so often: a packet may be los
 NAMES_RECORDS_MAX: Final = 64  # taken from one answer
 NAMES_ALIASES_MAX: Final = 16  # CNAMEs followed
 NAMES_TCP_IDLE_S: Final = 10.0  # between questions on one TCP connection
-
-
-def default_data_dir() -> Path:
-    """SANDPTY_DATA_DIR, else /var/lib/sandpty for root and ~/.local/share/sandpty for others."""
-    if configured := os.environ.get("SANDPTY_DATA_DIR"):
-        return Path(configured)
-    if getattr(os, "geteuid", lambda: -1)() == 0:  # Windows, where a client may be, has no users of that kind
-        return Path("/var/lib/sandpty")
-    return Path.home() / ".local" / "share" / "sandpty"
-
-
-@dataclass(frozen=True, slots=True)
-class DataDir:
-    """Where everything lives. Only `run/` is open to the server's account; the rest is root's alone."""
-
-    root: Path
-
-    @property
-    def api_key(self) -> Path:
-        return self.root / "api_key"
-
-    @property
-    def keys(self) -> Path:
-        """Hashes of all API keys, and their teams."""
-        return self.root / "keys.json"
-
-    @property
-    def run(self) -> Path:
-        return self.root / "run"
-
-    @property
-    def supervisor_socket(self) -> Path:
-        return self.run / "supervisor.sock"
-
-    @property
-    def guest_sockets(self) -> Path:
-        """Where the server asks for sockets inside sandboxes."""
-        return self.run / "sockets.sock"
-
-    @property
-    def tls(self) -> Path:
-        """Which certificate the server uses; absent without TLS."""
-        return self.root / "tls.json"
-
-    @property
-    def agents(self) -> Path:
-        """Agent sockets, `<sandbox id>.sock`."""
-        return self.run / "agents"
-
-    @property
-    def server_lock(self) -> Path:
-        return self.root / "server.lock"
-
-    @property
-    def runtime_secret(self) -> Path:
-        """What runtime tokens are signed with; read before root is given up."""
-        return self.root / "runtime_secret"
-
-    @property
-    def ssh_host_key(self) -> Path:
-        """The SSH gateway's private key, in OpenSSH's format; read before root is given up."""
-        return self.root / "ssh_host_key"
-
-    @property
-    def server_info(self) -> Path:
-        """JSON of the running server: url, pid."""
-        return self.root / "server.json"
-
-    @property
-    def supervisor_lock(self) -> Path:
-        return self.root / "supervisor.lock"
-
-    @property
-    def supervisor_log(self) -> Path:
-        return self.root / "supervisor.log"
-
-    @property
-    def supervisor_pid(self) -> Path:
-        return self.root / "supervisor.pid"
-
-    @property
-    def templates(self) -> Path:
-        return self.root / "templates"
-
-    @property
-    def builds(self) -> Path:
-        """Uploaded files and logs of builds: the server's own, which it may write."""
-        return self.root / "builds"
-
-    @property
-    def template_records(self) -> Path:
-        """One JSON file for each template that was built or imported."""
-        return self.root / "template_records"
-
-    @property
-    def images(self) -> Path:
-        """The trees of imported images, by id."""
-        return self.root / "images"
-
-    @property
-    def registries(self) -> Path:
-        """The operator's word on registries: mirrors, plain HTTP (containers-registries.conf)."""
-        return self.root / "registries.conf"
-
-    @property
-    def registry_auth(self) -> Path:
-        """The operator's credentials for registries (containers-auth.json, as `docker login` writes it)."""
-        return self.root / "registries-auth.json"
-
-    @property
-    def snapshots(self) -> Path:
-        return self.root / "snapshots"
-
-    @property
-    def volumes(self) -> Path:
-        return self.root / "volumes"
-
-    @property
-    def sandboxes(self) -> Path:
-        return self.root / "sandboxes"

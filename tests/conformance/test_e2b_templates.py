@@ -305,7 +305,12 @@ def test_many_steps_stand_on_each_other_and_so_do_snapshots_of_their_sandboxes()
         sandbox.commands.run("echo more > more; rm f18")
         snapshot = sandbox.create_snapshot()
     Template.build(Template().from_template("many").run_cmd("echo above > above"), "above")
-    for reference, expected in ((snapshot.snapshot_id, "d d19 f19 hard more"), ("above", "above d d19 f18 f19 hard")):
+    Template.build(Template().from_template(snapshot.snapshot_id).run_cmd("rm hard"), "of-snapshot")
+    for reference, expected in (
+        (snapshot.snapshot_id, "d d19 f19 hard more"),
+        ("above", "above d d19 f18 f19 hard"),
+        ("of-snapshot", "d d19 f19 more"),
+    ):
         with Sandbox.create(reference) as sandbox:
             assert output(sandbox, "echo *") == [expected]
 

@@ -19,7 +19,8 @@ POSIX_ONLY = {"fcntl", "grp", "posix", "pty", "pwd", "resource", "termios", "tty
 # A package -> the packages of ours it may import, itself aside. `sandpty` is the package's own __init__ (the version).
 ALLOWED: dict[str, set[str]] = {
     "wire": set(),
-    "config": set(),
+    "config": {"data_dir"},
+    "data_dir": set(),
     "agent": set(),
     "terminal": {"wire", "config"},
     "sdk": {"wire"},

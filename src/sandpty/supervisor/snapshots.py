@@ -250,9 +250,10 @@ class Snapshots:
 
     def touch(self, kept: Kept) -> None:
         """A build has asked for this layer."""
-        kept.used_at = time.time()
-        with contextlib.suppress(OSError):  # it is a matter of when it goes
-            self._write(kept)
+        before, kept.used_at = kept.used_at, time.time()
+        if kept.used_at - before > config.LAYER_TOUCH_S:
+            with contextlib.suppress(OSError):  # it is a matter of when it goes
+                self._write(kept)
 
     def _write(self, kept: Kept) -> None:
         """On the disk when this returns, whole or not at all."""

@@ -22,6 +22,7 @@ from sandpty.wire.templates import (
     DEFAULT_TAG,
     EVERYBODY,
     Build,
+    Defaults,
     Files,
     Template,
     TemplateArgs,
@@ -139,6 +140,9 @@ class TemplateRecords:
             raise SandptyError("bad_argument", "a build's id is a UUID")
         for build in new.builds:
             check_limits(limits_of(build))
+            if len(msgspec.json.encode(build.defaults)) > config.TEMPLATE_DEFAULTS_BYTES:
+                kib = config.TEMPLATE_DEFAULTS_BYTES >> 10
+                raise SandptyError("too_large", f"environment, start and ready command take {kib} KiB at most")
         if len(new.builds) > config.TEMPLATE_BUILDS_KEPT or len(new.tags) > config.TEMPLATE_TAGS_MAX:
             raise SandptyError("limit", f"a template keeps {config.TEMPLATE_BUILDS_KEPT} builds at most")
         if len(msgspec.json.encode(new)) > config.TEMPLATE_RECORD_BYTES:
@@ -216,7 +220,10 @@ def _summed_up(template: Template) -> Template:
 
 
 def _shortened(template: Template) -> Template:
-    """With two builds at most, and without their environment: lists are long."""
+    """With two builds at most, without what they start with and why they failed: lists are long."""
     default = template.tagged(DEFAULT_TAG)
     kept = [build for build in template.builds[-1:] if build != default]
-    return msgspec.structs.replace(template, builds=tuple([default, *kept] if default else kept))
+    builds = [default, *kept] if default else kept
+    return msgspec.structs.replace(
+        template, builds=tuple(msgspec.structs.replace(build, defaults=Defaults(), reason="") for build in builds)
+    )

@@ -5,8 +5,7 @@ from __future__ import annotations
 from sandpty.server.auth import Principal
 from sandpty.server.builds.log import BuildLog
 from sandpty.server.builds.recipe import BASE_STEP, Base, Situation
-from sandpty.server.supervisor_client import SupervisorClient
-from sandpty.server.templates import Templates
+from sandpty.server.registry import Registry
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.images import ImportArgs, ImportProgress
 from sandpty.wire.templates import EVERYBODY, Defaults, Files, Template, parted
@@ -15,9 +14,10 @@ from sandpty.wire.templates import EVERYBODY, Defaults, Files, Template, parted
 class Bases:
     """As one team names them. Methods raise SandptyError."""
 
-    def __init__(self, client: SupervisorClient, templates: Templates, principal: Principal) -> None:
-        self._client = client
-        self._templates = templates
+    def __init__(self, registry: Registry, principal: Principal) -> None:
+        self._client = registry.client
+        self._templates = registry.templates
+        self._snapshots = registry.snapshots
         self._principal = principal
 
     async def situation(self, base: Base, log: BuildLog) -> Situation:
@@ -25,10 +25,21 @@ class Bases:
         if base.refusal:
             raise SandptyError("bad_argument", base.refusal)
         if base.template:
-            return _of_template(await self._templates.find(base.template, self._principal), base.template)
+            return await self._of_template(base.template)
         if not base.username and (here := await self._here(base.image)) is not None:
             return here
         return await self._imported(base, log)
+
+    async def _of_template(self, reference: str) -> Situation:
+        """Or of a snapshot, which may be called a template too."""
+        try:
+            return _of_template(await self._templates.find(reference, self._principal), reference)
+        except SandptyError as missing:
+            try:
+                snapshot = await self._snapshots.find(reference, self._principal)
+            except SandptyError:
+                raise missing from None
+            return Situation(Files("snapshot", snapshot.id), Defaults())
 
     async def _here(self, image: str) -> Situation | None:
         """An image that the operator has imported as a template of this name is not asked of a registry."""

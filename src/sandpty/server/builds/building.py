@@ -122,7 +122,7 @@ class Building:
         try:
             await self._until_ready(sandbox, following)
         except SandptyError as error:
-            await asyncio.wait([following], timeout=config.START_LAST_WORDS_S)
+            await asyncio.wait([following], timeout=config.START_SEEN_S)
             said = "\n".join(lines.tail)
             raise StepError(f"{error.message}; its last output:\n{said}" if said else error.message) from error
         finally:

@@ -189,7 +189,7 @@ class Builds:
         return Building(
             running.recipe,
             running.log,
-            bases=Bases(self._registry.client, self._templates, principal),
+            bases=Bases(self._registry, principal),
             workshop=workshop,
             steps=Steps(workshop, self.uploads, principal.id),
             tried=tried,

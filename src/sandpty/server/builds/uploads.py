@@ -76,7 +76,7 @@ class Uploads:
         for used_at, bytes_, path in sorted(kept, reverse=True):
             size += bytes_
             if not path.name.startswith(".") and (
-                size > config.UPLOADS_BYTES_MAX or time.time() - used_at > config.UPLOAD_UNUSED_S
+                size > config.UPLOADS_BYTES_MAX or time.time() - used_at > config.LAYER_UNUSED_S
             ):
                 path.unlink(missing_ok=True)
 

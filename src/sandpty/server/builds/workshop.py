@@ -122,7 +122,8 @@ class Workshop:
         assert self._sandbox is not None
         sandbox, self._sandbox = self._sandbox, None
         args = verbs.SnapshotArgs(id=sandbox.id, layer=key)
-        return Files("snapshot", (await self._client.call("snapshot", args, Snapshot)).id)
+        layer = await self._client.call("snapshot", args, Snapshot, timeout_s=config.LAYER_SEAL_TIMEOUT_S)
+        return Files("snapshot", layer.id)
 
     async def leave(self) -> None:
         """End the sandbox, if there is one, and forget what was done in it."""
