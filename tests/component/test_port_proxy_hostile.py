@@ -164,18 +164,23 @@ async def test_endless_headers_are_cut_off_in_little_memory(host: FakeHost, sand
 async def test_a_dribbled_head_is_given_up(host: FakeHost, sandbox: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """After its time, with a clear answer; one that only thinks for long is not."""
     monkeypatch.setattr(config, "PORT_HEAD_TIMEOUT_S", 0.2)
+    thinking, given_up = asyncio.Event(), asyncio.Event()
 
     async def dribble(seen: Seen) -> None:
         await seen.say(b"HTTP/1.1 200 OK\r\n")
         await seen.reader.read()
 
     async def think(seen: Seen) -> None:
-        await asyncio.sleep(0.6)
+        thinking.set()
+        await given_up.wait()
         await seen.say(HELLO)
 
     async with service(dribble) as port, service(think) as slow:
+        asked = asyncio.create_task(ask(host, get(sandbox, slow)))
+        await asyncio.wait_for(thinking.wait(), DEADLINE_S)
         assert (await ask(host, get(sandbox, port))).status == 502
-        assert (await ask(host, get(sandbox, slow))).body == b"hi"
+        given_up.set()
+        assert (await asked).body == b"hi"
 
 
 async def test_a_flood_of_tiny_chunks_holds_nobody_up(host: FakeHost, sandbox: str) -> None:

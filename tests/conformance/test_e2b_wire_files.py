@@ -300,6 +300,7 @@ def test_files_are_composed(envd: Envd, shared: Sandbox) -> None:
         ({"source_paths": ["/tmp/none"], "destination": "new/whole"}, 404),
         ({"source_paths": ["/tmp"], "destination": "new/whole"}, 400),
         ({"source_paths": ["new/whole"], "destination": "new/whole"}, 400),
+        ({"source_paths": ["/home/user/./new/whole"], "destination": "new/whole"}, 400),
         ({"source_paths": ["new/whole"], "destination": ""}, 400),
         ({"source_paths": ["new/whole"], "destination": "x", "username": "nobody-here"}, 401),
     ]:

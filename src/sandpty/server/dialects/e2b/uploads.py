@@ -144,9 +144,10 @@ async def compose(context: Context, sandbox: Sandbox, request: web.Request) -> w
 
 async def _sources(guest: Acting, given: list[str], target: str) -> list[str]:
     paths = []
+    place = await _place(guest, target)
     for name in given:
         path = guest.path(name)
-        if path == target:
+        if await _place(guest, path) == place:
             raise bad_request(f'source path "{printable(name)}" cannot be the same as destination')
         try:
             entry = await guest.files.stat(path, follow=True)
@@ -158,6 +159,14 @@ async def _sources(guest: Acting, given: list[str], target: str) -> list[str]:
             raise bad_request(f"source path is not a regular file: {printable(name)}")
         paths.append(path)
     return paths
+
+
+async def _place(guest: Acting, path: str) -> str:
+    """One word for one file, however it is named: the sources are removed at last."""
+    try:
+        return await guest.files.real_path(path)
+    except SandptyError:  # it is not there yet
+        return path
 
 
 async def _join(guest: Acting, source: Acting, paths: list[str], target: str) -> None:
