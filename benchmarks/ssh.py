@@ -27,8 +27,8 @@ from benchmarks.results import Report, p50, p99
 from benchmarks.server import Bench, Server
 
 TITLE = "ssh through the gateway"
-ROUNDS = 6
-THROUGHPUT_ROUNDS = 5
+ROUNDS = 4
+THROUGHPUT_ROUNDS = 3
 KEYS = 300
 GAP_US = 1500
 FILE_BYTES = 64_000_000
