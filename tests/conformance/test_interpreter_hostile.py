@@ -130,9 +130,10 @@ def test_memory_that_runs_out_ends_the_kernel_not_the_interpreter(code: Sandbox)
 SLEEPERS = (
     "import os, time\nwhile True:\n  try:\n    if os.fork() == 0: time.sleep(900)\n  except OSError: time.sleep(0.1)"
 )
-# Each one leaves its session, its parent and its environment behind, and makes two more.
+# Each one leaves its session behind and makes more; not so many that other tests on this machine wait for them.
 RUNAWAYS = (
-    "import os\n"
+    "import os, resource\n"
+    "resource.setrlimit(resource.RLIMIT_NPROC, (150, 150))\n"
     "def run():\n"
     "  while True:\n"
     "    try:\n"
@@ -154,6 +155,18 @@ def test_a_fork_bomb_is_bounded_and_ends_with_its_context(code: Sandbox, sdk_env
     assert sandbox.run_code("6 * 7", context=context, timeout=DEADLINE_S).text == "42"
     assert int(sandbox.commands.run("ls /proc | grep -c '^[0-9]'").stdout) < 30
     assert sandbox.kill()
+
+
+def test_a_restart_ends_what_root_was_asked_to_run(code: Sandbox) -> None:
+    """Programs that were started with sudo, and what they started, end with the context too."""
+    context = code.create_code_context()
+    started = "import subprocess; subprocess.Popen(['sudo', 'sh', '-c', 'sleep 4711 & sleep 4711'])"
+    assert code.run_code(started, context=context, timeout=DEADLINE_S).error is None
+    sleepers = "pgrep -fc '^sleep 471[1]' || true"
+    until_sync(lambda: code.commands.run(sleepers).stdout == "2\n", DEADLINE_S, "they run")
+    code.restart_code_context(context.id)
+    assert code.commands.run(sleepers).stdout == "0\n"
+    code.remove_code_context(context.id)
 
 
 def test_an_interpreter_that_is_killed_from_inside_is_started_again(code: Sandbox) -> None:

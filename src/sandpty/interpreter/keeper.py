@@ -37,7 +37,7 @@ def _start(argv: list[str]) -> int:
         os.setsid()
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         os.nice(_NICE)
-        resource.setrlimit(resource.RLIMIT_NPROC, (_PROCESSES_MAX, _PROCESSES_MAX))
+        _bound(resource.RLIMIT_NPROC, _PROCESSES_MAX)
         if os.getppid() == keeper:
             with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
                 file.write(_OOM_SCORE)
@@ -51,8 +51,17 @@ def _start(argv: list[str]) -> int:
         os._exit(_NOT_STARTED)
 
 
-def _below() -> dict[int, str]:
-    """All that descends from us, but for the dead: pid -> state, as /proc has it."""
+def _bound(limit: int, most: int) -> None:
+    hard = resource.getrlimit(limit)[1]
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(limit, (most, most))
+
+
+def _below(beyond: set[int]) -> dict[int, str]:
+    """All that descends from us, not by way of `beyond`: pid -> state, as /proc has it.
+
+    The dead are there until they are reaped: threads may live on when the first of them has ended.
+    """
     parents: dict[int, int] = {}
     states: dict[int, str] = {}
     for name in os.listdir("/proc"):
@@ -63,26 +72,44 @@ def _below() -> dict[int, str]:
     found: dict[int, str] = {}
     tree = {os.getpid()}
     while tree:
-        tree = {pid for pid, parent in parents.items() if parent in tree}
-        found |= {pid: states[pid] for pid in tree if states[pid] not in "ZX"}
+        tree = {pid for pid, parent in parents.items() if parent in tree} - beyond
+        found |= {pid: states[pid] for pid in tree}
     return found
 
 
-def _send(number: int, pids: set[int]) -> None:
+def _send(number: int, pids: set[int]) -> set[int]:
+    """Those that are not ours to signal."""
+    refused = set()
     for pid in pids:
-        with contextlib.suppress(OSError):
+        try:
             os.kill(pid, number)
+        except PermissionError:
+            refused.add(pid)
+        except OSError:
+            continue
+    return refused
 
 
 def _end_all() -> None:
     """Stop everything, then kill it: what is stopped starts nothing, and keeps the pids that others would take."""
-    while below := _below():
-        while moving := {pid for pid, state in below.items() if state not in "Tt"}:
-            _send(signal.SIGSTOP, moving)
-            below = _below()
+    beyond: set[int] = set()
+    while below := _below(beyond):
+        while moving := {pid for pid, state in below.items() if state not in "TtZX"}:
+            if roots := _send(signal.SIGSTOP, moving):
+                _kill_as_root(roots)
+                beyond |= _send(0, roots)
+            time.sleep(_RESCAN_S)
+            below = _below(beyond)
         _send(signal.SIGKILL, set(below))
         _reap()
         time.sleep(_RESCAN_S)
+
+
+def _kill_as_root(pids: set[int]) -> None:
+    """What was started with sudo. Where `user` may not use it, nothing happens."""
+    with contextlib.suppress(OSError):  # no process is to be had
+        os.spawnvp(os.P_WAIT, "sudo", ["sudo", "-n", "kill", "-KILL", *map(str, pids)])
+    _reap()
 
 
 def _reap() -> dict[int, int]:
