@@ -23,7 +23,7 @@ from sandpty.wire import verbs
 from sandpty.wire.verbs import Limits
 
 _PLACE = "/volume"
-_LIMITS = Limits(cpu_count=1.0, memory_mb=128, disk_mb=16, pids=96)  # a child per connection, and nothing else
+_LIMITS = Limits(cpu_count=1.0, memory_mb=256, disk_mb=16, pids=96)  # 64 children of 1 MiB at most
 
 
 class IdArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

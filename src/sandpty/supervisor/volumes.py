@@ -173,11 +173,11 @@ class Volumes:
             )
         self._check_size(kept.owner, disk_mb, disk_mb - kept.disk_mb)
         self.check_unused(kept)
+        self._growing.add(volume_id)  # nobody gets it from here on
         return await self._background.finish(self._grow(kept, disk_mb), f"grow volume {volume_id}")
 
     async def _grow(self, kept: Kept, disk_mb: int) -> Volume:
         directory = self._directory / kept.id
-        self._growing.add(kept.id)
         try:
             await self._driver.grow_volume(directory, disk_mb)
             kept.disk_mb = disk_mb

@@ -107,9 +107,8 @@ def answering(handler: Handler) -> Handler:
             response = unexpected(error).response()
         if not response.prepared:
             response.headers["x-request-id"] = secrets.token_hex(8)
-            if (
-                "Upgrade" in request.headers
-            ):  # Node would keep a refused WebSocket's connection, and not end before it does
+            # Node would keep a refused WebSocket's connection, and not end before it does
+            if "Upgrade" in request.headers:
                 response.force_close()
         return response
 

@@ -13,6 +13,7 @@ from sandpty.server.auth import Principal
 from sandpty.server.context import Context
 from sandpty.server.dialects.hyperbrowser import models
 from sandpty.server.dialects.hyperbrowser.errors import HyperbrowserError, bad_request, json_response, not_found
+from sandpty.server.dialects.hyperbrowser.requests import number
 from sandpty.server.dialects.hyperbrowser.tokens import iso
 from sandpty.wire.templates import EVERYBODY, Template, parted
 from sandpty.wire.verbs import Sandbox
@@ -57,13 +58,10 @@ async def launch_template(context: Context, principal: Principal, name: str, id_
 
 def page_of(request: web.Request, default_limit: int = config.LIST_PAGE_MAX) -> tuple[int, int]:
     """(page, limit) of a list's query. Raises HyperbrowserError 400."""
-    values = []
-    for name, default in (("page", 1), ("limit", default_limit)):
-        text = request.query.get(name, str(default))
-        if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= 1_000_000):
-            raise bad_request(f"{name} is a number from 1, not {text[:32]!r}")
-        values.append(int(text))
-    return values[0], min(values[1], config.LIST_PAGE_MAX)
+    page, limit = number(request, "page"), number(request, "limit")
+    if page == 0 or limit == 0:
+        raise bad_request("page and limit are numbers from 1")
+    return page or 1, min(limit or default_limit, config.LIST_PAGE_MAX)
 
 
 class Images:

@@ -14,7 +14,7 @@ from sandpty.server.dialects.hyperbrowser import models, network, volumes
 from sandpty.server.dialects.hyperbrowser.errors import bad_request, json_response, not_found, unsupported
 from sandpty.server.dialects.hyperbrowser.images import image_name, launch_template, page_of
 from sandpty.server.dialects.hyperbrowser.ports import checked, exposed_ports
-from sandpty.server.dialects.hyperbrowser.requests import read_json
+from sandpty.server.dialects.hyperbrowser.requests import number, read_json
 from sandpty.server.dialects.hyperbrowser.snapshots import find
 from sandpty.server.dialects.hyperbrowser.tokens import iso, origin, running, runtime_url, session
 from sandpty.server.ports.policy import PortPolicy
@@ -109,7 +109,7 @@ class Sandboxes:
         status = request.query.get("status")
         if status is not None and status not in get_args(models.Status):
             raise bad_request(f"status is active, closed, error or close-error, not {status[:32]!r}")
-        since, until = _time(request, "start"), _time(request, "end")
+        since, until = number(request, "start"), number(request, "end")
         search = request.query.get("search", "").lower()
         live = [self._listed(request, sandbox) for sandbox in self._registry.list(principal)]
         closed = [self._closed(request, ended) for ended in self._registry.ended.list(principal.id)]
@@ -182,13 +182,3 @@ def _with_token(listed: models.SandboxListed, token: str | None, expires: str | 
 
 def _without_token(detail: models.SandboxListed) -> models.SandboxListed:
     return models.SandboxListed(**{name: getattr(detail, name) for name in models.SandboxListed.__struct_fields__})
-
-
-def _time(request: web.Request, name: str) -> int | None:
-    """Milliseconds. Raises HyperbrowserError 400."""
-    text = request.query.get(name)
-    if text is None or text == "":
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) < 16):
-        raise bad_request(f"{name} is a time in milliseconds, not {text[:32]!r}")
-    return int(text)
