@@ -255,6 +255,7 @@ void connections_child_gone(pid_t child);
 void attach_begin(struct connection *connection, struct process *process, uint64_t start);
 struct problem attach_origin(const struct process *process, uint8_t from, uint64_t value, uint64_t *start);
 void attach_pump(struct connection *connection);
+void attach_deaf(struct connection *connection); /* input is not taken: no ACK is read, and none is waited for */
 void attach_end(struct connection *connection);
 void attach_ack(struct connection *connection, uint64_t offset);
 void attach_moved(struct connection *connection);

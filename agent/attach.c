@@ -12,9 +12,15 @@ static uint64_t credit(const struct process *process) {
     return process->log.size / 4 < CREDIT_BYTES ? process->log.size / 4 : CREDIT_BYTES;
 }
 
+/* Its ACKs lie behind input that the program does not take: they cannot be heard. What went into its socket counts for
+ * them then, or a program that takes no input before its output has gone would wait for itself. */
+static bool deaf(const struct connection *at) { return at->window == 0 || at->busy == BUSY_INPUT; }
+
+static uint64_t heard(const struct connection *at) { return at->busy == BUSY_INPUT ? at->cursor : at->acked; }
+
 /* Output waits for it and it has not moved for its stall time: then it holds nobody back. */
 static bool stalled(const struct process *process, const struct connection *at) {
-    if (at->stall_ns == UINT64_MAX || process->announced_end <= at->acked) return false;
+    if (at->stall_ns == UINT64_MAX || process->announced_end <= heard(at)) return false;
     return loop_now() >= at->moved_at + at->stall_ns;
 }
 
@@ -29,7 +35,7 @@ bool attachments_hold(struct process *process, uint64_t *look_again) {
         if (process->place_until < *look_again) *look_again = process->place_until;
     }
     for (struct connection *at = process->readers; at; at = at->next_reader) {
-        bool behind = process->log.end - at->acked > credit(process);
+        bool behind = process->log.end - heard(at) > credit(process);
         uint64_t until = at->stall_ns == UINT64_MAX ? UINT64_MAX : at->moved_at + at->stall_ns;
         if (stalled(process, at)) continue;
         live = true;
@@ -53,7 +59,8 @@ static void acknowledged(struct connection *connection, uint64_t offset) {
 void attach_moved(struct connection *connection) {
     if (!connection->attached) return;
     if (connection->window == 0 && buffer_length(&connection->out) == 0) acknowledged(connection, connection->cursor);
-    else if (connection->window == 0) connection->moved_at = loop_now();
+    else if (deaf(connection)) connection->moved_at = loop_now();
+    if (connection->busy == BUSY_INPUT && connection->process->flow_paused) process_update(connection->process);
 }
 
 void attach_ack(struct connection *connection, uint64_t offset) {
@@ -99,7 +106,7 @@ bool put_exit(struct buffer *out, const struct process *process) {
 
 static uint64_t sendable(const struct connection *connection) {
     uint64_t bytes = connection->process->log.end - connection->cursor;
-    if (connection->window == 0) return bytes;
+    if (deaf(connection)) return bytes;
     uint64_t on_the_way = connection->cursor - connection->acked;
     uint64_t room = on_the_way < connection->window ? connection->window - on_the_way : 0;
     return bytes < room ? bytes : room;
@@ -166,6 +173,11 @@ void attach_pump(struct connection *connection) {
     if (connection->exit_said && connection->window == 0 && buffer_length(&connection->out) == 0)
         shutdown(connection->source.fd, SHUT_WR);
     connection_update(connection);
+}
+
+void attach_deaf(struct connection *connection) {
+    attach_pump(connection);
+    if (connection->attached && connection->process->flow_paused) process_update(connection->process);
 }
 
 void attachments_pump(struct process *process) {

@@ -256,6 +256,10 @@ void connection_work(struct connection *connection) {
         if (!connection_flush(connection)) return;
         full = full && buffer_length(&connection->out) < OUT_HIGH_BYTES;
     }
+    if (connection->busy == BUSY_INPUT && connection->role == ROLE_ATTACHMENT) {
+        attach_deaf(connection);
+        if (connection->source.fd < 0) return;
+    }
     update(connection);
 }
 

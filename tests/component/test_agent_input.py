@@ -12,7 +12,7 @@ import pytest
 
 from sandpty.wire import frames
 from sandpty.wire.frames import AgentError, AgentErrorCode, Done, From, InputAck, ProcessInfo, Resized, Start, Started
-from tests.component.agent_peer import PIPES, SHELL, Agent, PeerClosedError, foreground, running_agent
+from tests.component.agent_peer import PIPES, PTY, SHELL, Agent, PeerClosedError, foreground, running_agent
 from tests.waiting import until_sync
 
 STDIN = PIPES | frames.StartFlags.STDIN
@@ -323,3 +323,19 @@ def test_reply_only_answers_started_and_closes(agent: Agent) -> None:
     with agent.attach(frames.Selector.process(started.process)) as viewer:
         viewer.type(b"here\n")
         viewer.read_until(b"here\r\nhere")
+
+
+@pytest.mark.parametrize("flags", [STDIN, PTY], ids=["pipes", "terminal"])
+def test_a_program_that_writes_before_it_reads_is_not_held_by_its_own_input(
+    agent: Agent, flags: frames.StartFlags
+) -> None:
+    """The reader's acknowledgements lie behind input that waits; the output that must go first goes, without a gap."""
+    program = "stty raw -echo 2>/dev/null; echo ready; head -c 300000 /dev/zero; head -c 150000 | wc -c"
+    settings = {"flags": flags, "window": 4096, "stall_ms": frames.NEVER_MS, "log_bytes": 65536}
+    with agent.start("sh", "-c", program, **settings) as attachment:
+        attachment.read_until(b"ready")
+        attachment.type(b"x" * 150_000)
+        attachment.acknowledge = True
+        exit_ = attachment.read_exit()
+    assert (exit_.value, attachment.seen.gaps) == (0, [])
+    assert attachment.seen.data.replace(b"\r", b"").strip() == b"ready\n" + b"\0" * 300_000 + b"150000"
