@@ -166,7 +166,8 @@ def test_images_are_this_servers_templates(hyperbrowser: Hyperbrowser) -> None:
     assert names == sorted(names)
     assert images.total_count == len(names)
     assert [image.image_name for image in hyperbrowser.sandboxes.list_images({"search": "bas"}).images] == ["base"]
-    assert hyperbrowser.sandboxes.list_images({"sources": ["team"]}).images == []
+    own = hyperbrowser.sandboxes.list_images({"sources": ["team"]}).images  # other tests may have built some
+    assert not {"base", "node", "python"} & {image.image_name for image in own}
     assert hyperbrowser.sandboxes.find_ready_image("base") is None  # it looks for a team's own, and there are none
     base = hyperbrowser.sandboxes.list_images({"search": "base"}).images[0]
     sandbox = hyperbrowser.sandboxes.create(CreateSandboxParams(image_name="base", image_id=base.id))
@@ -199,7 +200,7 @@ async def test_a_teams_templates_are_its_images(server: RunningServer, ahyperbro
         await sandboxes.create(CreateSandboxParams(image_name="our-image:v3"))
     deleted = await sandboxes.delete_image(image.id)
     assert (deleted.deleted, deleted.image_name) == (True, "our-image")
-    assert (await sandboxes.list_images({"sources": ["team"]})).images == []
+    assert (await sandboxes.list_images({"sources": ["team"], "search": "our-image"})).images == []
     with pytest.raises(HyperbrowserError, match="not found"):
         await sandboxes.create(CreateSandboxParams(image_name="our-image"))
     await made.stop()
