@@ -29,6 +29,7 @@ from sandpty.wire.verbs import Limits
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+REFILL_DELAY_S = 0.02  # while others are ready: the shell of who has just taken one needs the processor more
 
 
 @dataclass(slots=True)
@@ -172,6 +173,8 @@ class Slots:
             self._refilling = self._background.spawn(self._refill(), "prepare slots")
 
     async def _refill(self) -> None:
+        if self._ready:
+            await asyncio.sleep(REFILL_DELAY_S)
         while not self._closed and len(self._ready) < config.SLOTS_READY:
             busy = self._used | self._ready.keys()
             slot = next((number for number in range(SLOTS_MAX) if number not in busy), None)
