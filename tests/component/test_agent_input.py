@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from sandpty.wire.frames import AgentError, AgentErrorCode, Done, From, InputAck
 from tests.component.agent_peer import PIPES, PTY, SHELL, Agent, PeerClosedError, foreground, running_agent
 from tests.waiting import until_sync
 
+SO_SNDBUFFORCE = 32  # Linux; not in the socket module
 STDIN = PIPES | frames.StartFlags.STDIN
 
 
@@ -325,17 +327,20 @@ def test_reply_only_answers_started_and_closes(agent: Agent) -> None:
         viewer.read_until(b"here\r\nhere")
 
 
-@pytest.mark.parametrize("flags", [STDIN, PTY], ids=["pipes", "terminal"])
+# More than the pipe or terminal and the agent hold together.
+@pytest.mark.parametrize(("flags", "size"), [(STDIN, 150_000), (PTY, 90_000)], ids=["pipes", "terminal"])
 def test_a_program_that_writes_before_it_reads_is_not_held_by_its_own_input(
-    agent: Agent, flags: frames.StartFlags
+    agent: Agent, flags: frames.StartFlags, size: int
 ) -> None:
     """The reader's acknowledgements lie behind input that waits; the output that must go first goes, without a gap."""
-    program = "stty raw -echo 2>/dev/null; echo ready; head -c 300000 /dev/zero; head -c 150000 | wc -c"
+    program = f"stty raw -echo 2>/dev/null; echo ready; head -c 300000 /dev/zero; head -c {size} | wc -c"
     settings = {"flags": flags, "window": 4096, "stall_ms": frames.NEVER_MS, "log_bytes": 65536}
     with agent.start("sh", "-c", program, **settings) as attachment:
         attachment.read_until(b"ready")
-        attachment.type(b"x" * 150_000)
+        # This peer waits for each of its ACKs to be taken by the socket: there must be room for all of them.
+        attachment.socket.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, 16 * 1024 * 1024)
+        attachment.type(b"x" * size)
         attachment.acknowledge = True
         exit_ = attachment.read_exit()
     assert (exit_.value, attachment.seen.gaps) == (0, [])
-    assert attachment.seen.data.replace(b"\r", b"").strip() == b"ready\n" + b"\0" * 300_000 + b"150000"
+    assert attachment.seen.data.replace(b"\r", b"").strip() == b"ready\n" + b"\0" * 300_000 + b"%d" % size
