@@ -168,6 +168,7 @@ POOL_SIZE: Final = 4  # warm sandboxes kept per template: claim -> prompt is 2 m
 CREATES_IN_PARALLEL: Final = 4  # cold starts at once: more only fight over the cgroup locks
 EVENTS_QUEUED_MAX: Final = 10_000  # per watching connection; one that is further behind is cut off and lists again
 SUPERVISOR_CONNECTIONS_MAX: Final = 64  # there is one server; more is a mistake
+LIST_PAGE_BYTES: Final = 2 * 1024 * 1024  # of sandboxes in one answer, half a message: one of them fits in any case
 SUPERVISOR_REQUESTS_MAX: Final = 512  # unanswered per connection; above it reading pauses
 SNAPSHOTS_MAX: Final = 500  # per team, forks under way included
 SNAPSHOTS_BYTES_MAX: Final = 256 * 1024**3  # per team, as they lie on the disk

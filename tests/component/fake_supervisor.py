@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import msgspec
 
 from sandpty.wire import verbs
-from sandpty.wire.verbs import Failure, Host, Limits, Message, Request, Sandbox
+from sandpty.wire.verbs import EndReason, Failure, Host, Limits, Message, Request, Sandbox
 
 
 class FakeSupervisor:
@@ -24,6 +25,7 @@ class FakeSupervisor:
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self.asked: list[str] = []  # verbs, in order
+        self.after: dict[str, list[Callable[[], None]]] = {}  # verb -> what happens once it was answered
         self.failing: dict[str, str] = {}  # verb -> reason it is refused with
 
     def add(self, sandbox_id: str, socket: Path, **annotations: Any) -> Sandbox:
@@ -47,27 +49,32 @@ class FakeSupervisor:
         self._tell("changed", sandbox)
         return sandbox
 
+    def end(self, sandbox_id: str, reason: EndReason = "agent_exited") -> None:
+        self._tell("ended", msgspec.structs.replace(self.sandboxes.pop(sandbox_id), ended=reason))
+
     def _tell(self, event: str, sandbox: Sandbox) -> None:
         for writer in self._writers:
             writer.write(verbs.pack(Message(event=event, sandbox=sandbox)))
 
     def _answer(self, request: Request) -> Any:
         self.asked.append(request.verb)
+        for work in self.after.pop(request.verb, ()):  # is on the wire together with the answer
+            asyncio.get_running_loop().call_soon(work)
         args = msgspec.json.decode(request.args)
         match request.verb:
             case "hello":
                 return Host(version=1, tier="fake", isolated=False, runtime="none", facts={}, pid=0)
             case "list":
                 return {"sandboxes": list(self.sandboxes.values())}
+            case "create":
+                return self.add("icreated", Path("/nonexistent"))
             case "templates" | "ended":
                 return {request.verb: []}
             case "kill":
-                sandbox = msgspec.structs.replace(self.sandboxes.pop(args["id"]), ended="killed")
-                self._tell("ended", sandbox)
-                return {}
-            case "pause":
-                sandbox = msgspec.structs.replace(self.sandboxes[args["id"]], state="paused")
-                self.sandboxes[sandbox.id] = sandbox
+                self.end(args["id"], "killed")
+            case "pause" | "annotate":
+                fields = {"state": "paused"} if request.verb == "pause" else {"annotations": args["annotations"]}
+                sandbox = self.sandboxes[args["id"]] = msgspec.structs.replace(self.sandboxes[args["id"]], **fields)
                 self._tell("changed", sandbox)
                 return sandbox
         return {}

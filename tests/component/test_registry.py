@@ -14,9 +14,11 @@ import pytest_asyncio
 
 from sandpty import config
 from sandpty.server.auth import Authenticator, Principal
+from sandpty.server.creation import CreateSpec
 from sandpty.server.deadline import end_at
-from sandpty.server.registry import CreateSpec, Registry
+from sandpty.server.registry import Registry
 from sandpty.wire.errors import SandptyError
+from sandpty.wire.verbs import Sandbox
 from tests.component.fake_supervisor import FakeSupervisor
 from tests.waiting import until
 
@@ -71,6 +73,32 @@ async def test_an_answer_that_comes_late_does_not_undo_what_happened_since(
     await until(lambda: registry.get("i1").state == "paused")
     registry.remember(msgspec.structs.replace(sandbox, state="running", revision=2))
     assert registry.get("i1").state == "paused"
+
+
+async def test_what_ends_while_the_server_learns_of_it_is_not_taken_for_living(supervisor: FakeSupervisor) -> None:
+    """The word of its end comes together with the list that has it, or with the answer to its create."""
+    supervisor.add("i1", SOCKET)
+    supervisor.after = {"list": [lambda: supervisor.end("i1")], "create": [lambda: supervisor.end("icreated")]}
+    async with Registry(str(supervisor.path)) as registry:
+        assert _ids(registry) == []
+        await registry.create(CreateSpec(), ME)
+        assert _ids(registry) == []
+
+
+async def test_changes_of_a_sandboxs_metadata_at_the_same_time_all_count(
+    supervisor: FakeSupervisor, registry: Registry
+) -> None:
+    """One after the other, however many wait and whenever they come."""
+    supervisor.add("i1", SOCKET)
+    await until(lambda: _ids(registry) == ["i1"])
+
+    def add(word: str) -> asyncio.Task[Sandbox]:
+        return asyncio.create_task(registry.annotate("i1", ME, lambda before: {**before, word: True}))
+
+    first, second = add("one"), add("two")
+    await first
+    await asyncio.gather(second, add("three"))
+    assert {"one", "two", "three"} <= registry.get("i1").annotations.keys()
 
 
 async def test_a_sandbox_of_somebody_else_does_not_exist(supervisor: FakeSupervisor, registry: Registry) -> None:

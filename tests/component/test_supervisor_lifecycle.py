@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from sandpty.server.registry import Registry
 from sandpty.supervisor import state
 from sandpty.wire.errors import SandptyError
 from tests.component.supervisor_peer import Peer, Supervised, alive, attempt, fds, group, number, run, supervised
@@ -283,6 +284,12 @@ async def test_thirty_creates_at_once_all_succeed_and_leave_nothing(host: Superv
     made = await asyncio.gather(*(peer.create() for _ in range(30)))
     assert len({sandbox["id"] for sandbox in made}) == 30
     assert len({sandbox["pid"] for sandbox in made}) == 30
+    # More words about them than one message holds: a server that comes now still learns of all.
+    words = {"metadata": {"text": "x" * 200_000}}
+    await asyncio.gather(*(peer.call("annotate", id=sandbox["id"], annotations=words) for sandbox in made))
+    async with Registry(str(host.data.supervisor_socket)) as registry:
+        known = {sandbox.id: sandbox.annotations for sandbox in registry.everyone()}
+    assert [known[sandbox["id"]] for sandbox in made] == [words] * 30
     await asyncio.gather(*(peer.call("kill", id=sandbox["id"]) for sandbox in made))
     assert not (await peer.ids()) & {sandbox["id"] for sandbox in made}
     await until(lambda: fds(pid) <= before + 30, 10, "descriptors")  # prepared slots hold some

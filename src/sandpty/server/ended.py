@@ -34,6 +34,9 @@ class EndedSandboxes:
         """It lives after all."""
         self._ended.pop(sandbox_id, None)
 
+    def knows(self, sandbox_id: str) -> bool:
+        return sandbox_id in self._ended
+
     def get(self, sandbox_id: str, owner: str) -> EndedSandbox | None:
         found = self._ended.get(sandbox_id)
         return found if found is not None and found.sandbox.owner == owner else None

@@ -10,48 +10,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal
-
-import msgspec
+from typing import Any
 
 from sandpty import config
 from sandpty.server import readiness
 from sandpty.server.auth import Principal
+from sandpty.server.creation import CreateSpec, Creation, check_annotations
 from sandpty.server.deadline import end_at
 from sandpty.server.ended import EndedSandboxes
-from sandpty.server.idempotency import Key, Once
 from sandpty.server.snapshots import Snapshots
 from sandpty.server.supervisor_client import EndedList, SupervisorClient
 from sandpty.server.templates import Teams, Templates
 from sandpty.server.volumes import Volumes
 from sandpty.wire import verbs
 from sandpty.wire.errors import SandptyError
-from sandpty.wire.first_shell import FirstShell
-from sandpty.wire.verbs import Limits, NetworkPolicy, Sandbox, VolumeMount
+from sandpty.wire.verbs import NetworkPolicy, Sandbox
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class CreateSpec:
-    """What a client wants. `extras` goes into the annotations under the dialect's name."""
-
-    template: str = "base"
-    timeout_s: float = config.SANDBOX_TIMEOUT_S
-    on_timeout: Literal["kill", "pause", "pause_disk"] = "kill"
-    metadata: dict[str, str] = field(default_factory=dict)
-    env: dict[str, str] = field(default_factory=dict)
-    internet: bool = True
-    network: NetworkPolicy = field(default_factory=NetworkPolicy)
-    limits: Limits | None = None
-    auto_resume: bool = False  # paused with its memory, it goes on by itself when somebody uses it
-    extras: dict[str, Any] = field(default_factory=dict)
-    first_shell: FirstShell | None = None
-    volumes: tuple[VolumeMount, ...] = ()  # by id or name
 
 
 def wakes(sandbox: Sandbox) -> bool:
@@ -78,11 +55,11 @@ class Registry:
         self.on_new: list[Callable[[Sandbox], None]] = []  # called for each sandbox that was not known
         self.on_gone: list[Callable[[str], None]] = []  # by id, when one is no more
         self.ended = EndedSandboxes()
-        self._annotating: dict[str, asyncio.Lock] = {}
+        self._annotating: dict[str, asyncio.Lock] = {}  # by sandbox
         self.snapshots = Snapshots(self, self._client)
         self.volumes = Volumes(self._client)
         self.templates = Templates(self._client, teams)
-        self._once = Once(self._by_key)
+        self._creation = Creation(self, self._by_key)
 
     async def __aenter__(self) -> Registry:
         await self._client.__aenter__()
@@ -97,7 +74,7 @@ class Registry:
     async def __aexit__(self, *_: object) -> None:
         for waking in self._waking.values():
             waking.cancel()
-        self._once.close()
+        self._creation.close()
         await self._client.__aexit__()
 
     async def _learn_ended(self) -> None:
@@ -144,11 +121,12 @@ class Registry:
             self._cut(sandbox.id)
 
     def _forget(self, sandbox: Sandbox) -> None:
+        self.ended.add(sandbox)
         if self._sandboxes.pop(sandbox.id, None) is not None:
             self._tokens.pop(sandbox.annotations.get("token", ""), None)
             if key := sandbox.annotations.get("idempotency"):
                 self._keys.pop(key["id"], None)
-            self.ended.add(sandbox)
+            self._annotating.pop(sandbox.id, None)
             for tell_gone in self.on_gone:
                 tell_gone(sandbox.id)
         self._cut(sandbox.id)
@@ -249,6 +227,11 @@ class Registry:
         mine = (sandbox for sandbox in self._sandboxes.values() if sandbox.owner == principal.id)
         return sorted(mine, key=lambda sandbox: (sandbox.started_at, sandbox.id))
 
+    @property
+    def count(self) -> int:
+        """Of everybody's sandboxes."""
+        return len(self._sandboxes)
+
     def count_by_state(self) -> dict[str, int]:
         """Of everybody's sandboxes."""
         counts = {"running": 0, "paused": 0}
@@ -275,77 +258,22 @@ class Registry:
     # --- changes ---
 
     async def create(self, spec: CreateSpec, principal: Principal, idempotency_key: str = "") -> Sandbox:
-        """With an idempotency key: the sandbox that was made under it, if it still lives.
+        """As `Creation.create`."""
+        return await self._creation.create(spec, principal, idempotency_key)
 
-        Raises bad_timeout, no_such_template, limit, no_space, runtime_failed, supervisor_down, too_large, conflict.
-        """
-        if not idempotency_key:
-            return await self._create(spec, principal, None)
-        key = Key.of(principal, idempotency_key, msgspec.json.encode(spec))
-        return await self._once.create(key, lambda: self._create(spec, principal, key))
-
-    async def _create(self, spec: CreateSpec, principal: Principal, key: Key | None) -> Sandbox:
-        if len(self._sandboxes) >= config.SANDBOXES_MAX:
-            raise SandptyError("limit", f"this host holds its {config.SANDBOXES_MAX} sandboxes already")
-        annotations = {
-            "metadata": spec.metadata,
-            "env": spec.env,
-            "token": secrets.token_hex(32),
-            "template": spec.template,
-            "auto_resume": spec.auto_resume,
-            "key": principal.key,
-            **({"idempotency": msgspec.to_builtins(key)} if key is not None else {}),
-            **spec.extras,
-        }
-        if len(msgspec.json.encode(annotations)) > config.METADATA_BYTES:
-            raise SandptyError("too_large", f"metadata and environment are over {config.METADATA_BYTES} bytes")
-        args = verbs.CreateArgs(
-            template=spec.template,
-            end_at=end_at(spec.timeout_s),
-            on_timeout=spec.on_timeout,
-            limits=spec.limits,
-            internet=spec.internet,
-            network=spec.network,
-            owner=principal.id,
-            annotations=annotations,
-            first_shell=None if spec.env else spec.first_shell,  # with more in its environment it is another shell
-            volumes=await self.volumes.resolved(spec.volumes, principal),
-        )
-        sandbox = await self._made(args, principal)
-        self.remember(sandbox)
-        return await self.until_ready(sandbox)
-
-    async def until_ready(self, sandbox: Sandbox) -> Sandbox:
-        """Wait for a sandbox that has just booted. Raises not_ready, after which it is gone."""
-        if not readiness.has_to_start(sandbox):
-            return sandbox
-        try:
-            await readiness.until_booted(sandbox)
-        except SandptyError as error:
-            log.warning("sandbox %s is not ready: %s", sandbox.id, error)
-            await self.remove(sandbox)
-            raise
-        return self._sandboxes.get(sandbox.id, sandbox)
-
-    async def _made(self, args: verbs.CreateArgs, principal: Principal) -> Sandbox:
-        """From the template of that name, or else from the principal's snapshot."""
-        try:
-            return await self._client.call("create", args, Sandbox)
-        except SandptyError as error:
-            if error.reason.name != "no_such_template":
+    async def make(self, args: verbs.CreateArgs) -> Sandbox:
+        """One that is ready. Raises what the supervisor refuses it with; not_ready, after which it is gone."""
+        sandbox = await self._client.call("create", args, Sandbox)
+        if not self.ended.knows(sandbox.id):  # the word of that may be here before the answer
+            self.remember(sandbox)
+        if readiness.has_to_start(sandbox):
+            try:
+                await readiness.until_booted(sandbox)
+            except SandptyError as error:
+                log.warning("sandbox %s is not ready: %s", sandbox.id, error)
+                await self.remove(sandbox)
                 raise
-            return await self._client.call("create", await self._origin(args, principal, error), Sandbox)
-
-    async def _origin(self, args: verbs.CreateArgs, principal: Principal, error: SandptyError) -> verbs.CreateArgs:
-        """What else the name may mean: another team's template, or a snapshot. Raises `error`."""
-        with contextlib.suppress(SandptyError):
-            if "/" in args.template:
-                exact = await self.templates.exact(args.template, principal)
-                return msgspec.structs.replace(args, template=exact)
-        with contextlib.suppress(SandptyError):
-            snapshot = await self.snapshots.find(args.template, principal)
-            return msgspec.structs.replace(args, template=snapshot.id, snapshot=snapshot.id)
-        raise error from None
+        return self._sandboxes.get(sandbox.id, sandbox)
 
     async def kill(self, sandbox_id: str, principal: Principal) -> None:
         """Returns once everything in it is gone; its streams are cut at once."""
@@ -388,16 +316,11 @@ class Registry:
         self, sandbox_id: str, principal: Principal, change: Callable[[dict[str, Any]], dict[str, Any]]
     ) -> Sandbox:
         """Replace the annotations by what `change` makes of them; one change after the other. Raises too_large."""
-        lock = self._annotating.setdefault(sandbox_id, asyncio.Lock())
-        try:
-            async with lock:
-                annotations = change(dict(self.get(sandbox_id, principal).annotations))
-                if len(msgspec.json.encode(annotations)) > config.METADATA_BYTES:
-                    raise SandptyError("too_large", f"metadata and environment are over {config.METADATA_BYTES} bytes")
-                return await self._change("annotate", {"id": sandbox_id, "annotations": annotations})
-        finally:
-            if not lock.locked():
-                self._annotating.pop(sandbox_id, None)
+        self.get(sandbox_id, principal)
+        async with self._annotating.setdefault(sandbox_id, asyncio.Lock()):
+            annotations = change(dict(self.get(sandbox_id, principal).annotations))
+            check_annotations(annotations)
+            return await self._change("annotate", {"id": sandbox_id, "annotations": annotations})
 
     async def set_network(
         self, sandbox_id: str, principal: Principal, internet: bool, policy: NetworkPolicy

@@ -7,6 +7,7 @@ them: `4f0…`, `4f0…:default`, `clean`, `clean:v2`, `team/clean`, `team/clean
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import secrets
 from collections.abc import Sequence
@@ -32,11 +33,8 @@ class Sandboxes(Protocol):
     def get(self, sandbox_id: str, principal: Principal | None = None) -> Sandbox:
         """Raises no_such_sandbox."""
 
-    def remember(self, sandbox: Sandbox) -> None:
-        """The supervisor has made it."""
-
-    async def until_ready(self, sandbox: Sandbox) -> Sandbox:
-        """Wait for one that has just booted."""
+    async def make(self, args: verbs.CreateArgs) -> Sandbox:
+        """One that is ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +83,7 @@ class Snapshots:
 
     async def list(self, principal: Principal, sandbox_id: str = "", name: str = "") -> Sequence[Snapshot]:
         """The principal's, oldest first; of one sandbox, or of one name."""
-        listed = await self._client.call("snapshots", {}, SnapshotList)
+        listed = await self._client.call("snapshots", {"owner": principal.id}, SnapshotList)
         reference = Reference.parse(name) if name else None
         return [
             snapshot
@@ -127,7 +125,8 @@ class Snapshots:
             children = (self._child(source, snapshot, ends, principal) for _ in range(count))
             results = await asyncio.gather(*children, return_exceptions=True)
         finally:
-            await self._client.call("delete_snapshot", {"id": snapshot.id}, dict)
+            with contextlib.suppress(SandptyError):  # it goes by itself, and is not what was asked for
+                await self._client.call("delete_snapshot", {"id": snapshot.id}, dict)
         forks: list[Sandbox | SandptyError] = []
         for result in results:
             if not isinstance(result, Sandbox | SandptyError):
@@ -149,9 +148,7 @@ class Snapshots:
             owner=principal.id,
             annotations={**source.annotations, **own},
         )
-        sandbox = await self._client.call("create", args, Sandbox)
-        self._sandboxes.remember(sandbox)
-        return await self._sandboxes.until_ready(sandbox)
+        return await self._sandboxes.make(args)
 
 
 def _kept_name(name: str, principal: Principal) -> str:

@@ -21,10 +21,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class SandboxList(msgspec.Struct, frozen=True):
-    sandboxes: list[verbs.Sandbox]
-
-
 class SnapshotList(msgspec.Struct, frozen=True):
     snapshots: list[verbs.Snapshot]
 
@@ -60,6 +56,7 @@ class SupervisorClient:
         self._imports: dict[str, Callable[[ImportProgress], None]] = {}
         self._next_id = 0
         self._connected = asyncio.Event()
+        self._held: list[tuple[str, verbs.Sandbox, str]] | None = None  # events, while the list is on its way
         self._met = False  # whether the present attempt got as far as being connected
         self._task: asyncio.Task[None] | None = None
 
@@ -113,10 +110,7 @@ class SupervisorClient:
         # A lost connection must end the calls below too, and they wait on futures: so the listener fails those.
         listening.add_done_callback(lambda _: self._disconnect())
         try:
-            # Watch before list: an event between the two is told twice, never missed.
-            await self.call("watch", {}, dict)
-            listed = await self.call("list", {}, SandboxList)
-            self._on_list(listed.sandboxes)
+            await self._learn_sandboxes()
             await self._learn_keys()
             self._met = True
             self._connected.set()
@@ -124,6 +118,25 @@ class SupervisorClient:
         finally:
             listening.cancel()
             await asyncio.gather(listening, return_exceptions=True)
+
+    async def _learn_sandboxes(self) -> None:
+        """Watch before list: an event between the two is told twice, never missed.
+
+        What happens while the pages of the list come is told after it: it is newer than some of them.
+        """
+        self._held = []
+        await self.call("watch", {}, dict)
+        sandboxes: list[verbs.Sandbox] = []
+        more = True
+        while more:
+            after = sandboxes[-1].id if sandboxes else ""
+            page = await self.call("list", {"after": after}, verbs.SandboxList)
+            sandboxes += page.sandboxes
+            more = page.more
+        self._on_list(sandboxes)
+        held, self._held = self._held, None
+        for told in held:
+            self._on_event(*told)
 
     async def _learn_keys(self) -> None:
         if self._on_keys is None:
@@ -157,7 +170,11 @@ class SupervisorClient:
             else:
                 answer.set_result(message.ok if message.ok is not None else msgspec.Raw(b"{}"))
         elif message.event is not None and message.sandbox is not None:
-            self._on_event(message.event, message.sandbox, message.reason)
+            told = message.event, message.sandbox, message.reason
+            if self._held is None:
+                self._on_event(*told)
+            else:
+                self._held.append(told)
         elif message.progress is not None and (show := self._imports.get(message.progress.token)) is not None:
             show(message.progress)
         elif message.event == "keys" and message.keys is not None and self._on_keys is not None:

@@ -44,7 +44,7 @@ class Volumes:
 
     async def list(self, principal: Principal) -> Sequence[Volume]:
         """The principal's, oldest first."""
-        listed = await self._client.call("volumes", {}, VolumeList)
+        listed = await self._client.call("volumes", {"owner": principal.id}, VolumeList)
         return [volume for volume in listed.volumes if volume.owner == principal.id]
 
     async def find(self, reference: str, principal: Principal) -> Volume:

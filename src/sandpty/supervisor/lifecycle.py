@@ -80,8 +80,10 @@ class Sandboxes:
     def entries(self) -> dict[str, Entry]:
         return self._entries
 
-    def list(self) -> list[Sandbox]:
-        return [entry.meta.sandbox() for entry in self._entries.values() if entry.visible and entry.ended is None]
+    def list(self, after: str = "") -> list[Sandbox]:
+        """Those whose ids are behind `after`."""
+        shown = (each for each in self._entries.values() if each.visible and each.ended is None)
+        return [entry.meta.sandbox() for entry in shown if entry.meta.id > after]
 
     def _get(self, sandbox_id: str) -> Entry:
         entry = self._entries.get(sandbox_id)

@@ -39,6 +39,16 @@ class IdArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: str
 
 
+class ListArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    after: str = ""
+
+
+class OwnerArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`owner` None: everybody."""
+
+    owner: str | None = None
+
+
 class KillArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: str
     reason: verbs.EndReason = "killed"
@@ -189,8 +199,16 @@ class Service:
         args = msgspec.json.decode(raw, type=verbs.CreateArgs)
         return await self._sandboxes.create(args, self._pool.claim)
 
-    async def _list(self, raw: msgspec.Raw) -> dict[str, list[verbs.Sandbox]]:
-        return {"sandboxes": self._sandboxes.list()}
+    async def _list(self, raw: msgspec.Raw) -> verbs.SandboxList:
+        behind = sorted(self._sandboxes.list(msgspec.json.decode(raw, type=ListArgs).after), key=lambda each: each.id)
+        page: list[verbs.Sandbox] = []
+        room = config.LIST_PAGE_BYTES
+        for sandbox in behind:
+            room -= len(msgspec.json.encode(sandbox))
+            if page and room < 0:
+                break
+            page.append(sandbox)
+        return verbs.SandboxList(page, more=len(page) < len(behind))
 
     async def _kill(self, raw: msgspec.Raw) -> dict[str, Any]:
         args = msgspec.json.decode(raw, type=KillArgs)
@@ -213,7 +231,7 @@ class Service:
         return await self._sandboxes.snapshots.create(msgspec.json.decode(raw, type=verbs.SnapshotArgs))
 
     async def _snapshots(self, raw: msgspec.Raw) -> dict[str, list[verbs.Snapshot]]:
-        return {"snapshots": self._sandboxes.snapshots.list()}
+        return {"snapshots": self._sandboxes.snapshots.list(msgspec.json.decode(raw, type=OwnerArgs).owner)}
 
     async def _delete_snapshot(self, raw: msgspec.Raw) -> dict[str, Any]:
         await self._sandboxes.snapshots.delete(msgspec.json.decode(raw, type=IdArgs).id)

@@ -116,10 +116,14 @@ class Snapshots:
         """All, layers and those that are deleted too."""
         return self._kept.values()
 
-    def list(self) -> list[Snapshot]:
-        """Those that can be started from and were not made for a moment or a build only, oldest first."""
+    def list(self, owner: str | None) -> list[Snapshot]:
+        """Those that can be started from and were not made for a moment or a build only, oldest first.
+
+        Of one owner, or (None) of all.
+        """
         shown = (kept for kept in self._kept.values() if not (kept.deleted or kept.temporary or kept.layer))
-        return [kept.snapshot() for kept in sorted(shown, key=lambda kept: (kept.created_at, kept.id))]
+        mine = [kept.snapshot() for kept in shown if owner in (None, kept.owner)]
+        return sorted(mine, key=lambda snapshot: (snapshot.created_at, snapshot.id))
 
     def ready(self, snapshot_id: str, template: str, *, deleted: bool = False) -> Ready:
         """What a sandbox is made from that starts from the snapshot. Raises no_such_snapshot.

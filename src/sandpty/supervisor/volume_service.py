@@ -18,16 +18,13 @@ from sandpty import config
 from sandpty.isolation.background import Background
 from sandpty.supervisor.entry import Entry
 from sandpty.supervisor.lifecycle import Sandboxes
+from sandpty.supervisor.service import IdArgs, OwnerArgs
 from sandpty.templates.catalog import Catalog
 from sandpty.wire import verbs
 from sandpty.wire.verbs import Limits
 
 _PLACE = "/volume"
 _LIMITS = Limits(cpu_count=1.0, memory_mb=256, disk_mb=16, pids=96)  # 64 children of 1 MiB at most
-
-
-class IdArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    id: str
 
 
 class GrowArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,7 +55,7 @@ class VolumeService:
         return await self._volumes.create(msgspec.json.decode(raw, type=verbs.CreateVolumeArgs))
 
     async def _list(self, raw: msgspec.Raw) -> dict[str, list[verbs.Volume]]:
-        return {"volumes": self._volumes.list()}
+        return {"volumes": self._volumes.list(msgspec.json.decode(raw, type=OwnerArgs).owner)}
 
     async def _grow(self, raw: msgspec.Raw) -> verbs.Volume:
         args = msgspec.json.decode(raw, type=GrowArgs)

@@ -62,15 +62,17 @@ class Volumes:
 
     # --- questions ---
 
-    def list(self) -> list[Volume]:
-        """Oldest first."""
+    def list(self, owner: str | None) -> list[Volume]:
+        """Of one owner, or (None) of all; oldest first."""
         users: dict[str, list[str]] = {}
         for entry in self._sandboxes.entries.values():
             if entry.visible and entry.ended is None:
                 for volume_id in {mount.volume for mount in entry.meta.mounts}:
                     users.setdefault(volume_id, []).append(entry.meta.id)
-        kept = sorted(self._kept.values(), key=lambda volume: (volume.created_at, volume.id))
-        return [self._shown(volume, users.get(volume.id, [])) for volume in kept]
+        mine = [
+            self._shown(kept, users.get(kept.id, [])) for kept in self._kept.values() if owner in (None, kept.owner)
+        ]
+        return sorted(mine, key=lambda volume: (volume.created_at, volume.id))
 
     def get(self, volume_id: str) -> Kept:
         """Raises no_such_volume; volume_in_use while it grows."""

@@ -8,17 +8,17 @@ object. Requests carry an `id`, answers the same `id`; answers may come in any o
 |---|---|---|
 | hello | - | Host |
 | create | CreateArgs | Sandbox |
-| list | - | {"sandboxes": [Sandbox]} (running and paused) |
+| list | {"after"?: id} | SandboxList: running and paused, in the order of their ids, those behind `after` |
 | kill | {"id", "reason"?} | {} once it is gone |
 | pause | {"id", "memory": bool} | Sandbox |
 | resume | {"id", "end_at", "memory"?} | Sandbox; without memory it starts again from its files |
 | set_deadline | {"id", "end_at"} | Sandbox |
 | snapshot | SnapshotArgs | Snapshot: the sandbox's files, kept; it stands still meanwhile |
 | layer | {"owner", "key"} | Snapshot: the layer that was made under that key |
-| snapshots | - | {"snapshots": [Snapshot]} |
+| snapshots | {"owner"?} | {"snapshots": [Snapshot]}; of all without an owner |
 | delete_snapshot | {"id"} | {}; sandboxes that stand on it go on |
 | create_volume | CreateVolumeArgs | Volume |
-| volumes | - | {"volumes": [Volume]} |
+| volumes | {"owner"?} | {"volumes": [Volume]}; of all without an owner |
 | grow_volume | {"id", "disk_mb"} | Volume, larger than it was; nothing mounts it meanwhile |
 | delete_volume | {"id"} | {}; volume_in_use while a sandbox, running or paused, mounts it |
 | open_volume | {"id"} | OpenVolume: its files without a sandbox, for a while; asked again, for a while longer |
@@ -133,6 +133,13 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
     ended: EndReason | None = None
     revision: int = 0  # grows with every change: an answer may arrive after the word of what happened since
     volumes: tuple[VolumeMount, ...] = ()
+
+
+class SandboxList(msgspec.Struct, frozen=True):
+    """As many as one answer holds. `more`: there are others behind the last one."""
+
+    sandboxes: list[Sandbox]
+    more: bool = False
 
 
 class EndedSandbox(msgspec.Struct, frozen=True, kw_only=True):

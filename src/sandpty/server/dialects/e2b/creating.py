@@ -10,6 +10,7 @@ from aiohttp import web
 from sandpty import config
 from sandpty.server.auth import Principal
 from sandpty.server.context import Context
+from sandpty.server.creation import CreateSpec
 from sandpty.server.deadline import end_at
 from sandpty.server.dialects.e2b import control_models as models
 from sandpty.server.dialects.e2b import network, volumes
@@ -18,7 +19,6 @@ from sandpty.server.dialects.e2b.guard import Row
 from sandpty.server.dialects.e2b.replies import json_reply, sandbox_reply
 from sandpty.server.dialects.e2b.requests import is_novita, read_json
 from sandpty.server.ports.policy import new_policy
-from sandpty.server.registry import CreateSpec
 from sandpty.wire.errors import SandptyError
 
 CONNECT_ATTEMPTS = 3

@@ -10,6 +10,7 @@ from aiohttp import web
 from sandpty import config
 from sandpty.server.auth import Principal
 from sandpty.server.context import Context
+from sandpty.server.creation import CreateSpec
 from sandpty.server.dialects.hyperbrowser import models, network, volumes
 from sandpty.server.dialects.hyperbrowser.errors import bad_request, json_response, not_found, unsupported
 from sandpty.server.dialects.hyperbrowser.images import image_name, launch_template, page_of
@@ -18,7 +19,6 @@ from sandpty.server.dialects.hyperbrowser.requests import number, read_json
 from sandpty.server.dialects.hyperbrowser.snapshots import find
 from sandpty.server.dialects.hyperbrowser.tokens import iso, origin, running, runtime_url, session
 from sandpty.server.ports.policy import PortPolicy
-from sandpty.server.registry import CreateSpec
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import EndedSandbox, Limits, Sandbox
 

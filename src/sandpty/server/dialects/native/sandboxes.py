@@ -8,6 +8,7 @@ import msgspec
 from aiohttp import web
 
 from sandpty.server.context import Context
+from sandpty.server.creation import CreateSpec
 from sandpty.server.deadline import end_at
 from sandpty.server.dialects.native.answers import SANDBOX, answering, body, principal
 from sandpty.server.dialects.native.models import (
@@ -19,7 +20,6 @@ from sandpty.server.dialects.native.models import (
     sandbox_json,
     template_json,
 )
-from sandpty.server.registry import CreateSpec
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import VolumeMount
 
