@@ -108,13 +108,17 @@ def with_build(template: Template, build: Build) -> Template:
     builds = (*others[:place], build, *others[place:])
     kept = {each.id for each in builds}
     tags = tuple(tag for tag in template.tags if tag.build in kept)
-    return msgspec.structs.replace(template, builds=builds, tags=tags)
+    past = tuple(tag for tag in template.past_tags if tag.build in kept)
+    return msgspec.structs.replace(template, builds=builds, tags=tags, past_tags=past)
 
 
 def with_tags(template: Template, names: Sequence[str], build_id: str, now: float) -> Template:
-    """With these tags on that build, and on no other."""
+    """With these tags on that build, and on no other; what they named before is remembered for a while."""
+    moved = tuple(tag for tag in template.tags if tag.name in names)
     kept = tuple(tag for tag in template.tags if tag.name not in names)
-    return msgspec.structs.replace(template, tags=(*kept, *(Tag(name, build_id, now) for name in dict.fromkeys(names))))
+    new = (Tag(name, build_id, now) for name in dict.fromkeys(names))
+    past = (*template.past_tags, *moved)[-config.TEMPLATE_TAGS_MAX :]
+    return msgspec.structs.replace(template, tags=(*kept, *new), past_tags=past)
 
 
 def without_tags(template: Template, names: Sequence[str]) -> Template:
@@ -124,4 +128,8 @@ def without_tags(template: Template, names: Sequence[str]) -> Template:
     known = {tag.name for tag in template.tags}
     if missing := [name for name in names if name not in known]:
         raise SandptyError("no_such_template", f"template {template.name!r} has no tag {missing[0][:64]!r}")
-    return msgspec.structs.replace(template, tags=tuple(tag for tag in template.tags if tag.name not in names))
+
+    def others(tags: Sequence[Tag]) -> tuple[Tag, ...]:
+        return tuple(tag for tag in tags if tag.name not in names)
+
+    return msgspec.structs.replace(template, tags=others(template.tags), past_tags=others(template.past_tags))

@@ -82,7 +82,8 @@ class Tag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Template(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`state`: ready, building or failed; `detail` says what is going on. name: the first of its names, or its id.
 
-    owner: a team's id, or EVERYBODY. used_at, used_count: sandboxes made from it. Filled by the supervisor: name,
+    owner: a team's id, or EVERYBODY. past_tags: what tags named before, oldest first. used_at, used_count: sandboxes
+    made from it. Filled by the supervisor: name,
     aliases (the other names), state, detail, size_bytes, used_at, used_count, revision.
     """
 
@@ -99,6 +100,7 @@ class Template(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     updated_at: float = 0.0
     builds: tuple[Build, ...] = ()
     tags: tuple[Tag, ...] = ()
+    past_tags: tuple[Tag, ...] = ()
     used_at: float = 0.0
     used_count: int = 0
     revision: int = 0

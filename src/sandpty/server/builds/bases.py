@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sandpty.server.auth import Principal
+from sandpty.server.builds import ecr
 from sandpty.server.builds.log import BuildLog
 from sandpty.server.builds.recipe import BASE_STEP, Base, Situation
 from sandpty.server.registry import Registry
@@ -26,7 +27,7 @@ class Bases:
             raise SandptyError("bad_argument", base.refusal)
         if base.template:
             return await self._of_template(base.template)
-        if not base.username and (here := await self._here(base.image)) is not None:
+        if not base.username and base.aws is None and (here := await self._here(base.image)) is not None:
             return here
         return await self._imported(base, log)
 
@@ -58,7 +59,10 @@ class Bases:
                 told = progress.text
                 log.add(f"{progress.text} ({progress.percent:.0f} %)", step=BASE_STEP)
 
-        args = ImportArgs(reference=base.image, username=base.username, password=base.password)
+        username, password = base.username, base.password
+        if base.aws is not None:
+            username, password = await ecr.login(base.aws)
+        args = ImportArgs(reference=base.image, username=username, password=password)
         image = await self._client.import_image(args, show)
         log.add(f"{image.reference} is {image.digest}", step=BASE_STEP)
         for notice in image.notices:

@@ -27,6 +27,15 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # what `$
 
 
 @dataclass(frozen=True, slots=True)
+class AwsKeys:
+    """Of an account of AWS, which gives a password for its registry in exchange."""
+
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+    region: str
+
+
+@dataclass(frozen=True, slots=True)
 class Base:
     """What a build starts from: a template (as its team calls it) or an image, which may need an account.
 
@@ -37,6 +46,7 @@ class Base:
     image: str = ""
     username: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
+    aws: AwsKeys | None = None
     refusal: str = ""
 
 

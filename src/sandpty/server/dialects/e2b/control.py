@@ -15,6 +15,7 @@ from sandpty.server.dialects.e2b.network import Network
 from sandpty.server.dialects.e2b.novita import Novita
 from sandpty.server.dialects.e2b.sandboxes import Sandboxes
 from sandpty.server.dialects.e2b.snapshots import Snapshots
+from sandpty.server.dialects.e2b.tags import Tags
 from sandpty.server.dialects.e2b.teams import teams
 from sandpty.server.dialects.e2b.template_builds import UPLOADS, TemplateBuilds
 from sandpty.server.dialects.e2b.templates import Templates
@@ -34,6 +35,7 @@ def routes(context: Context) -> list[web.RouteDef]:
         *Sandboxes(context).routes(),
         *Snapshots(context).routes(),
         *builds.routes(),
+        *Tags(context).routes(),
         *Templates(context).routes(),
         *Network(context).routes(),
         *Volumes(context).routes(),

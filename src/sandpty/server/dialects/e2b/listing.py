@@ -78,19 +78,26 @@ class Page:
             raise bad_request("nextToken is not one of ours") from error
 
 
-def parse_limit(given: str | None) -> int:
+def parse_limit(given: str | None, name: str = "limit", usual: int = config.LIST_PAGE_MAX) -> int:
     """Items per page. Raises HttpError 400."""
-    limit = str(config.LIST_PAGE_MAX) if given is None else given
+    limit = str(usual) if given is None else given
     if not (limit.isascii() and limit.isdigit() and len(limit) <= 9 and 1 <= int(limit) <= config.LIST_PAGE_MAX):
-        raise bad_request(f"limit goes from 1 to {config.LIST_PAGE_MAX}, not {limit[:64]!r}")
+        raise bad_request(f"{name} goes from 1 to {config.LIST_PAGE_MAX}, not {limit[:64]!r}")
     return int(limit)
 
 
 def newest_first(items: list[tuple[Page, T]], limit: str | None, token: str | None) -> tuple[list[T], str | None]:
     """A page of items with their places, and the token of the next one if there is more. Raises HttpError 400."""
-    most = parse_limit(limit)
+    return page_of(items, parse_limit(limit), token)
+
+
+def page_of(
+    items: list[tuple[Page, T]], most: int, token: str | None, *, descending: bool = True
+) -> tuple[list[T], str | None]:
+    """As `newest_first`, or the other way round. Raises HttpError 400."""
     after = Page.parse(token) if token else None
-    found = sorted((item for item in items if after is None or item[0] < after), key=lambda item: item[0], reverse=True)
+    left = (item for item in items if after is None or (item[0] < after if descending else item[0] > after))
+    found = sorted(left, key=lambda item: item[0], reverse=descending)
     page = found[:most]
     return [item for _, item in page], page[-1][0].token() if len(found) > len(page) else None
 

@@ -11,7 +11,7 @@ from sandpty import config
 from sandpty.server.auth import Principal
 from sandpty.server.builds.builds import Wanted
 from sandpty.server.builds.log import LEVELS, Line
-from sandpty.server.builds.recipe import Base, Recipe, Step, StepKind
+from sandpty.server.builds.recipe import AwsKeys, Base, Recipe, Step, StepKind
 from sandpty.server.context import Context
 from sandpty.server.dialects.e2b import template_models as models
 from sandpty.server.dialects.e2b.errors import HttpError, bad_request, http_error
@@ -36,22 +36,25 @@ class UploadClaims(Claims, frozen=True, kw_only=True, tag="upload"):
 
 
 def base_of(body: models.StartBody) -> Base:
-    """An account of a kind that cannot be used lets the build fail, so that clients show the line that gave it."""
+    """What the build starts from."""
     if body.from_template:
         return Base(template=body.from_template, image=body.from_image)
     if ours := _OURS.get(body.from_image.removesuffix(":latest")):
         return Base(template=ours)
-    account = body.from_image_registry
-    if account is None:
-        return Base(image=body.from_image)
-    if account.type == "gcp":
-        return Base(image=body.from_image, username="_json_key", password=account.service_account_json)
-    if account.type != "registry":
-        kind = f"fromImageRegistry of type {account.type[:32]!r} cannot be used here"
-        return Base(
-            image=body.from_image, refusal=f"{kind}: get a password for the registry, and give it with the username"
-        )
-    return Base(image=body.from_image, username=account.username, password=account.password)
+    return _base_of_account(body.from_image, body.from_image_registry or models.ImageAccount())
+
+
+def _base_of_account(image: str, account: models.ImageAccount) -> Base:
+    """One of a kind that cannot be used lets the build fail, so that clients show the line that gave it."""
+    match account.type:
+        case "registry":
+            return Base(image=image, username=account.username, password=account.password)
+        case "gcp":
+            return Base(image=image, username="_json_key", password=account.service_account_json)
+        case "aws":
+            keys = AwsKeys(account.aws_access_key_id, account.aws_secret_access_key, account.aws_region)
+            return Base(image=image, aws=keys)
+    return Base(image=image, refusal=f"fromImageRegistry is of type registry, gcp or aws, not {account.type[:32]!r}")
 
 
 def recipe_of(body: models.StartBody) -> Recipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import msgspec
@@ -44,6 +45,9 @@ class ImageAccount(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     username: str = ""
     password: str = ""
     service_account_json: str = ""
+    aws_access_key_id: str = ""
+    aws_secret_access_key: str = ""
+    aws_region: str = ""
 
 
 class StartBody(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -158,3 +162,16 @@ def status_reply(template_id: str, build: Build, lines: list[Line], about: list[
 
 def tag_reply(tag: Tag) -> dict[str, Any]:
     return {"tag": tag.name, "buildID": tag.build, "createdAt": rfc3339(tag.assigned_at)}
+
+
+def assignment_reply(template: Template, tag: Tag) -> dict[str, Any]:
+    """That a tag was put on a build. Its id follows from what it says: the same assignment always has the same."""
+    build = template.build(tag.build)
+    name = f"{template.id} {tag.name} {tag.build} {tag.assigned_at!r}"
+    return {
+        "assignmentId": str(uuid.uuid5(uuid.UUID(NOBODY), name)),
+        "buildId": tag.build,
+        "assignedAt": rfc3339(tag.assigned_at),
+        "buildCreatedAt": rfc3339(build.created_at if build is not None else tag.assigned_at),
+        "buildFinishedAt": rfc3339(build.finished_at) if build is not None and build.finished_at else None,
+    }

@@ -1,27 +1,46 @@
-"""E2B's templates: lists, names, tags, who may use one, removal. How they are built: template_builds.py."""
+"""E2B's templates: lists, names, who may use one, removal. Tags: tags.py; how they are built: template_builds.py."""
 
 from __future__ import annotations
-
-import time
 
 import msgspec
 from aiohttp import web
 
+from sandpty.server import templates as core
 from sandpty.server.auth import Principal
 from sandpty.server.context import Context
 from sandpty.server.dialects.e2b import listing
 from sandpty.server.dialects.e2b import template_models as models
-from sandpty.server.dialects.e2b.errors import HttpError, bad_request
+from sandpty.server.dialects.e2b.errors import HttpError
 from sandpty.server.dialects.e2b.guard import Row
 from sandpty.server.dialects.e2b.replies import json_reply, no_content
 from sandpty.server.dialects.e2b.requests import read_json
-from sandpty.server.templates import Change, with_tags, without_tags
 from sandpty.wire.errors import SandptyError
-from sandpty.wire.templates import EVERYBODY, Template, parted
+from sandpty.wire.templates import EVERYBODY, Template
 
 
 def unknown(reference: str) -> HttpError:
     return HttpError(404, f"template '{reference[:128]}' not found")
+
+
+async def find(templates: core.Templates, request: web.Request, principal: Principal) -> Template:
+    """The template that the path names. Raises HttpError 404."""
+    reference = request.match_info["template"]
+    try:
+        return await templates.find(reference, principal)
+    except SandptyError as error:
+        if error.reason.name == "no_such_template":
+            raise unknown(reference) from error
+        raise
+
+
+async def change_of(templates: core.Templates, reference: str, principal: Principal, change: core.Change) -> Template:
+    """The template, changed. Raises HttpError 404, SandptyError."""
+    try:
+        return await templates.change(reference, principal, change)
+    except SandptyError as error:
+        if error.reason.name == "no_such_template":
+            raise unknown(reference) from error
+        raise
 
 
 class Templates:
@@ -38,11 +57,6 @@ class Templates:
             ("GET", "/v2/templates", self.list_pages),
             ("GET", "/default-templates", self.list_defaults),
             ("GET", "/templates/aliases/{template}", self.alias),
-            ("POST", "/templates/tags", self.assign_tags),
-            ("DELETE", "/templates/tags", self.remove_tags),
-            ("GET", "/templates/{template}/tags", self.tags),
-            ("GET", "/templates/{template}/tags/count", self.count_tags),
-            ("GET", "/templates/{template}/tags/exists", self.tag_exists),
             ("GET", "/templates/{template}", self.get),
             ("PATCH", "/templates/{template}", self.update),
             ("PATCH", "/v2/templates/{template}", self.update),
@@ -70,65 +84,16 @@ class Templates:
 
     async def alias(self, request: web.Request, principal: Principal) -> web.Response:
         """200 when the name is a template's that the team may use, else 404."""
-        template = await self._find(request, principal)
+        template = await find(self._templates, request, principal)
         return json_reply({"templateID": template.id, "public": template.public})
 
     async def get(self, request: web.Request, principal: Principal) -> web.Response:
-        template = await self._find(request, principal)
+        template = await find(self._templates, request, principal)
         places = [(listing.Page.at(build.created_at, build.id), build) for build in template.builds]
         page, token = listing.newest_first(places, request.query.get("limit"), request.query.get("nextToken"))
         headers = {} if token is None else {"X-Next-Token": token}
         builds = [models.build_reply(build) for build in page] if template.owner in (principal.id, EVERYBODY) else []
         return json_reply({**models.listed(template, principal), "builds": builds}, headers=headers)
-
-    async def _find(self, request: web.Request, principal: Principal) -> Template:
-        reference = request.match_info["template"]
-        try:
-            return await self._templates.find(reference, principal)
-        except SandptyError as error:
-            if error.reason.name == "no_such_template":
-                raise unknown(reference) from error
-            raise
-
-    # --- tags ---
-
-    async def tags(self, request: web.Request, principal: Principal) -> web.Response:
-        template = await self._find(request, principal)
-        return json_reply([models.tag_reply(tag) for tag in template.tags])
-
-    async def count_tags(self, request: web.Request, principal: Principal) -> web.Response:
-        return json_reply({"total": len((await self._find(request, principal)).tags)})
-
-    async def tag_exists(self, request: web.Request, principal: Principal) -> web.Response:
-        tag = request.query.get("tag", "")
-        if not tag:
-            raise bad_request("tag is required")
-        known = any(each.name == tag for each in (await self._find(request, principal)).tags)
-        return json_reply({"exists": known, "normalizedTag": tag})
-
-    async def assign_tags(self, request: web.Request, principal: Principal) -> web.Response:
-        """The build that `target` means gets the tags, wherever they were before."""
-        body = await read_json(request, models.AssignBody)
-        tag = parted(body.target)[1]
-        if not body.tags:
-            raise bad_request("tags are required")
-        assigned = ""
-
-        def change(template: Template) -> Template:
-            nonlocal assigned
-            build = template.tagged(tag) or template.build(tag)
-            if build is None:
-                raise unknown(body.target)
-            assigned = build.id
-            return with_tags(template, body.tags, build.id, time.time())
-
-        await self._change(body.target, principal, change)
-        return json_reply({"tags": body.tags, "buildID": assigned}, 201)
-
-    async def remove_tags(self, request: web.Request, principal: Principal) -> web.Response:
-        body = await read_json(request, models.RemoveBody)
-        await self._change(body.name, principal, lambda template: without_tags(template, body.tags))
-        return no_content()
 
     # --- change ---
 
@@ -138,16 +103,8 @@ class Templates:
         def change(template: Template) -> Template:
             return template if body.public is None else msgspec.structs.replace(template, public=body.public)
 
-        template = await self._change(request.match_info["template"], principal, change)
+        template = await change_of(self._templates, request.match_info["template"], principal, change)
         return json_reply({"names": models.names_of(template, principal)})
-
-    async def _change(self, reference: str, principal: Principal, change: Change) -> Template:
-        try:
-            return await self._templates.change(reference, principal, change)
-        except SandptyError as error:
-            if error.reason.name == "no_such_template":
-                raise unknown(reference) from error
-            raise
 
     async def delete(self, request: web.Request, principal: Principal) -> web.Response:
         """A template, or a snapshot, which E2B keeps as one."""
