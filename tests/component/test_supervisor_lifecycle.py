@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -225,17 +226,31 @@ async def test_pause_to_disk_keeps_files_and_ends_processes(peer: Peer) -> None:
     await peer.call("kill", id=sandbox["id"])
 
 
-async def test_a_pause_that_cannot_be_written_down_does_not_happen(host: Supervised, peer: Peer) -> None:
-    """The sandbox runs on, is known as running, and is paused once there is room again."""
+async def test_a_change_that_cannot_be_written_down_does_not_happen(host: Supervised, peer: Peer) -> None:
+    """The sandbox is what it was, and known as that; once there is room again it can be changed."""
     sandbox = await peer.create()
     in_the_way = host.data.sandboxes / sandbox["id"] / state.NEW_NAME
-    in_the_way.mkdir()
-    with pytest.raises(SandptyError, match="could not be") as caught:
-        await peer.call("pause", id=sandbox["id"], memory=False)
-    assert caught.value.reason.name == "runtime_failed"
-    assert await run(sandbox, "echo on") == "on\n"
-    in_the_way.rmdir()
-    assert (await peer.call("pause", id=sandbox["id"], memory=False))["state"] == "paused"
+
+    async def refused_once(verb: str, **args: Any) -> Any:
+        before = next(each for each in (await peer.call("list"))["sandboxes"] if each["id"] == sandbox["id"])
+        in_the_way.mkdir()
+        with pytest.raises(SandptyError, match="could not be") as caught:
+            await peer.call(verb, id=sandbox["id"], **args)
+        assert caught.value.reason.name == "runtime_failed"
+        in_the_way.rmdir()
+        after = next(each for each in (await peer.call("list"))["sandboxes"] if each["id"] == sandbox["id"])
+        assert {**after, "revision": 0, "boot_id": ""} == {**before, "revision": 0, "boot_id": ""}
+        if before["state"] == "running":
+            assert await run(sandbox, "echo on") == "on\n"
+        return await peer.call(verb, id=sandbox["id"], **args)
+
+    for memory in (True, False):
+        assert (await refused_once("pause", memory=memory))["state"] == "paused"
+        assert (await refused_once("resume", end_at=time.time() + 300))["state"] == "running"
+    await refused_once("set_deadline", end_at=time.time() + 200)
+    await refused_once("annotate", annotations={"a": 1})
+    await refused_once("network", internet=False, policy={})
+    assert (await attempt(sandbox, "ip route | grep default"))[0] != 0
     await peer.call("kill", id=sandbox["id"])
 
 

@@ -80,11 +80,18 @@ async def test_a_claim_without_internet_has_no_way_out(peer: Peer) -> None:
 
 
 async def test_a_warm_sandbox_that_died_is_not_given_out(host: Supervised, peer: Peer) -> None:
-    """The pool notices; the caller gets a living one."""
-    pids = [int(path.read_text()) for path in host.data.sandboxes.glob("*/pid")]
-    for pid in pids:
+    """The pool notices before anybody asks, and makes others; the caller gets a living one."""
+
+    def pids() -> list[int]:
+        return [int(path.read_text()) for path in host.data.sandboxes.glob("*/pid")]
+
+    before = pids()
+    for pid in before:
         os.kill(pid, 9)
-    await until(lambda: not any(alive(pid) for pid in pids), 5, "their end")
+    await until(lambda: not any(alive(pid) for pid in before), 5, "their end")
+    assert (await peer.create())["pid"] not in before
+    await until(lambda: warm(host) >= 2 and not set(pids()) & set(before), 20, "others")
     sandbox = await peer.create()
     assert await run(sandbox, "echo alive") == "alive\n"
-    await peer.call("kill", id=sandbox["id"])
+    for sandbox_id in await peer.ids():
+        await peer.call("kill", id=sandbox_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -123,7 +124,8 @@ async def test_shutdown_leaves_sandboxes_running_unless_told(host: Supervised) -
     assert host.start() is True
     async with host.peer() as peer:
         assert await peer.ids() == {sandbox["id"]}
-        await peer.call("shutdown", kill=True)
+        # One that is just being made is not forgotten.
+        await asyncio.gather(peer.create(), peer.call("shutdown", kill=True), return_exceptions=True)
     await until(lambda: not host.running(), 10)
     assert host.traces() == []
     assert not alive(sandbox["pid"])
@@ -132,9 +134,10 @@ async def test_shutdown_leaves_sandboxes_running_unless_told(host: Supervised) -
 
 
 async def test_half_made_sandboxes_are_cleaned_up_at_start(host: Supervised) -> None:
-    """A directory without meta.json, one that was being created, a socket without a sandbox."""
+    """A directory without meta.json, one that was being created or resumed, a socket without a sandbox."""
     async with host.peer() as peer:
-        sandbox = await peer.create()
+        sandbox, resumed = await peer.create(), await peer.create()
+        await run(resumed, "echo kept > /root/file; sync")
     watcher, pid = host.watcher_pid, host.supervisor_pid
     os.kill(watcher, signal.SIGKILL)
     os.kill(pid, signal.SIGKILL)
@@ -145,15 +148,20 @@ async def test_half_made_sandboxes_are_cleaned_up_at_start(host: Supervised) -> 
     (torn / "meta.json").write_text('{"id": "i')
     stray = host.data.agents / f"{state.new_id()}.sock"
     stray.touch()
-    meta_path = host.data.sandboxes / sandbox["id"] / "meta.json"
-    meta = json.loads(meta_path.read_text())
-    meta_path.write_text(json.dumps({**meta, "phase": "creating"}))
+    written = {sandbox["id"]: {"phase": "creating"}, resumed["id"]: {"phase": "stopped", "pid": 0, "start_time": 0}}
+    for sandbox_id, members in written.items():
+        meta_path = host.data.sandboxes / sandbox_id / "meta.json"
+        meta_path.write_text(json.dumps({**json.loads(meta_path.read_text()), **members}))
     host.start()
-    async with host.peer() as peer:
-        assert await peer.ids() == set()
-    await until(lambda: not list(host.data.sandboxes.iterdir()), 5, "the directories' end")
-    assert not stray.exists()
     assert not alive(sandbox["pid"])
+    assert not alive(resumed["pid"])
+    assert not stray.exists()
+    async with host.peer() as peer:
+        assert await peer.ids() == {resumed["id"]}
+        again = await peer.call("resume", id=resumed["id"], end_at=time.time() + 60)
+        assert await run(again, "cat /root/file") == "kept\n"
+        await peer.call("kill", id=resumed["id"])
+    await until(lambda: not list(host.data.sandboxes.iterdir()), 5, "the directories' end")
 
 
 async def test_after_a_restart_of_the_machine_only_sandboxes_paused_to_disk_are_left(host: Supervised) -> None:

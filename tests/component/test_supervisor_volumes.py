@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -267,12 +268,18 @@ async def test_the_files_of_a_volume_are_served_without_a_sandbox(peer: Peer) ->
 
 
 async def test_volumes_survive_the_supervisor_and_what_was_half_made_does_not(host: Supervised) -> None:
-    """kill -9: a sandbox that lives on and one that starts afterwards still share one file system."""
+    """kill -9: a sandbox that lives on and one that starts afterwards still share one file system.
+
+    What cannot be read is left alone: it is somebody's data.
+    """
     async with host.peer() as peer:
         volume = await made(peer)
         before = await mounting(peer, volume)
         await peer.call("open_volume", id=volume)
     (host.data.volumes / "halfmade").mkdir()
+    unreadable = host.data.volumes / "unreadable" / "volume.json"
+    unreadable.parent.mkdir()
+    unreadable.write_text("{")
     killed = host.kill_supervisor()
     await until(lambda: host.data.supervisor_socket.exists() and host.supervisor_pid != killed, 30, "the next one")
     async with await connected(host) as again:
@@ -284,7 +291,8 @@ async def test_volumes_survive_the_supervisor_and_what_was_half_made_does_not(ho
         assert (await refused(again.call("delete_volume", id=volume)))[0] == "volume_in_use"
         assert len(list(host.data.sandboxes.iterdir())) == 2  # and not what served files
         await clean(again)
-        await until(lambda: not list(host.data.volumes.iterdir()), 30, "what was half made to be gone")
+        await until(lambda: list(host.data.volumes.iterdir()) == [unreadable.parent], 30, "the half made's end")
+        shutil.rmtree(unreadable.parent)
 
 
 async def connected(host: Supervised) -> Peer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 
 import msgspec
@@ -106,6 +107,30 @@ def test_it_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     found = [entry.sandbox for entry in journal.read(HistoryArgs(owner="acme")).entries]
     assert found == [f"i{at:020d}" for at in range(100 - len(found), 100)]
     assert len(found) > 5
+
+
+def test_who_reads_while_it_is_written_misses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in the moment when the new file takes the old one's place."""
+    monkeypatch.setattr(config, "JOURNAL_BYTES", 2000)
+    journal = Journal(tmp_path)
+    begun, ending = threading.Event(), threading.Event()
+    holes: list[list[int]] = []
+
+    def look() -> None:
+        while not ending.is_set():
+            numbers = [int(entry.sandbox) for entry in journal.read(HistoryArgs(owner="acme")).entries]
+            if numbers != list(range(numbers[0], numbers[0] + len(numbers)) if numbers else ()):
+                holes.append(numbers)
+            begun.set()
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    begun.wait(30)
+    for number in range(3000):
+        journal.record("changed", sandbox(str(number)), "")
+    ending.set()
+    reader.join()
+    assert holes == []
 
 
 def test_torn_lines_cost_only_themselves(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from sandpty.isolation.driver import Layer
 from sandpty.isolation.idmap import IdRange
 
 READ_BYTES_MAX = 64 * 1024  # of a file that the guest may have written
+_ESCAPED = re.compile(rb"\\([0-7]{3})")  # blanks, newlines and backslashes in /proc/self/mounts
 _OPAQUE = "trusted.overlay.opaque"  # an upper directory with it hides the lower one
 
 
@@ -157,8 +159,8 @@ def remove_mountpoints(stage: Path) -> None:
 
 def unmount_below(directory: Path) -> None:
     """Take away every mount under `directory`, the last one first."""
-    lines = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    for line in reversed(lines):
-        if line.split()[1].startswith(f"{directory}/"):
+    for line in reversed(Path("/proc/self/mounts").read_bytes().splitlines()):
+        place = os.fsdecode(_ESCAPED.sub(lambda match: bytes([int(match[1], 8)]), line.split(b" ")[1]))
+        if place.startswith(f"{directory}/"):
             with contextlib.suppress(OSError):
-                syscalls.unmount(line.split()[1])
+                syscalls.unmount(place)

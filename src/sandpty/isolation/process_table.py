@@ -43,6 +43,8 @@ def used(pid: int) -> tuple[int, float]:
 
 def open_pidfd(started: Started) -> int:
     """A pidfd of exactly this process. Raises ProcessLookupError when it is gone (or its pid is another's now)."""
+    if started.pid <= 0:
+        raise ProcessLookupError(started.pid)
     pidfd = os.pidfd_open(started.pid)
     if is_alive(started):
         return pidfd

@@ -7,7 +7,7 @@ import logging
 import os
 
 from sandpty.config import DataDir
-from sandpty.isolation.driver import Driver, Plan
+from sandpty.isolation.driver import Driver, Plan, Started
 from sandpty.supervisor import state
 from sandpty.supervisor.entry import Entry
 from sandpty.supervisor.lifecycle import Sandboxes
@@ -20,7 +20,11 @@ log = logging.getLogger(__name__)
 async def adopt_all(data: DataDir, driver: Driver, sandboxes: Sandboxes, pool: Pool) -> None:
     """Take over what an earlier supervisor left. What cannot be taken over is removed; nothing is left half made."""
     for directory in sorted(data.sandboxes.iterdir()):
-        meta = state.read(directory)
+        try:
+            meta = state.read(directory)
+        except OSError as error:  # it may be another time
+            log.error("sandbox %s cannot be read and is left alone: %s", directory.name, error)
+            continue
         if meta is None or meta.tier != driver.name or meta.id != directory.name:
             log.warning("removing %s: it is not a complete sandbox of this tier", directory.name)
             await _remove_remains(driver, sandboxes, directory.name, meta, directory)
@@ -44,12 +48,10 @@ async def _adopt(driver: Driver, sandboxes: Sandboxes, pool: Pool, entry: Entry)
         except ProcessLookupError:
             alive = False
     if meta.phase == "stopped":
-        if meta.pid:
-            # The pause was cut short between its word and its deed, or a resume before its word.
-            entry.unfollow()
-            await driver.stop(entry.plan, meta.started)
-            meta.pid = meta.start_time = 0
-            entry.keep()
+        # The pause may have been cut short between its word and its deed, a resume before its word.
+        entry.unfollow()
+        await driver.stop(entry.plan, Started(0, 0) if rebooted else meta.started)
+        meta.pid = meta.start_time = 0
         log.info("kept %s (paused to disk)", meta.id)
     elif not alive:
         log.info("sandbox %s did not survive%s", meta.id, " the restart of the machine" if rebooted else "")

@@ -45,15 +45,15 @@ class Booting:
             entry.follow(self._ended)
         except ProcessLookupError:
             raise SandptyError("runtime_failed", "the agent ended at once") from None
-        entry.keep()
 
-    async def boot_again(self, entry: Entry) -> None:
-        """On the files of an earlier boot, with a new boot id. Raises SandptyError; it is stopped then, as before."""
+    async def boot_again(self, entry: Entry, end_at: float) -> None:
+        """On the files of an earlier boot, with a new boot id, until `end_at`. If it fails it is stopped, as before."""
         async with self.turn:
             entry.meta.boot_id = str(uuid.uuid4())
             try:
                 await self.boot(entry)
-            except (OSError, SandptyError) as error:
+                entry.change(phase="running", end_at=end_at)
+            except Exception as error:
                 entry.unfollow()
                 await self._driver.stop(entry.plan, entry.meta.started)
                 entry.meta.pid = entry.meta.start_time = 0

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from sandpty.isolation import process_table
 from sandpty.isolation.driver import Plan
 from sandpty.supervisor import state
+from sandpty.supervisor.checks import disk_error
 from sandpty.supervisor.state import Meta
 from sandpty.wire.verbs import EndReason
 
@@ -44,9 +47,34 @@ class Entry:
     def visible(self) -> bool:
         return self.meta.phase in ("running", "frozen", "stopped")
 
-    def keep(self, *, durable: bool = False) -> None:
+    def keep(self) -> None:
+        """Raises OSError."""
         self.meta.revision += 1
-        state.write(self.directory, self.meta, durable=durable)
+        state.write(self.directory, self.meta, durable=False)
+
+    def change(self, **members: Any) -> None:
+        """Of `meta`, here and on the disk; neither when the disk does not take it. Raises no_space, runtime_failed.
+
+        Of a sandbox that is nothing but files, this is on the disk when it returns: it must survive a power cut.
+        """
+        before = {name: getattr(self.meta, name) for name in members}
+        self._set(members)
+        self.meta.revision += 1
+        try:
+            state.write(self.directory, self.meta, durable=self.meta.phase == "stopped")
+        except OSError as error:
+            self._set(before)
+            raise disk_error(error) from error
+
+    def take_back(self, **members: Any) -> None:
+        """What was changed did not come true. Never raises: a disk that does not take it has the wrong word."""
+        self._set(members)
+        with contextlib.suppress(OSError):
+            self.keep()
+
+    def _set(self, members: Mapping[str, Any]) -> None:
+        for name, value in members.items():
+            setattr(self.meta, name, value)
 
     def follow(self, ended: Callable[[Entry], None]) -> None:
         """Call `ended` when the agent ends. Raises ProcessLookupError when it already has."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +22,7 @@ class KeptLines:
         self._old = directory / f"{name}.old.jsonl"
         self._bytes_max = bytes_max
         self._failing = False
+        self._turning = threading.Lock()
 
     def append(self, line: bytes) -> None:
         """A disk that is full costs history, not sandboxes: it never raises."""
@@ -31,21 +35,22 @@ class KeptLines:
             self._failing = True
 
     def _append(self, line: bytes) -> None:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), self._turning:
             if self._path.stat().st_size > self._bytes_max:
                 os.replace(self._path, self._old)
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            os.write(descriptor, line)
+            if os.write(descriptor, line) < len(line):  # what is left of a disk takes a part, and says nothing
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(descriptor)
 
     def read(self) -> Sequence[bytes]:
-        """Oldest first. One may be torn (a power cut)."""
-        found: list[bytes] = []
-        for path in (self._old, self._path):
-            try:
-                found += path.read_bytes().splitlines()
-            except FileNotFoundError:
-                continue
-        return found
+        """Oldest first. One may be torn (a power cut). From another thread than `append`'s, if you like."""
+        with contextlib.ExitStack() as opened:
+            files: list[BinaryIO] = []
+            with self._turning:  # or the newer file might take the older one's place between the two
+                for path in (self._old, self._path):
+                    with contextlib.suppress(FileNotFoundError):
+                        files.append(opened.enter_context(open(path, "rb")))
+            return [line for file in files for line in file.read().splitlines()]

@@ -73,6 +73,7 @@ class Sandboxes:
         self.deadline_changed = asyncio.Event()
         self.idle = asyncio.Event()  # no create under way: the pool may refill
         self.idle.set()
+        self.warm_ended: Callable[[], None] = lambda: None  # called when one did by itself
 
     # --- questions ---
 
@@ -148,14 +149,20 @@ class Sandboxes:
 
     def _hand_out(self, entry: Entry, args: CreateArgs) -> Sandbox:
         meta = entry.meta
-        meta.phase = "running"
-        meta.started_at, meta.end_at, meta.on_timeout = time.time(), args.end_at, args.on_timeout
-        meta.owner, meta.annotations = args.owner, args.annotations
         try:
-            entry.keep()
-        except OSError as error:
+            if not entry.alive:  # nobody would be told of its end
+                raise SandptyError("runtime_failed", "the agent ended at once")
+            entry.change(
+                phase="running",
+                started_at=time.time(),
+                end_at=args.end_at,
+                on_timeout=args.on_timeout,
+                owner=args.owner,
+                annotations=args.annotations,
+            )
+        except SandptyError:
             self._background.spawn(self.discard(entry), f"discard {meta.id}")
-            raise disk_error(error) from error
+            raise
         sandbox = meta.sandbox()
         # Told to the log after the answer is on its way: formatting and writing a line is a tenth of a warm create.
         asyncio.get_running_loop().call_soon(
@@ -216,7 +223,8 @@ class Sandboxes:
                 entry.directory.mkdir(mode=0o700)
                 entry.keep()
                 await self._booting.boot(entry, shells)
-            except (OSError, SandptyError) as error:
+                entry.keep()
+            except Exception as error:
                 log.warning("create %s failed: %s", entry.meta.id, error)
                 entry.ended = "failed"
                 await self._remove(entry)
@@ -240,6 +248,7 @@ class Sandboxes:
             if entry.meta.phase == "warm":
                 log.warning("warm sandbox %s ended by itself", entry.meta.id)
                 entry.ended = "failed"
+                self.warm_ended()
                 await self._remove(entry)
                 return
             oom = self._driver.stats(entry.plan, entry.meta.started).out_of_memory_kills > 0
@@ -332,42 +341,42 @@ class Sandboxes:
         async with self.held(sandbox_id) as entry:
             if entry.meta.phase != "running":
                 raise SandptyError("sandbox_paused", f"sandbox {sandbox_id} is paused and has no deadline")
-            entry.meta.end_at = end_at
-            return self.changed(entry, "deadline set")
+            entry.change(end_at=end_at)
+            return self.tell(entry, "deadline set")
 
     async def set_network(self, sandbox_id: str, internet: bool, policy: NetworkPolicy) -> Sandbox:
         """Replace the network policy. Once this returns no packet passes that it does not allow.
 
-        Raises bad_argument, unsupported; runtime_failed, after which the old one holds (or what both allow).
+        Raises bad_argument, unsupported, no_space; runtime_failed, after which the old one holds (or what both allow).
         """
         check_network(internet, policy, isolated=self._driver.isolated)
 
         async def work() -> Sandbox:
             async with self.held(sandbox_id) as entry:
-                meta = entry.meta
-                before = meta.internet, meta.network
-                meta.internet, meta.network = internet, policy
-                try:
-                    if meta.phase != "stopped":
-                        await self._driver.apply(entry.plan)
-                except SandptyError:
-                    meta.internet, meta.network = before
-                    raise
-                return self.changed(entry, "network set")
+                return await self.apply(entry, "network set", internet=internet, network=policy)
 
         return await self._background.finish(work(), f"network {sandbox_id}")
+
+    async def apply(self, entry: Entry, what: str, **members: Any) -> Sandbox:
+        """Change what the driver has to hold. If it does not, the old holds (or what both allow)."""
+        before = {name: getattr(entry.meta, name) for name in members}
+        entry.change(**members)
+        try:
+            if entry.meta.phase != "stopped":
+                await self._driver.apply(entry.plan)
+        except BaseException:
+            entry.take_back(**before)
+            raise
+        return self.tell(entry, what)
 
     async def annotate(self, sandbox_id: str, annotations: dict[str, Any]) -> Sandbox:
         check_annotations(annotations)
         async with self.held(sandbox_id) as entry:
-            entry.meta.annotations = annotations
-            return self.changed(entry, "annotated")
+            entry.change(annotations=annotations)
+            return self.tell(entry, "annotated")
 
-    def changed(self, entry: Entry, what: str) -> Sandbox:
-        try:
-            entry.keep()
-        except OSError as error:
-            raise disk_error(error) from error
+    def tell(self, entry: Entry, what: str) -> Sandbox:
+        """Everybody what has become of it."""
         log.info("%s %s", what, entry.meta.id)
         sandbox = entry.meta.sandbox()
         self._events.publish("changed", sandbox, what)

@@ -182,7 +182,7 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
         more={
             "usage": Usages(sandboxes, driver).verb,
             **remembering,
-            "set_memory": Resizing(sandboxes, driver, background).verb,
+            "set_memory": Resizing(sandboxes, background).verb,
             "certificate": certificates.verb(data),
             "layer": Layers(sandboxes.snapshots).verb,
             **template_verbs(records),

@@ -1,4 +1,8 @@
-"""Pause and resume: frozen with its memory, or ended with its files kept."""
+"""Pause and resume: frozen with its memory, or ended with its files kept.
+
+First the word on disk, then the deed: what the disk does not take does not happen, and whoever adopts the sandbox after
+a crash between the two does what was written.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,6 @@ from typing import Protocol
 from sandpty.isolation.background import Background
 from sandpty.isolation.driver import Driver
 from sandpty.supervisor.booting import Booting
-from sandpty.supervisor.checks import disk_error
 from sandpty.supervisor.entry import Entry
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import Sandbox
@@ -26,8 +29,8 @@ class Holder(Protocol):
     def held(self, sandbox_id: str) -> AbstractAsyncContextManager[Entry]:
         """The sandbox, locked."""
 
-    def changed(self, entry: Entry, what: str) -> Sandbox:
-        """Write it down and tell everybody."""
+    def tell(self, entry: Entry, what: str) -> Sandbox:
+        """Everybody what has become of it."""
 
 
 class Pausing:
@@ -51,10 +54,14 @@ class Pausing:
         return await self._background.finish(work(), f"pause {sandbox_id}")
 
     async def freeze(self, entry: Entry) -> Sandbox:
-        await self._driver.freeze(entry.plan)
-        entry.meta.phase = "frozen"
-        _ended_now(entry)
-        return self._sandboxes.changed(entry, "paused")
+        before = entry.meta.end_at
+        entry.change(phase="frozen", end_at=_ended_now(entry))
+        try:
+            await self._driver.freeze(entry.plan)
+        except BaseException:
+            entry.take_back(phase="running", end_at=before)
+            raise
+        return self._sandboxes.tell(entry, "paused")
 
     async def freeze_or_stop(self, entry: Entry) -> Sandbox:
         """At its deadline it must stand still: where nothing can freeze it (the process tier), its files are kept."""
@@ -68,21 +75,13 @@ class Pausing:
 
     async def stop(self, entry: Entry) -> Sandbox:
         meta = entry.meta
-        before = meta.phase, meta.end_at
-        # First the truth on disk: whoever finds "stopped" with a living agent finishes this.
-        meta.phase = "stopped"
-        _ended_now(entry)
-        try:
-            entry.keep(durable=True)
-        except OSError as error:
-            meta.phase, meta.end_at = before  # nothing has happened
-            raise disk_error(error) from error
+        entry.change(phase="stopped", end_at=_ended_now(entry))
         entry.unfollow()
         await self._driver.stop(entry.plan, meta.started)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(meta.socket)
-        meta.pid = meta.start_time = 0
-        return self._sandboxes.changed(entry, "paused to disk")
+        meta.pid = meta.start_time = 0  # not written: whoever adopts it looks what of it still runs
+        return self._sandboxes.tell(entry, "paused to disk")
 
     async def resume(self, sandbox_id: str, end_at: float, memory: bool = True) -> Sandbox:
         """Thaw, or (not `memory`, or paused without) start again from the kept files with a new boot id.
@@ -98,15 +97,23 @@ class Pausing:
                 if meta.phase == "frozen" and not memory:
                     await self.stop(entry)
                 if meta.phase == "frozen":
-                    await self._driver.thaw(entry.plan)
+                    await self._thaw(entry, end_at)
                 else:
-                    await self._booting.boot_again(entry)
-                meta.phase, meta.end_at = "running", end_at
-                return self._sandboxes.changed(entry, "resumed")
+                    await self._booting.boot_again(entry, end_at)
+                return self._sandboxes.tell(entry, "resumed")
 
         return await self._background.finish(work(), f"resume {sandbox_id}")
 
+    async def _thaw(self, entry: Entry, end_at: float) -> None:
+        before = entry.meta.end_at
+        entry.change(phase="running", end_at=end_at)
+        try:
+            await self._driver.thaw(entry.plan)
+        except BaseException:
+            entry.take_back(phase="frozen", end_at=before)
+            raise
 
-def _ended_now(entry: Entry) -> None:
+
+def _ended_now(entry: Entry) -> float:
     """A paused sandbox's end is the moment of its pause, as E2B has it."""
-    entry.meta.end_at = min(entry.meta.end_at, time.time())
+    return min(entry.meta.end_at, time.time())

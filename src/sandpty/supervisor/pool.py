@@ -16,6 +16,7 @@ from sandpty.wire.verbs import Limits
 
 log = logging.getLogger(__name__)
 RETRY_S = 10.0  # after a start that failed
+DIED_PAUSE_S = 1.0  # after one that ended by itself: what ends it may end the next one too
 REFILL_DELAY_S = 0.1  # after a claim, while others are warm: the shell that is starting now needs the processor more
 
 
@@ -31,6 +32,8 @@ class Pool:
         self._wanted: set[str] = set()  # names of templates that were asked for
         self._claimed_at = 0.0
         self.wake = asyncio.Event()
+        self._died = False
+        sandboxes.warm_ended = self._one_died
 
     def claim(self, template: str) -> Entry | None:
         """A warm sandbox of `template` (a name), oldest first; None when there is none."""
@@ -48,6 +51,10 @@ class Pool:
             self._background.spawn(self._sandboxes.discard(entry), f"discard {entry.meta.id}")
         return None
 
+    def _one_died(self) -> None:
+        self._died = True
+        self.wake.set()
+
     def adopt(self, entry: Entry) -> None:
         """Take back a warm sandbox of an earlier supervisor."""
         self._warm.setdefault(entry.meta.template, []).append(entry)
@@ -64,6 +71,11 @@ class Pool:
             await self.wake.wait()
 
     async def _refill(self) -> None:
+        if self._died:
+            await asyncio.sleep(DIED_PAUSE_S)
+            self._died = False
+        for waiting in self._warm.values():
+            waiting[:] = [entry for entry in waiting if entry.ended is None]
         wanted = {self._catalog.default.name: self._catalog.default}
         for template in self._wanted:
             ready = self._catalog.resolve(template)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from sandpty.isolation.background import Background
-from sandpty.isolation.driver import Driver
 from sandpty.supervisor.checks import check_limits
 from sandpty.supervisor.lifecycle import Sandboxes
 from sandpty.wire import verbs
-from sandpty.wire.errors import SandptyError
 
 
 class MemoryArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -18,9 +16,8 @@ class MemoryArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Resizing:
-    def __init__(self, sandboxes: Sandboxes, driver: Driver, background: Background) -> None:
+    def __init__(self, sandboxes: Sandboxes, background: Background) -> None:
         self._sandboxes = sandboxes
-        self._driver = driver
         self._background = background
 
     async def verb(self, raw: msgspec.Raw) -> verbs.Sandbox:
@@ -33,15 +30,6 @@ class Resizing:
 
     async def _set(self, args: MemoryArgs) -> verbs.Sandbox:
         async with self._sandboxes.held(args.id) as entry:
-            meta = entry.meta
-            before = meta.limits
-            limits = msgspec.structs.replace(before, memory_mb=args.memory_mb)
+            limits = msgspec.structs.replace(entry.meta.limits, memory_mb=args.memory_mb)
             check_limits(limits)
-            meta.limits = limits
-            try:
-                if meta.phase != "stopped":
-                    await self._driver.apply(entry.plan)
-            except SandptyError:
-                meta.limits = before
-                raise
-            return self._sandboxes.changed(entry, "memory set")
+            return await self._sandboxes.apply(entry, "memory set", limits=limits)

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 Verb = Callable[[msgspec.Raw], Awaitable[Any]]
 _PEER = struct.Struct("iII")
 _READ_BYTES = 64 * 1024
+_BEGINNING = ("create", "snapshot", "resume")  # what a shutdown that kills would have to wait for
 
 
 class IdArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -169,7 +170,7 @@ class Service:
         try:
             if handler is None:
                 raise SandptyError("bad_request", f"unknown verb {request.verb[:64]!r}")
-            if self.ending.is_set():
+            if self.ending.is_set() or (self.kill_all and request.verb in _BEGINNING):
                 raise SandptyError("supervisor_down", "the supervisor is shutting down")
             result = await handler(request.args)
             return Message(id=request.id, ok=msgspec.Raw(msgspec.json.encode(result)))
@@ -259,7 +260,8 @@ class Service:
     async def _shutdown(self, raw: msgspec.Raw) -> dict[str, Any]:
         args = msgspec.json.decode(raw, type=ShutdownArgs)
         if args.kill:
-            self.kill_all = True
+            self.kill_all = True  # nothing new is begun from here on
+            await self._sandboxes.idle.wait()
             await self._sandboxes.kill_all()
         self.ending.set()
         return {}

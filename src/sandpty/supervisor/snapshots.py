@@ -309,8 +309,11 @@ class Snapshots:
         self._directory.mkdir(mode=0o700, exist_ok=True)
         for directory in self._directory.iterdir():
             try:
-                kept = msgspec.json.decode((directory / META_NAME).read_bytes(), type=Kept)
-            except (OSError, msgspec.MsgspecError):
+                kept = state.read_lasting(directory / META_NAME, Kept)
+            except OSError as error:
+                log.error("snapshot %s cannot be read and is left alone: %s", directory.name, error)
+                continue
+            if kept is None:
                 log.warning("removing %s: it is not a complete snapshot", directory.name)
                 self._sandboxes.trash.take(directory)
                 continue

@@ -8,7 +8,7 @@ import os
 import secrets
 import string
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -16,6 +16,7 @@ from sandpty.isolation.driver import Copy, Layer, Mount, Plan, Started
 from sandpty.wire.templates import Defaults
 from sandpty.wire.verbs import Limits, NetworkPolicy, Sandbox, VolumeMount
 
+T = TypeVar("T")
 META_NAME = "meta.json"
 NEW_NAME = META_NAME + ".new"
 ID_LENGTH = 20
@@ -196,11 +197,21 @@ def _sync_names(directory: Path) -> None:
 
 
 def read(directory: Path) -> Meta | None:
-    """The sandbox kept in `directory`; None when there is no valid meta.json (it was half made)."""
+    """The sandbox kept in `directory`; None when there is no valid meta.json (it was half made). Raises OSError."""
     for name in (META_NAME, NEW_NAME):
-        with contextlib.suppress(OSError, msgspec.MsgspecError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, msgspec.MsgspecError):
             return msgspec.json.decode((directory / name).read_bytes(), type=Meta)
     return None
+
+
+def read_lasting(place: Path, kind: type[T]) -> T | None:
+    """What `write_durably` wrote; None when nothing was: it was half made. Raises OSError for what cannot be read."""
+    try:
+        return msgspec.json.decode(place.read_bytes(), type=kind)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except msgspec.MsgspecError as error:  # no crash of ours makes that
+        raise OSError(errno.EIO, f"it is not what was written: {error}") from error
 
 
 def host_boot_id() -> str:

@@ -21,7 +21,7 @@ from sandpty.isolation import disk
 from sandpty.isolation.background import Background
 from sandpty.isolation.driver import Driver
 from sandpty.supervisor import state
-from sandpty.supervisor.checks import check_disk, check_mounts
+from sandpty.supervisor.checks import check_disk, check_mounts, disk_error
 from sandpty.supervisor.snapshots import Snapshots, World
 from sandpty.supervisor.state import KeptMount
 from sandpty.wire.errors import SandptyError
@@ -151,7 +151,8 @@ class Volumes:
         mine = {kept.name: kept for kept in self._kept.values() if kept.owner == args.owner}
         if args.name in mine or (args.owner, args.name) in self._making:
             raise SandptyError("conflict", f"there is a volume named {args.name} already")
-        if len(mine) + len(self._making) >= config.VOLUMES_MAX:
+        making = [name for owner, name in self._making if owner == args.owner]
+        if len(mine) + len(making) >= config.VOLUMES_MAX:
             raise SandptyError("limit", f"a team holds {config.VOLUMES_MAX} volumes at most")
         self._check_size(args.owner, disk_mb, disk_mb)
 
@@ -182,12 +183,15 @@ class Volumes:
         directory = self._directory / kept.id
         try:
             await self._driver.grow_volume(directory, disk_mb)
-            kept.disk_mb = disk_mb
-            state.write_durably(directory / META_NAME, kept)
+            grown = msgspec.structs.replace(kept, disk_mb=disk_mb)
+            state.write_durably(directory / META_NAME, grown)
+            self._kept[kept.id] = grown
+        except OSError as error:
+            raise disk_error(error) from error
         finally:
             self._growing.discard(kept.id)
         log.info("volume %s holds %d MiB now", kept.id, disk_mb)
-        return self._shown(kept, [])
+        return self._shown(grown, [])
 
     def remove(self, volume_id: str) -> None:
         """It is gone, with all that is in it. Raises no_such_volume, volume_in_use."""
@@ -220,8 +224,11 @@ class Volumes:
         self._directory.mkdir(mode=0o700, exist_ok=True)
         for directory in self._directory.iterdir():
             try:
-                kept = msgspec.json.decode((directory / META_NAME).read_bytes(), type=Kept)
-            except (OSError, msgspec.MsgspecError):
+                kept = state.read_lasting(directory / META_NAME, Kept)
+            except OSError as error:
+                log.error("volume %s cannot be read and is left alone: %s", directory.name, error)
+                continue
+            if kept is None:
                 log.warning("removing %s: it is not a complete volume", directory.name)
                 self._sandboxes.trash.take(directory)
                 continue
