@@ -91,6 +91,12 @@ static bool is_metadata(const char *name) {
     return strncmp(name, METADATA_PREFIX, strlen(METADATA_PREFIX)) == 0 && name[strlen(METADATA_PREFIX)];
 }
 
+/* Names of attributes, a NUL after each. Few have many: the kernel takes as much memory as it is offered, each time. */
+static ssize_t attribute_names(const char *name, char list[ATTRIBUTE_LIST_BYTES]) {
+    ssize_t length = llistxattr(name, list, ATTRIBUTE_LIST_USUAL_BYTES);
+    return length < 0 && errno == ERANGE ? llistxattr(name, list, ATTRIBUTE_LIST_BYTES) : length;
+}
+
 /* Pairs; their number goes to where it belongs, `count_at`. */
 static void put_metadata(struct writer *writer, const char *name, size_t count_at) {
     static char list[ATTRIBUTE_LIST_BYTES];
@@ -98,7 +104,7 @@ static void put_metadata(struct writer *writer, const char *name, size_t count_a
     struct buffer *buffer = writer->buffer;
     size_t bytes = 0;
     uint32_t count = 0;
-    ssize_t length = llistxattr(name, list, sizeof list);
+    ssize_t length = attribute_names(name, list);
     for (ssize_t at = 0; at < length; at += (ssize_t)strlen(list + at) + 1) {
         if (!is_metadata(list + at) || count == 2 * FILES_METADATA_MAX) continue;
         ssize_t got = lgetxattr(name, list + at, value, sizeof value);

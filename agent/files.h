@@ -8,6 +8,7 @@
 #include "agent.h"
 
 #define ATTRIBUTE_LIST_BYTES (64 * KIB) /* the kernel's own bounds: XATTR_LIST_MAX and XATTR_SIZE_MAX */
+#define ATTRIBUTE_LIST_USUAL_BYTES 512
 #define ATTRIBUTE_BYTES (64 * KIB)
 
 /* --- file_serve.c: requests and answers -------------------------------------------------------------------------- */

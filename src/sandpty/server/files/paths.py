@@ -39,8 +39,6 @@ def base_name(path: str) -> str:
 
 def printable(text: str) -> str:
     """A guest's bytes as text that fits into JSON: what is no UTF-8 becomes U+FFFD."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return text
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

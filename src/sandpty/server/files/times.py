@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EARLIEST_NS = -62_135_596_800 * 10**9  # 0001-01-01, where protobuf's timestamps and Python's dates begin
 _LATEST_NS = 253_402_300_799 * 10**9  # 9999-12-31T23:59:59
+_SECONDS_KEPT = 1024  # as text: the files of a directory are often of one moment
 
 
 def _clamped(nanoseconds: int) -> int:
@@ -20,5 +22,10 @@ def moment(nanoseconds: int) -> datetime:
 
 def rfc3339(nanoseconds: int) -> str:
     """The same as text with all nine digits: `2026-11-20T22:32:03.037413000Z`."""
-    clamped = _clamped(nanoseconds)
-    return f"{moment(clamped).strftime('%Y-%m-%dT%H:%M:%S').rjust(19, '0')}.{clamped % 10**9:09d}Z"
+    seconds, rest = divmod(_clamped(nanoseconds), 10**9)
+    return f"{_second(seconds)}.{rest:09d}Z"
+
+
+@lru_cache(maxsize=_SECONDS_KEPT)
+def _second(seconds: int) -> str:
+    return moment(seconds * 10**9).strftime("%Y-%m-%dT%H:%M:%S").rjust(19, "0")

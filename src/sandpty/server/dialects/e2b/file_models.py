@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from functools import lru_cache
 
 import msgspec
 
@@ -119,6 +120,7 @@ class MetricsReply(msgspec.Struct, frozen=True):
     disk_total: int
 
 
+_PERMISSIONS_KEPT = 1024  # as text: ten thousand entries have a handful of different ones
 _TYPES = {
     EntryType.FILE: "FILE_TYPE_FILE",
     EntryType.DIRECTORY: "FILE_TYPE_DIRECTORY",
@@ -142,6 +144,7 @@ _EVENT_TYPES = {
 }
 
 
+@lru_cache(maxsize=_PERMISSIONS_KEPT)
 def permissions(kind: EntryType, mode: int) -> str:
     """`-rw-r--r--`, `drwxr-xr-x`, `Lrwxrwxrwx`, `dtrwxrwxrwx`."""
     bits = {
@@ -161,22 +164,24 @@ def entry_info(entry: Entry) -> EntryInfo:
     One that leads nowhere is a symlink to our clients: envd says nothing, and the SDKs leave such entries out of lists.
     `isSymlink` is left out, as by the version of envd that we say we are: with it the SDKs say `symlink`, not `file`.
     """
-    is_symlink = entry.type is EntryType.SYMLINK
-    dangles = is_symlink and entry.target_type is EntryType.UNKNOWN
-    target = printable(entry.target or entry.path) if is_symlink else None
-    metadata = {printable(key): printable(value) for key, value in entry.metadata.items()}
+    kind, target = entry.target_type, None
+    if entry.type is EntryType.SYMLINK:
+        kind = entry.type if kind is EntryType.UNKNOWN else kind
+        target = printable(entry.target or entry.path)
+    path = printable(entry.path)
+    metadata = {printable(key): printable(value) for key, value in entry.metadata.items()} if entry.metadata else None
     return EntryInfo(
-        name=printable(base_name(entry.path)),
-        path=printable(entry.path),
+        name=base_name(path),
+        path=path,
         permissions=permissions(entry.type, entry.mode),
         owner=printable(entry.owner),
         group=printable(entry.group),
         modified_time=rfc3339(entry.modified_ns),
-        type=_TYPES.get(entry.type if dangles else entry.target_type, "FILE_TYPE_UNSPECIFIED"),
+        type=_TYPES.get(kind, "FILE_TYPE_UNSPECIFIED"),
         size=str(entry.size),
         mode=entry.target_mode & 0o777,
         symlink_target=target,
-        metadata=metadata or None,
+        metadata=metadata,
     )
 
 
