@@ -35,7 +35,10 @@ static int compare_ids(const void *one, const void *other) {
     return a->order < b->order ? -1 : 1; /* of two names for one number the first counts */
 }
 
+static unsigned loads;
+
 static void load(struct accounts *accounts) {
+    loads++;
     free(accounts->text);
     free(accounts->items);
     accounts->items = NULL;
@@ -80,9 +83,10 @@ static const char *owner_of(const struct accounts *accounts, uint32_t id, char n
 
 static struct accounts users = {.path = "/etc/passwd"}, groups = {.path = "/etc/group"};
 
-void owners_refresh(void) {
+unsigned owners_refresh(void) {
     refresh(&users);
     refresh(&groups);
+    return loads;
 }
 
 /* --- metadata ---------------------------------------------------------------------------------------------------- */

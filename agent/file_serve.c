@@ -58,6 +58,7 @@ void served_error(struct served *served, int code) {
                           : code == BAD_PATH            ? "Not a path for this"
                           : code == NETWORK_FILE_SYSTEM ? "On a network file system"
                           : code == FILE_LIMIT          ? "Too many entries"
+                          : code == ACCOUNT_CHANGED     ? "The account has changed"
                                                         : strerror(code);
     struct writer writer = answer_begin(served, FILE_ERROR);
     put_u32(&writer, (uint32_t)code);
@@ -105,12 +106,43 @@ bool take_path(struct reader *reader, char path[PATH_BYTES_MAX]) {
     return true;
 }
 
+static bool text_is(struct text text, const char *other) {
+    return text.length == strlen(other) && memcmp(text.bytes, other, text.length) == 0;
+}
+
+/* By name or number; the last one is remembered for as long as the accounts are as they were. NULL: there is none. */
+static const struct user *account_of(const struct served *served, struct text name) {
+    static struct user found;
+    static char asked[sizeof found.name];
+    static unsigned when;
+    if (when == served->accounts && name.length > 0 && text_is(name, asked)) return &found;
+    asked[0] = 0;
+    if (!user_find(name, &found)) return NULL;
+    if (name.length < sizeof asked) {
+        memcpy(asked, name.bytes, name.length);
+        asked[name.length] = 0;
+    }
+    when = served->accounts;
+    return &found;
+}
+
+/* The next request counts on the account being this one: who sends it need not ask first, and wait. */
+static void file_if_account(struct served *served, struct reader *reader) {
+    struct text asked = take_text(reader);
+    uint32_t uid = take_u32(reader), gid = take_u32(reader);
+    struct text name = take_text(reader), home = take_text(reader);
+    if (!reader_done(reader)) served_broken(served);
+    const struct user *user = account_of(served, asked);
+    served->refused = !user || user->uid != uid || user->gid != gid || !text_is(name, user->name) ||
+                      !text_is(home, user->home);
+}
+
 static void file_account(struct served *served, struct reader *reader) {
     struct text name = take_text(reader);
     if (!reader_done(reader)) served_broken(served);
-    struct user *user = malloc(sizeof *user);
+    const struct user *user = account_of(served, name);
     struct writer writer;
-    if (user && user_find(name, user)) {
+    if (user) {
         writer = answer_begin(served, ACCOUNT);
         put_u32(&writer, user->uid);
         put_u32(&writer, user->gid);
@@ -123,7 +155,6 @@ static void file_account(struct served *served, struct reader *reader) {
         put_text(&writer, why, sizeof why - 1);
     }
     answer_end(served, &writer);
-    free(user);
 }
 
 static void file_stat(struct served *served, struct reader *reader) {
@@ -159,7 +190,12 @@ static void file_real_path(struct served *served, struct reader *reader) {
 }
 
 static void request(struct served *served, uint8_t type, struct reader *reader) {
+    if (served->refused && type != FILE_WRITE) { /* that one has content to pass over */
+        served->refused = false;
+        return served_error(served, ACCOUNT_CHANGED);
+    }
     switch (type) {
+    case FILE_IF_ACCOUNT: return file_if_account(served, reader);
     case FILE_ACCOUNT: return file_account(served, reader);
     case FILE_STAT: return file_stat(served, reader);
     case FILE_REAL_PATH: return file_real_path(served, reader);
@@ -205,7 +241,7 @@ _Noreturn void served_run(struct served *served) {
         memcpy(copy, served->in + served->in_first + 4, length);
         served->in_first += length + 4ul;
         struct reader reader = {copy + 1, copy + length, false};
-        owners_refresh();
+        served->accounts = owners_refresh();
         request(served, copy[0], &reader);
     }
 }

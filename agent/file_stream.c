@@ -271,7 +271,8 @@ void file_write(struct served *served, struct reader *reader) {
     bool good = take_path(reader, writing.path);
     writing.metadata_count = take_texts(reader, &writing.metadata);
     if (!reader_done(reader)) served_broken(served);
-    int error = good ? open_writable(&writing) : BAD_PATH;
+    int error = served->refused ? ACCOUNT_CHANGED : good ? open_writable(&writing) : BAD_PATH;
+    served->refused = false;
     if (error) {
         served_error(served, error);
         served_flush(served);

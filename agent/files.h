@@ -21,6 +21,8 @@ struct served {
     uint8_t *in;               /* FILES_PIECE_BYTES; what was received and not taken is [in_first, in_last) */
     size_t in_first, in_last;
     uint8_t *piece;            /* FRAME_HEAD_BYTES + FILES_PIECE_BYTES: a CONTENT frame under construction */
+    unsigned accounts;         /* changes when the guest's accounts may have changed */
+    bool refused;              /* the next request: see FILE_IF_ACCOUNT */
     bool grown;                /* the buffers hold memory worth giving back */
     mode_t umask;
     int open;                  /* the file of FILE_OPEN; -1: none */
@@ -45,7 +47,7 @@ bool take_path(struct reader *reader, char path[PATH_BYTES_MAX]); /* absolute an
 /* `name` from the working directory or absolute, `path` as the client shall see it. */
 void put_entry(struct writer *writer, const char *name, const char *path, const struct stat *about, bool metadata);
 void answer_entry(struct served *served, uint8_t type, const uint8_t *before, size_t before_bytes, const char *path);
-void owners_refresh(void); /* once per request */
+unsigned owners_refresh(void); /* once per request; says served.accounts */
 uint8_t kind_of(mode_t mode);
 int metadata_replace(int fd, struct text pairs, uint32_t count);
 

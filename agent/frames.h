@@ -51,6 +51,7 @@ enum frame_type {
     FILE_SIZE = 0x50,
     FILE_WATCH = 0x51,
     FILE_SYNC = 0x52,
+    FILE_IF_ACCOUNT = 0x53,
     AGENT_HELLO = 0x81,
     STARTED = 0x90,
     ATTACHED = 0x91,
@@ -113,7 +114,7 @@ enum { WATCH_ENTRIES = 1, WATCH_RECURSIVE = 2, WATCH_NETWORK = 4 };
 enum { LOOK_LINK_TEXT = 1, LOOK_TARGET = 2 };                            /* of an entry */
 enum { KIND_UNKNOWN, KIND_FILE, KIND_DIRECTORY, KIND_SYMLINK, KIND_FIFO, KIND_SOCKET, KIND_CHARACTERS, KIND_BLOCKS };
 enum { EVENT_CREATE = 1, EVENT_WRITE, EVENT_REMOVE, EVENT_RENAME, EVENT_CHMOD, EVENT_OVERFLOW, EVENT_GONE };
-enum { NOT_A_FILE = 1000, BAD_PATH, NETWORK_FILE_SYSTEM, FILE_LIMIT };    /* FILE_ERROR: errno, or one of these */
+enum { NOT_A_FILE = 1000, BAD_PATH, NETWORK_FILE_SYSTEM, FILE_LIMIT, ACCOUNT_CHANGED }; /* FILE_ERROR: errno, or these */
 #define NO_ID UINT32_MAX /* owner or mode: leave it as it is */
 
 #define SERVICE_TAG_PREFIX "sandpty:" /* of tags: started by the host, not by a client */

@@ -120,6 +120,9 @@ FILE_CONNECTIONS_MAX: Final = 24  # per sandbox, for requests; the agent has pla
 FILE_WATCHES_MAX: Final = 32  # per sandbox; each holds a connection as long as it lasts
 FILE_CONNECTIONS_IDLE: Final = 4  # per sandbox and user, kept for the next request: a new one costs a fork, 1 ms
 FILE_CONNECTION_IDLE_S: Final = 30.0  # then an idle one goes: it is a process of the sandbox
+FILE_ACCOUNTS_KEPT: Final = (
+    64  # users of the guest that a connection has looked up: it need not ask again, only compare
+)
 FILES_UMASK: Final = 0o022  # of what is made through the file API, as of processes
 
 # --- requests --------------------------------------------------------------------------------------------------------

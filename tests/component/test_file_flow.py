@@ -17,6 +17,7 @@ from sandpty.terminal.files import Files, Reading
 from sandpty.wire import file_frames, frames
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.file_frames import FileFrame, LookFlags, Making, PlaceFlags, WatchFlags, Write, WriteFlags
+from sandpty.wire.file_types import Account
 from tests.component.agent_peer import Peer
 from tests.component.fake_host import open_fds, rss_bytes
 from tests.component.files_root import FilesRoot, files_root
@@ -237,6 +238,7 @@ def seeds() -> list[bytes]:
     here, there, making = "/tmp/fuzz/a", "/tmp/fuzz/b/c", Making()
     both = PlaceFlags.RECURSIVE | PlaceFlags.PARENTS
     every = WriteFlags.TRUNCATE | WriteFlags.PARENTS | WriteFlags.MODE | WriteFlags.METADATA
+    write = file_frames.encode_write(Write(here, every, 0o640, making, metadata={"key": "value"}))
     return [
         file_frames.encode_name(FileFrame.ACCOUNT_OF, "user"),
         file_frames.encode_name(FileFrame.REAL_PATH_OF, there),
@@ -247,10 +249,7 @@ def seeds() -> list[bytes]:
         file_frames.encode_open(here, 0, None),
         file_frames.encode_open("/proc/self/status", 3, 100),
         file_frames.encode_read(2, 5),
-        file_frames.encode_write(Write(here, every, 0o640, making, metadata={"key": "value"}))
-        + file_frames.data_head(5)
-        + b"hello"
-        + file_frames.END,
+        write + file_frames.encode_content(b"hello"),
         file_frames.encode_write(Write(there, WriteFlags.PARENTS, 0o644, making, 7)) + file_frames.END,
         file_frames.data_head(300) + bytes(300),
         file_frames.END,
@@ -264,6 +263,8 @@ def seeds() -> list[bytes]:
         file_frames.encode_symlink("/tmp/fuzz/link", "a"),
         file_frames.encode_watch("/tmp/fuzz", WatchFlags.RECURSIVE | WatchFlags.ENTRIES),
         file_frames.encode_sync(1),
+        file_frames.encode_if_account("user", Account(0, 0, "user", "/")) + file_frames.encode_stat(here, LookFlags(0)),
+        file_frames.encode_if_account("nobody", Account(0, 0, "", "")) + write + file_frames.encode_content(b"hello"),
     ]
 
 

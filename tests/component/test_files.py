@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import pytest_asyncio
 
-from sandpty.terminal.files import EntryType, Files, Writing
+from sandpty.terminal.file_socket import FileSocket
+from sandpty.terminal.files import Account, EntryType, Files, Writing
 from sandpty.wire.errors import SandptyError
 from tests.component.files_root import GROUP, OTHER, USER, FilesRoot, files_root
 from tests.waiting import until_sync
@@ -231,6 +232,58 @@ async def test_users_are_looked_up_in_the_guest(files: Files, guest: FilesRoot) 
     with guest.path("/etc/passwd").open("a") as accounts:
         accounts.write("late:x:4321:4321::/:/bin/sh\n")
     assert (await files.stat("/tmp/strange-owner")).owner == "late"
+
+
+async def test_a_small_file_takes_one_exchange(root: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once its user is known: who that is, the request, its content and its end go at once, and one answer comes."""
+    sent = 0
+    send = FileSocket.send
+
+    async def counted(self: FileSocket, *parts: bytes) -> None:
+        nonlocal sent
+        sent += 1
+        await send(self, *parts)
+
+    async def write(account: Account) -> str:
+        await root.write(f"{account.home}/once", b"x" * 1000, uid=account.uid, gid=account.gid)
+        return f"{account.home}/once"
+
+    async def read(account: Account) -> bytes:
+        return await content(root, f"{account.home}/once")
+
+    monkeypatch.setattr(FileSocket, "send", counted)
+    assert (await root.stat(await root.with_account("user", write))).owner == "user"
+    sent = 0
+    await root.with_account("user", write)
+    assert await root.with_account("user", read) == b"x" * 1000
+    assert sent == 2
+
+
+async def test_a_user_who_has_become_another_is_seen_before_anything_is_done(root: Files, guest: FilesRoot) -> None:
+    """What counts on an account is not done for another one, but again, for the one that it is now."""
+
+    async def write(account: Account) -> str:
+        await root.write(f"{account.home}/mine", b"x", uid=account.uid, gid=account.gid)
+        return f"{account.home}/mine"
+
+    async def look(account: Account) -> str:
+        return (await root.stat(account.home)).path
+
+    accounts = guest.path("/etc/passwd")
+    before = accounts.read_text()
+    for home in ("first", "second"):
+        guest.path(f"/tmp/{home}").mkdir()
+    accounts.write_text(f"{before}moving:x:{USER}:{USER}::/tmp/first:/bin/sh\n")
+    assert await root.with_account("moving", write) == "/tmp/first/mine"
+    guest.path("/tmp/first/mine").unlink()
+    accounts.write_text(f"{before}moving:x:{OTHER}:{OTHER}::/tmp/second:/bin/sh\n")
+    assert await root.with_account("moving", write) == "/tmp/second/mine"
+    assert guest.path("/tmp/second/mine").stat().st_uid == OTHER
+    assert not guest.path("/tmp/first/mine").exists()
+    accounts.write_text(f"{before}moving:x:{OTHER}:{OTHER}::/tmp/first:/bin/sh\n")
+    assert await root.with_account("moving", look) == "/tmp/first"
+    accounts.write_text(before)
+    assert await refused(root.with_account("moving", look)) == "no_such_user"
 
 
 async def test_a_closed_connection_leaves_no_child(guest: FilesRoot) -> None:

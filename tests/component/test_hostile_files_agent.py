@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sandpty import config
-from sandpty.terminal.files import Files, open_files
+from sandpty.terminal.files import Account, Files, open_files
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.file_frames import FileFrame
 from sandpty.wire.frames import frame
@@ -128,6 +128,28 @@ async def test_a_connection_that_is_not_answered_is_no_connection(monkeypatch: p
             with pytest.raises(SandptyError) as caught:
                 await asyncio.wait_for(open_files(str(agent.path), "user"), 30)
             assert caught.value.reason.name in ("agent_misbehaved", "agent_unreachable")
+
+
+async def test_an_agent_that_never_knows_who_is_meant_is_asked_twice() -> None:
+    """A request that counts on an account is made again once, without counting on it; then it is an error."""
+    changed = frame(FileFrame.FILE_ERROR, struct.pack("<I", 1004) + text(b"no"))
+    calls = 0
+
+    async def behaviour(peer: Peer) -> None:
+        await peer.greeted()
+        await peer.say(ACCOUNT * 2 + ENTRY + changed + ACCOUNT + changed)
+        await peer.until_closed()
+
+    async def look(_: Account) -> None:
+        nonlocal calls
+        calls += 1
+        await files.stat("/x")
+
+    async with talking_to(behaviour) as files:
+        await files.with_account("user", look)
+        with pytest.raises(SandptyError) as caught:
+            await asyncio.wait_for(files.with_account("user", look), 30)
+        assert (caught.value.reason.name, calls) == ("conflict", 3)
 
 
 async def test_a_flood_is_held_by_the_socket_and_not_by_us() -> None:

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypedDict
 
 from sandpty.wire.errors import SandptyError
-from sandpty.wire.file_frames import METADATA_BYTES_MAX, METADATA_MAX, NO_ID, PATH_BYTES_MAX, Making, PlaceFlags
+from sandpty.wire.file_frames import (
+    METADATA_BYTES_MAX,
+    METADATA_MAX,
+    NO_ID,
+    PATH_BYTES_MAX,
+    Making,
+    PlaceFlags,
+    Write,
+    WriteFlags,
+    encode_write,
+)
 from sandpty.wire.frames import NO_OFFSET
 
 KEEP = -1  # for owner and mode arguments: leave it as it is
@@ -47,3 +58,39 @@ def place_flags(*, keep: bool = False, recursive: bool = False, parents: bool = 
     flags = PlaceFlags.KEEP if keep else PlaceFlags(0)
     flags |= PlaceFlags.RECURSIVE if recursive else PlaceFlags(0)
     return flags | (PlaceFlags.PARENTS if parents else PlaceFlags(0))
+
+
+class WriteOptions(TypedDict, total=False):
+    """See `Files.create`."""
+
+    mode: int
+    truncate: bool
+    append: bool
+    exclusive: bool
+    parents: bool
+    parents_mode: int
+    uid: int
+    gid: int
+    set_mode: bool
+    offset: int | None
+    metadata: Mapping[str, str] | None
+
+
+def write_request(path: str, how: WriteOptions) -> bytes:
+    """The request to write that `Files.create` describes. Raises as the checks here."""
+    metadata, offset, append = how.get("metadata"), how.get("offset"), how.get("append", False)
+    flags = WriteFlags(0)
+    for wanted, flag in (
+        (how.get("truncate", True) and not append, WriteFlags.TRUNCATE),
+        (append, WriteFlags.APPEND),
+        (how.get("exclusive"), WriteFlags.EXCLUSIVE),
+        (how.get("parents"), WriteFlags.PARENTS),
+        (how.get("set_mode"), WriteFlags.MODE),
+        (metadata is not None, WriteFlags.METADATA),
+    ):
+        flags |= flag if wanted else WriteFlags(0)
+    check_range(offset or 0, None)
+    check_metadata(metadata or {})
+    where = NO_OFFSET if offset is None else offset
+    made = making(how.get("parents_mode", 0o755), how.get("uid", KEEP), how.get("gid", KEEP))
+    return encode_write(Write(path, flags, number(how.get("mode", 0o666)), made, where, metadata or {}))

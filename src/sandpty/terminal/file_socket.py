@@ -48,7 +48,15 @@ _REASONS: dict[int, str] = {
     FileErrorCode.BAD_PATH: "bad_path",
     FileErrorCode.NETWORK_FILE_SYSTEM: "network_file_system",
     FileErrorCode.LIMIT: "limit",
+    FileErrorCode.ACCOUNT_CHANGED: "conflict",
 }
+
+
+class AccountChangedError(SandptyError):
+    """A request that counted on an account was not done."""
+
+    def __init__(self) -> None:
+        super().__init__("conflict", "the user's account was changed meanwhile")
 
 
 def file_error(code: int, message: str, path: str) -> SandptyError:
@@ -313,4 +321,4 @@ class FileSocket:
         raise self.misbehaved(f"frame 0x{got:02x} where {kind.name} was due")
 
 
-__all__: Sequence[str] = ["FileSocket", "file_error"]
+__all__: Sequence[str] = ["AccountChangedError", "FileSocket", "file_error"]

@@ -12,16 +12,25 @@ the next request; after a cancelled call, an unfinished reading or writing it is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self, TypedDict, TypeVar, Unpack
+from typing import Self, TypeVar, Unpack
 
 from sandpty import config
-from sandpty.terminal.file_arguments import KEEP, check_metadata, check_path, check_range, making, number, place_flags
+from sandpty.terminal.file_arguments import (
+    KEEP,
+    WriteOptions,
+    check_metadata,
+    check_path,
+    check_range,
+    making,
+    place_flags,
+    write_request,
+)
 from sandpty.terminal.file_content import Reading, Writing
-from sandpty.terminal.file_socket import FileSocket
+from sandpty.terminal.file_socket import AccountChangedError, FileSocket
 from sandpty.terminal.watching import Watch
 from sandpty.wire import file_frames
 from sandpty.wire.errors import SandptyError
@@ -29,19 +38,20 @@ from sandpty.wire.file_frames import (
     NO_ID,
     NO_TIME,
     ChangeFlags,
+    FileErrorCode,
     FileFrame,
     LookFlags,
     Making,
     PlaceFlags,
     WatchFlags,
-    WriteFlags,
 )
 from sandpty.wire.file_types import Account, Entry, EntryType, WatchEvent, WatchEventType
-from sandpty.wire.frames import NO_OFFSET, FrameError
+from sandpty.wire.frames import FrameError
 
 __all__ = [
     "KEEP",
     "Account",
+    "AccountChangedError",
     "Entry",
     "EntryType",
     "Files",
@@ -65,22 +75,6 @@ class MadeDirectory:
     made: int
 
 
-class WriteOptions(TypedDict, total=False):
-    """See `Files.create`."""
-
-    mode: int
-    truncate: bool
-    append: bool
-    exclusive: bool
-    parents: bool
-    parents_mode: int
-    uid: int
-    gid: int
-    set_mode: bool
-    offset: int | None
-    metadata: Mapping[str, str] | None
-
-
 class Files:
     """Made by `open_files`. `account` says whom it acts as."""
 
@@ -88,6 +82,8 @@ class Files:
         self._socket = connection
         self.account = account
         self._busy = False
+        self._known: dict[str, Account] = {}  # as last looked up
+        self._condition = b""  # goes before the next request
 
     @property
     def reusable(self) -> bool:
@@ -111,8 +107,12 @@ class Files:
         self._busy = False
 
     async def _ask(self, request: bytes, kind: FileFrame, path: str, decode: Callable[[bytes], _T]) -> _T:
-        await self._socket.send(request)
-        payload = await self._socket.answer(kind, path)
+        condition, self._condition = self._condition, b""
+        await self._socket.send(condition + request)
+        got, payload = await self._socket.frame()
+        if condition and got == FileFrame.FILE_ERROR and file_frames.is_error(payload, FileErrorCode.ACCOUNT_CHANGED):
+            raise AccountChangedError
+        self._socket.check(got, payload, kind, path)
         try:
             return decode(payload)
         except FrameError as error:
@@ -124,7 +124,28 @@ class Files:
         """Another user of the guest, by name or decimal uid. Raises no_such_user."""
         with self._turn():
             request = file_frames.encode_name(FileFrame.ACCOUNT_OF, user[:256])
-            return await self._ask(request, FileFrame.ACCOUNT, user, file_frames.decode_account)
+            account = await self._ask(request, FileFrame.ACCOUNT, user, file_frames.decode_account)
+        if len(self._known) >= config.FILE_ACCOUNTS_KEPT:
+            self._known.clear()
+        self._known[user] = account
+        return account
+
+    async def with_account(self, user: str, do: Callable[[Account], Awaitable[_T]]) -> _T:
+        """`do` with the account of `look_up`, which in most cases is not waited for.
+
+        An account that is known already goes with the first request of `do`, for the guest to compare: if it is another
+        one now, nothing is done, and `do` is called again with that. The first request must be one that has one answer:
+        anything but `list` and `create`. Raises no_such_user, and what `do` raises.
+        """
+        if (known := self._known.get(user)) is not None:
+            self._condition = file_frames.encode_if_account(user, known)
+            try:
+                return await do(known)
+            except AccountChangedError:
+                pass
+            finally:
+                self._condition = b""
+        return await do(await self.look_up(user))
 
     async def stat(self, path: str, *, follow: bool = False, metadata: bool = True) -> Entry:
         """One entry; follow: of what a symlink leads to. Raises no_such_file, not_a_directory, symlink_loop."""
@@ -154,6 +175,7 @@ class Files:
         base = path.rstrip("/") + "/"
         count = 0
         with self._turn(path):
+            assert not self._condition
             depth = max(1, min(depth, NO_ID))
             await self._socket.send(file_frames.encode_list(path, flags, depth, max(0, min(most, NO_ID))))
             while True:
@@ -201,47 +223,18 @@ class Files:
         finally:
             self._busy = not reading.done
 
-    def create(
-        self,
-        path: str,
-        *,
-        mode: int = 0o666,
-        truncate: bool = True,
-        append: bool = False,
-        exclusive: bool = False,
-        parents: bool = False,
-        parents_mode: int = 0o755,
-        uid: int = KEEP,
-        gid: int = KEEP,
-        set_mode: bool = False,
-        offset: int | None = None,
-        metadata: Mapping[str, str] | None = None,
-    ) -> AbstractAsyncContextManager[Writing]:
+    def create(self, path: str, **how: Unpack[WriteOptions]) -> AbstractAsyncContextManager[Writing]:
         """Open a file for writing, in place; made with `mode & ~umask` when it is not there.
 
-        parents: make missing directories (parents_mode, not masked; owned as the file). uid, gid: the file gets this
-        owner in any case (KEEP: who acts). append: what is there stays (as with truncate=False). offset: where to begin
-        writing. set_mode: the file gets exactly `mode`, umask or not, new or not. metadata: replaces the whole set of
-        `user.e2b.*` attributes ({} clears it, None leaves it; file systems without attributes ignore it).
+        mode (0o666). truncate (True). parents: make missing directories (parents_mode, 0o755, not masked; owned as the
+        file). uid, gid: the file gets this owner in any case (KEEP: who acts). append: what is there stays (as with
+        truncate=False). exclusive: it must not be there. offset: where to begin writing. set_mode: the file gets
+        exactly `mode`, umask or not, new or not. metadata: replaces the whole set of `user.e2b.*` attributes ({} clears
+        it, None leaves it; file systems without attributes ignore it).
         Raises no_such_file, file_exists (exclusive), is_a_directory, not_a_directory, not_a_file, no_space: some of
         them only when content is written.
         """
-        flags = WriteFlags(0)
-        for wanted, flag in (
-            (truncate and not append, WriteFlags.TRUNCATE),
-            (append, WriteFlags.APPEND),
-            (exclusive, WriteFlags.EXCLUSIVE),
-            (parents, WriteFlags.PARENTS),
-            (set_mode, WriteFlags.MODE),
-            (metadata is not None, WriteFlags.METADATA),
-        ):
-            flags |= flag if wanted else WriteFlags(0)
-        check_range(offset or 0, None)
-        check_metadata(metadata or {})
-        where = NO_OFFSET if offset is None else offset
-        made = making(parents_mode, uid, gid)
-        write = file_frames.Write(path, flags, number(mode), made, where, metadata or {})
-        return self._create(path, file_frames.encode_write(write))
+        return self._create(path, write_request(path, how))
 
     @asynccontextmanager
     async def _create(self, path: str, request: bytes) -> AsyncIterator[Writing]:
@@ -249,12 +242,17 @@ class Files:
             self._busy = False
 
         with self._turn(path):
+            assert not self._condition
             await self._socket.send(request)
         self._busy = True
         yield Writing(self._socket, path, finished)
 
     async def write(self, path: str, data: bytes | AsyncIterable[bytes], **how: Unpack[WriteOptions]) -> Entry:
-        """`create` (which has the same options), write all of `data` and finish."""
+        """`create` (which has the same options), write all of `data` and finish; what is small goes in one piece."""
+        if isinstance(data, bytes) and len(data) <= config.FILE_SMALL_BYTES:
+            request = write_request(path, how) + file_frames.encode_content(data)
+            with self._turn(path):
+                return (await self._ask(request, FileFrame.WRITTEN, path, file_frames.decode_written))[1]
         async with self.create(path, **how) as writing:
             if isinstance(data, bytes):
                 await writing.write(data)

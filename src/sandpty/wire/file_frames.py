@@ -55,6 +55,7 @@ class FileFrame(IntEnum):
     SIZE_OF = 0x50
     WATCH = 0x51
     SYNC = 0x52
+    IF_ACCOUNT = 0x53
     DONE = 0xB0
     ACCOUNT = 0xC0
     ENTRY = 0xC1
@@ -78,6 +79,7 @@ class FileErrorCode(IntEnum):
     BAD_PATH = 1001
     NETWORK_FILE_SYSTEM = 1002
     LIMIT = 1003
+    ACCOUNT_CHANGED = 1004
 
 
 class LookFlags(IntFlag):
@@ -157,6 +159,12 @@ def encode_name(kind: FileFrame, name: str) -> bytes:
     return frame(kind, _text(name))
 
 
+def encode_if_account(asked: str, account: Account) -> bytes:
+    """What goes before a request that counts on `asked` being that account."""
+    numbers = struct.pack("<II", account.uid, account.gid)
+    return frame(FileFrame.IF_ACCOUNT, _text(asked) + numbers + _text(account.name) + _text(account.home))
+
+
 def encode_stat(path: str, flags: LookFlags) -> bytes:
     return frame(FileFrame.STAT, bytes([flags]) + _text(path))
 
@@ -184,6 +192,11 @@ def data_head(count: int) -> bytes:
 
 
 END = frame(FileFrame.END)
+
+
+def encode_content(data: bytes) -> bytes:
+    """All of a file that is one piece at most, with its end."""
+    return (data_head(len(data)) + data if data else b"") + END
 
 
 def encode_mkdir(path: str, flags: PlaceFlags, making: Making) -> bytes:
@@ -382,6 +395,11 @@ def decode_file_error(payload: bytes) -> tuple[int, str]:
     message, at = _take_text(payload, at)
     _finish(payload, at)
     return code, message
+
+
+def is_error(payload: bytes, code: FileErrorCode) -> bool:
+    """Whether a FILE_ERROR has this code."""
+    return payload[:4] == _U32.pack(code)
 
 
 def decode_error(payload: bytes) -> tuple[int, str]:

@@ -13,6 +13,23 @@ from sandpty.wire.errors import SandptyError
 CODINGS = ("", "identity", "gzip", "deflate")  # aiohttp takes the last two off, a bounded piece at a time
 
 
+async def small_body(request: web.Request) -> bytes | None:
+    """All of a body that is no more than FILE_SMALL_BYTES and says so; else None, and nothing is read.
+
+    Raises as `body_pieces`.
+    """
+    length = request.content_length
+    if length is None or length > config.FILE_SMALL_BYTES or request.headers.get("Content-Encoding"):
+        return None
+    return b"".join([piece async for piece in body_pieces(request)])
+
+
+async def one_piece(data: bytes) -> AsyncIterator[bytes]:
+    """What has arrived already, as `body_pieces` would say it."""
+    if data:
+        yield data
+
+
 async def body_pieces(request: web.Request) -> AsyncIterator[bytes]:
     """The body without its coding. The socket is read no faster than the pieces are taken.
 

@@ -104,6 +104,8 @@ async def send_file(
         said = len(first)
     elif reading.entry.size > len(first):
         said = reading.entry.size
+    if whole and said is not None:  # head and body go in one piece
+        return web.Response(body=first, headers=response.headers)
     if said is not None and not whole and may_pour(request, said):
         return await _pour(request, response, first, reading, said)
     return await _send(request, response, _after(first, None if whole else reading), said, coding)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from sandpty.server.context import Context
 from sandpty.server.files.paths import expand
 from sandpty.server.guest_defaults import default_user
 from sandpty.terminal.files import Account, Files
 from sandpty.wire.verbs import Sandbox
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +38,9 @@ async def acting_for(context: Context, sandbox: Sandbox, user: str) -> AsyncIter
     """Raises no_such_user, and as FileConnections.lease."""
     async with context.files.lease(sandbox, acting_user(sandbox)) as files:
         yield Acting(files, await files.look_up(user))
+
+
+async def act(context: Context, sandbox: Sandbox, user: str, do: Callable[[Acting], Awaitable[T]]) -> T:
+    """As `acting_for`, for what begins with a request of one answer: `do` may be called again, see `with_account`."""
+    async with context.files.lease(sandbox, acting_user(sandbox)) as files:
+        return await files.with_account(user, lambda account: do(Acting(files, account)))

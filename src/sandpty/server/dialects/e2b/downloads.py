@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from sandpty.server.context import Context
-from sandpty.server.dialects.e2b.acting import Acting, acting_for
+from sandpty.server.dialects.e2b.acting import Acting, act
 from sandpty.server.dialects.e2b.connect import CORS_HEADERS
 from sandpty.server.dialects.e2b.errors import HttpError
 from sandpty.server.dialects.e2b.signatures import FileQuery
@@ -13,21 +13,26 @@ from sandpty.server.files.exact import send_content, wants_exact
 from sandpty.server.files.paths import base_name, printable
 from sandpty.server.files.sending import choose_coding, content_disposition, content_type
 from sandpty.server.guest_defaults import default_user
-from sandpty.terminal.files import EntryType
+from sandpty.terminal.files import AccountChangedError, EntryType
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import Sandbox
 
 
 async def download(context: Context, sandbox: Sandbox, request: web.Request, query: FileQuery) -> web.StreamResponse:
     """Raises HttpError, SandptyError before anything was sent."""
-    async with acting_for(context, sandbox, query.username or default_user(sandbox)) as guest:
+    exact = wants_exact(request)
+    coding = "identity" if exact else choose_coding(request.headers.get("Accept-Encoding"))
+
+    async def answer(guest: Acting) -> web.StreamResponse:
         path = guest.path(query.path)
-        exact = wants_exact(request)
-        coding = "identity" if exact else choose_coding(request.headers.get("Accept-Encoding"))
         try:
             return await _answer(guest, request, path, exact, coding)
+        except AccountChangedError:
+            raise
         except SandptyError as error:
             raise _failure(error, path) from error
+
+    return await act(context, sandbox, query.username or default_user(sandbox), answer)
 
 
 async def _answer(

@@ -7,7 +7,7 @@ from aiohttp import web
 
 from sandpty.server.context import Context
 from sandpty.server.dialects.e2b import file_models as models
-from sandpty.server.dialects.e2b.acting import acting_for, acting_user
+from sandpty.server.dialects.e2b.acting import Acting, act, acting_for, acting_user
 from sandpty.server.dialects.e2b.connect import ConnectError, decode_message, error_from
 from sandpty.server.dialects.e2b.requests import guest_user
 from sandpty.server.dialects.e2b.selecting import number
@@ -52,10 +52,14 @@ class FilesystemService:
     async def stat(self, sandbox: Sandbox, request: web.Request, body: bytes) -> models.EntryReply:
         message = decode_message(body, models.PathRequest)
         user, path = guest_user(request, sandbox), message.path
+
+        async def look(guest: Acting) -> models.EntryReply:
+            nonlocal path
+            path = guest.path(message.path)
+            return models.EntryReply(models.entry_info(await guest.files.stat(path)))
+
         try:
-            async with acting_for(self._context, sandbox, user) as guest:
-                path = guest.path(message.path)
-                return models.EntryReply(models.entry_info(await guest.files.stat(path)))
+            return await act(self._context, sandbox, user, look)
         except SandptyError as error:
             missing = ("not_found", f"file not found: {printable(path)}")
             raise file_failure(error, {"no_such_file": missing, "not_a_directory": missing}, user) from error

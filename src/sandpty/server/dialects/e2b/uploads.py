@@ -6,6 +6,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 
 import msgspec
 from aiohttp import web
@@ -13,18 +14,19 @@ from aiohttp import web
 from sandpty import config
 from sandpty.server.context import Context
 from sandpty.server.dialects.e2b import file_models as models
-from sandpty.server.dialects.e2b.acting import Acting, acting_for
+from sandpty.server.dialects.e2b.acting import Acting, act, acting_for
 from sandpty.server.dialects.e2b.errors import HttpError, bad_request
 from sandpty.server.dialects.e2b.requests import read_json
 from sandpty.server.dialects.e2b.signatures import FileQuery
 from sandpty.server.files.multipart import MultipartReader, boundary_of
 from sandpty.server.files.paths import base_name, printable
-from sandpty.server.files.receiving import body_pieces
+from sandpty.server.files.receiving import body_pieces, one_piece, small_body
 from sandpty.server.guest_defaults import default_user
-from sandpty.terminal.files import EntryType
+from sandpty.terminal.files import AccountChangedError, EntryType
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import Sandbox
 
+_OCTETS, _FORM = "application/octet-stream", "multipart/form-data"
 _METADATA_HEADER = "x-metadata-"
 _KEY_BYTES_MAX = 246  # what is left of an attribute's name after `user.e2b.`
 _METADATA_BYTES_MAX = 4096  # of keys and values together: one block of most file systems
@@ -33,19 +35,20 @@ _PRINTABLE = re.compile(r"[\x20-\x7e]*")
 
 async def upload(context: Context, sandbox: Sandbox, request: web.Request, query: FileQuery) -> web.StreamResponse:
     """Raises HttpError, SandptyError. Files that were complete before an error stay."""
-    metadata = _metadata(request.headers)
-    async with acting_for(context, sandbox, query.username or default_user(sandbox)) as guest:
-        if request.content_type == "application/octet-stream":
-            if not query.path:
-                raise bad_request("path query parameter is required when uploading application/octet-stream")
-            written = [await _write(guest, guest.path(query.path), body_pieces(request), metadata)]
-        elif request.content_type == "multipart/form-data":
-            written = await _write_parts(guest, request, query.path, metadata)
-        else:
-            raise bad_request(
-                f"unsupported content type {request.content_type[:80]!r}: "
-                "send multipart/form-data or application/octet-stream"
-            )
+    user, metadata = query.username or default_user(sandbox), _metadata(request.headers)
+    if request.content_type not in (_OCTETS, _FORM):
+        shown = repr(request.content_type[:80])
+        raise bad_request(f"unsupported content type {shown}: send multipart/form-data or application/octet-stream")
+    whole = await small_body(request)
+
+    async def write_small(guest: Acting) -> list[models.WrittenFile]:
+        return await _Taking(guest, metadata, small=True).body(request, query, one_piece(whole or b""))
+
+    if whole is not None:
+        written = await act(context, sandbox, user, write_small)
+    else:
+        async with acting_for(context, sandbox, user) as guest:
+            written = await _Taking(guest, metadata).body(request, query, body_pieces(request))
     return web.Response(body=msgspec.json.encode(written), content_type="application/json")
 
 
@@ -65,41 +68,52 @@ def _metadata(headers: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-async def _write_parts(
-    guest: Acting, request: web.Request, query_path: str, metadata: Mapping[str, str]
-) -> list[models.WrittenFile]:
-    reader = MultipartReader(body_pieces(request), boundary_of(request.headers.get("Content-Type", "")))
-    written: dict[str, models.WrittenFile] = {}
-    async for part in reader:
-        if part.name != "file":
-            continue
-        path = guest.path(query_path or part.file_name or "")
-        if path in written:
-            raise bad_request(
-                f"you cannot upload multiple files to the same path '{printable(path)}' in one upload request, "
-                "only the first specified file was uploaded"
+@dataclass(frozen=True, slots=True)
+class _Taking:
+    """Writes what a body holds. small: all of it is here already, and each file goes in one piece."""
+
+    guest: Acting
+    metadata: Mapping[str, str]
+    small: bool = False
+
+    async def body(
+        self, request: web.Request, query: FileQuery, pieces: AsyncIterator[bytes]
+    ) -> list[models.WrittenFile]:
+        if request.content_type == _FORM:
+            return await self._parts(MultipartReader(pieces, boundary_of(request.headers["Content-Type"])), query.path)
+        if not query.path:
+            raise bad_request("path query parameter is required when uploading application/octet-stream")
+        return [await self._file(self.guest.path(query.path), pieces)]
+
+    async def _parts(self, reader: MultipartReader, query_path: str) -> list[models.WrittenFile]:
+        written: dict[str, models.WrittenFile] = {}
+        async for part in reader:
+            if part.name != "file":
+                continue
+            path = self.guest.path(query_path or part.file_name or "")
+            if path in written:
+                raise bad_request(
+                    f"you cannot upload multiple files to the same path '{printable(path)}' in one upload request, "
+                    "only the first specified file was uploaded"
+                )
+            if len(written) >= config.UPLOAD_FILES_MAX:
+                raise bad_request(f"more than {config.UPLOAD_FILES_MAX} files in one upload request")
+            written[path] = await self._file(path, reader.pieces())
+        return list(written.values())
+
+    async def _file(self, path: str, pieces: AsyncIterator[bytes]) -> models.WrittenFile:
+        account = self.guest.account
+        data = b"".join([piece async for piece in pieces]) if self.small else pieces
+        try:
+            await self.guest.files.write(
+                path, data, parents=True, uid=account.uid, gid=account.gid, metadata=self.metadata
             )
-        if len(written) >= config.UPLOAD_FILES_MAX:
-            raise bad_request(f"more than {config.UPLOAD_FILES_MAX} files in one upload request")
-        written[path] = await _write(guest, path, reader.pieces(), metadata)
-    return list(written.values())
-
-
-async def _write(
-    guest: Acting, path: str, pieces: AsyncIterator[bytes], metadata: Mapping[str, str]
-) -> models.WrittenFile:
-    account = guest.account
-    try:
-        async with guest.files.create(
-            path, parents=True, uid=account.uid, gid=account.gid, metadata=metadata
-        ) as writing:
-            async for piece in pieces:
-                await writing.write(piece)
-            await writing.finish()
-    except SandptyError as error:
-        raise _failure(error, path) from error
-    shown = printable(path)
-    return models.WrittenFile(shown, printable(base_name(path)), "file", dict(metadata) or None)
+        except AccountChangedError:
+            raise
+        except SandptyError as error:
+            raise _failure(error, path) from error
+        shown = printable(path)
+        return models.WrittenFile(shown, printable(base_name(path)), "file", dict(self.metadata) or None)
 
 
 def _failure(error: SandptyError, path: str) -> Exception:
