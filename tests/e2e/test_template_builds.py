@@ -232,6 +232,35 @@ async def _hidden(builder: RunningServer) -> int:
     return sum('"owner":"build:' in meta for meta in metas)
 
 
+async def test_what_several_sandboxes_stand_on_becomes_one_copy(
+    builder: RunningServer, team: httpx.AsyncClient
+) -> None:
+    """Nothing of it looks different: owners, capabilities, hard links, what was taken away; others stand on it."""
+    path = await begin(
+        team,
+        "layered",
+        run("mkdir d; echo old > d/gone; echo kept > one; ln one two; cp /bin/sleep .; sudo chown 1:2 sleep"),
+        run("rm -r d; mkdir d; echo new > d/new; sudo chmod 6755 sleep"),
+        run("rm two; ln one three; sudo rm -r /usr/share/doc"),
+    )
+    assert (await ended(team, path))["status"] == "ready"
+    look = "cd /home/user; echo *; stat -c '%U:%G %u %a %h' sleep one; ls d; ls -d /usr/share/doc"
+    before = await output(team, "layered", look)
+    assert before.startswith("d one sleep three\ndaemon:bin 1 6755 1\nuser:user 1000 644 2\nnew\nls: "), before
+
+    def laid() -> int:
+        metas = (builder.data_dir / "snapshots").glob("*/snapshot.json")
+        return sum('"laid_together":true' in meta.read_text() for meta in metas)
+
+    assert laid() == 0
+    assert await output(team, "layered", look) == before
+    await until(laid, WAIT_S)
+    assert await output(team, "layered", look) == before
+    above = await begin(team, "above", run("rm three"), fromTemplate="layered")
+    assert (await ended(team, above))["status"] == "ready"
+    assert "d one sleep\n" in await output(team, "above", look)
+
+
 async def test_templates_outlive_the_server_and_its_supervisor(builder: RunningServer, team: httpx.AsyncClient) -> None:
     """What is built stays, with its log; what was being built is told to have failed, and its steps are kept."""
     done = await begin(team, "stays", run("echo kept > /srv/kept", "root"), startCmd="sleep 1000", readyCmd="true")

@@ -36,17 +36,26 @@ class Layer:
         return (self.source, *self.below)
 
 
+MERGED_BASE = 0  # no sandbox's: they begin at config.UID_BASE
+
+
 @dataclass(frozen=True, slots=True)
 class Copy:
     """What a sandbox had written when it was copied: stacked between the layers and what another one writes.
 
-    directory: where `Driver.copy` put it. ids_base: the host's number of the copied sandbox's uid 0.
+    directory: where `Driver.copy` put it. ids_base: the host's number of the copied sandbox's uid 0; MERGED_BASE when
+    it was merged: then owners are the guest's own numbers, as in templates' trees.
     sandbox_id: whose it is, and so its host name.
     """
 
     directory: Path
     ids_base: int
     sandbox_id: str
+
+    @property
+    def merged(self) -> bool:
+        """Whether a sandbox's own user namespace shifts its owners."""
+        return self.ids_base == MERGED_BASE
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +159,11 @@ class Driver(Protocol):
     async def take(self, plan: Plan, directory: Path) -> Copy:
         """As `copy`, of a sandbox that was stopped and is about to be destroyed: its disk is moved, not copied."""
 
-    async def merge(self, plan: Plan, copies: Sequence[Copy], directory: Path) -> Copy:
-        """One copy that can stand for these (the topmost first), on the plan's layers, made in `directory`."""
+    async def merge(self, copies: Sequence[Copy], directory: Path, *, layers: int, disk_mb: int) -> Copy:
+        """One copy that can stand for these (the topmost first), on so many layers, made in `directory`.
+
+        disk_mb: the largest of their disks. The result needs no shift of owners of its own (see `Copy.merged`).
+        """
 
     async def sync_copy(self, directory: Path) -> None:
         """Returns once the copy in `directory` would survive a power cut."""

@@ -1,9 +1,9 @@
 """Copies that lie on each other, made one: `python -m sandpty.isolation.merging TARGET SIZE_MB LAYERS COPY:BASE...`.
 
-TARGET and the COPYs are directories as `Driver.copy` fills them; the COPYs are told from the top down, and the result
-has the owners of the first one. A program of its own, in a mount namespace of its own: what it walks is the work of
-guests. No link in it is followed. What overlayfs says in an upper directory (whiteouts, opaque directories) is kept, so
-the result can be put in the place of the copies.
+TARGET and the COPYs are directories as `Driver.copy` fills them; the COPYs are told from the top down, and the owners
+of the result are the guest's own numbers. A program of its own, in a mount namespace of its own: what it walks is the
+work of guests. No link in it is followed. What overlayfs says in an upper directory (whiteouts, opaque directories) is
+kept, so the result can be put in the place of the copies.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sandpty.isolation import disk, program, syscalls
-from sandpty.isolation.driver import Copy
+from sandpty.isolation.driver import MERGED_BASE, Copy
 from sandpty.wire.errors import SandptyError
 
 OPAQUE = "trusted.overlay.opaque"
@@ -168,7 +168,6 @@ def merge(target: Path, layers: int, copies: list[tuple[Path, int]]) -> None:
 
     Raises OSError, MergeError.
     """
-    result_base = copies[0][1]
     for number in range(layers):
         (target / f"work{number}").mkdir(mode=0o700)
         upper = target / f"upper{number}"
@@ -177,7 +176,7 @@ def merge(target: Path, layers: int, copies: list[tuple[Path, int]]) -> None:
             made = _opened(str(upper), None, opened)
             for tree, base in reversed(copies):
                 source = _opened(str(tree / f"upper{number}"), None, opened)
-                laid = _Copy(result_base - base)
+                laid = _Copy(MERGED_BASE - base)
                 opened.callback(laid.close)
                 laid.lay(source, made)
                 laid.dress(source, made, os.fstat(source))
@@ -224,7 +223,19 @@ def main(argv: list[str]) -> int:
 async def run(target: Path, size_mb: int, layers: int, copies: Sequence[Copy]) -> None:
     """Run it. Raises SandptyError runtime_failed."""
     unshare = shutil.which("unshare") or "/usr/bin/unshare"
-    argv = [unshare, "--mount", "--propagation", "private", sys.executable, "-m", "sandpty.isolation.merging"]
+    nice = shutil.which("nice") or "/usr/bin/nice"  # terminals come first
+    argv = [
+        nice,
+        "-n",
+        "10",
+        unshare,
+        "--mount",
+        "--propagation",
+        "private",
+        sys.executable,
+        "-m",
+        "sandpty.isolation.merging",
+    ]
     argv += [str(target), str(size_mb), str(layers), *(f"{copy.directory}:{copy.ids_base}" for copy in copies)]
     words = target / "merge.log"
     try:

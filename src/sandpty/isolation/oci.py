@@ -30,7 +30,6 @@ from sandpty.isolation import (
     canary,
     cgroup,
     disk,
-    merging,
     overlay,
     process_table,
     program,
@@ -38,6 +37,7 @@ from sandpty.isolation import (
     syscalls,
 )
 from sandpty.isolation.background import Background
+from sandpty.isolation.copies import Copies
 from sandpty.isolation.driver import Copy, GuestNetwork, Layer, Plan, Started, Stats, TierRefusedError
 from sandpty.isolation.idmap import range_of, tag_of
 from sandpty.isolation.namespaces import Launcher, Namespaces
@@ -87,6 +87,7 @@ class OciDriver:
             background=background,
             launchers=self._own_groups,
         )
+        self._copies = Copies(self._disk, self._slots, self._stage / "copies")
         self._volumes = Volumes(self._disk, self._slots, self._stage)
         self._outward = Outward(self._network, self._slots, data)
         self._profile: dict[str, Any] | None = None
@@ -145,6 +146,7 @@ class OciDriver:
         await self._background.settle(config.STOP_TIMEOUT_S)  # slots being given back
         await self._slots.close()
         await self._outward.close(sandboxes_left=sandboxes_left)
+        self._copies.close()
         if not sandboxes_left:
             await asyncio.to_thread(self._network.close)
             self._cgroups.remove_parent()
@@ -199,43 +201,27 @@ class OciDriver:
             writable = self._disk.attach(plan.directory, stage / "disk")
         overlay.make_writable(writable, plan.layers, ids, hide=not plan.copies)
         with contextlib.ExitStack() as opened:
-            copies = self._shifted(plan, opened)
+            below = self._copies.shifted(plan, prepared.namespaces.user, opened)
             if fresh:
-                overlay.write_files(writable, self._files(plan, copies), ids)
-            overlay.mount(stage / "root", writable, plan.layers, prepared.namespaces.user, copies)
+                overlay.write_files(writable, self._files(plan, below), ids)
+            overlay.mount(stage / "root", writable, plan.layers, prepared.namespaces.user, below)
         self._volumes.mount(plan, ids)
         (plan.directory / "config.json").write_text(
             json.dumps(self._config(plan, prepared.namespaces)), encoding="utf-8"
         )
 
-    def _shifted(self, plan: Plan, opened: contextlib.ExitStack) -> list[overlay.Shifted]:
-        """The copies that the sandbox stands on, readable, and owned by the sandbox."""
-        namespaces: dict[int, int] = {}
-        shifted: list[overlay.Shifted] = []
-        for number, copy in enumerate(plan.copies):
-            if copy.ids_base not in namespaces:
-                namespaces[copy.ids_base] = self._slots.shift(plan.slot, copy.ids_base)
-                opened.callback(os.close, namespaces[copy.ids_base])
-            mountpoint = self._stage / plan.id / f"copy{number}"
-            mountpoint.mkdir(mode=0o700)
-            tree = self._disk.attach_copy(copy.directory, mountpoint)
-            shifted.append(overlay.Shifted(tree, namespaces[copy.ids_base]))
-        return shifted
-
     def _unstage(self, plan: Plan) -> None:
         stage = self._stage / plan.id
         overlay.unmount(stage / "root")
         self._volumes.unstage(plan)
-        for number in range(len(plan.copies)):
-            overlay.unmount(stage / f"copy{number}")
         overlay.unmount(stage / "disk")
         overlay.remove_mountpoints(stage)
 
-    def _files(self, plan: Plan, copies: Sequence[overlay.Shifted]) -> dict[str, str]:
+    def _files(self, plan: Plan, below: Sequence[overlay.Shifted]) -> dict[str, str]:
         names = "".join(f"nameserver {address}\n" for address in self._network.dns)
         hosts = f"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n127.0.1.1 {plan.id}\n"
         if plan.copies:  # the guest may have added to it
-            kept = overlay.read_file([copy.tree for copy in copies], "/etc/hosts")
+            kept = overlay.read_file([copy.tree for copy in below], "/etc/hosts")
             hosts = hosts if kept is None else kept.replace(plan.copies[0].sandbox_id, plan.id)
         return {"/etc/hostname": plan.id + "\n", "/etc/hosts": hosts, "/etc/resolv.conf": names}
 
@@ -362,9 +348,8 @@ class OciDriver:
             raise SandptyError("runtime_failed", f"the disk cannot be taken: {error}") from error
         return Copy(directory, range_of(self._tag, plan.slot).base, plan.id)
 
-    async def merge(self, plan: Plan, copies: Sequence[Copy], directory: Path) -> Copy:
-        await merging.run(directory, 2 * plan.limits.disk_mb, len(plan.layers), copies)
-        return replace(copies[0], directory=directory)
+    async def merge(self, copies: Sequence[Copy], directory: Path, *, layers: int, disk_mb: int) -> Copy:
+        return await self._copies.merge(copies, directory, layers=layers, disk_mb=disk_mb)
 
     async def sync_copy(self, directory: Path) -> None:
         try:
@@ -373,7 +358,7 @@ class OciDriver:
             raise SandptyError("no_space", f"the copy cannot be written out: {error.strerror}") from error
 
     def forget_copy(self, directory: Path) -> None:
-        self._disk.forget_copy(directory)
+        self._copies.forget(directory)
 
     # --- volumes ---
 

@@ -74,7 +74,7 @@ class ProcessDriver:
     async def take(self, plan: Plan, directory: Path) -> Copy:
         raise SandptyError("unsupported", "the process tier cannot copy: its sandboxes write to the host's own files")
 
-    async def merge(self, plan: Plan, copies: Sequence[Copy], directory: Path) -> Copy:
+    async def merge(self, copies: Sequence[Copy], directory: Path, *, layers: int, disk_mb: int) -> Copy:
         raise SandptyError("unsupported", "the process tier cannot copy: its sandboxes write to the host's own files")
 
     async def sync_copy(self, directory: Path) -> None:

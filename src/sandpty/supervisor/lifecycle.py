@@ -26,6 +26,7 @@ from sandpty.supervisor.booting import Booting
 from sandpty.supervisor.checks import check_annotations, check_disk, check_limits, check_network, disk_error
 from sandpty.supervisor.entry import Entry
 from sandpty.supervisor.events import Events
+from sandpty.supervisor.laying import Laying
 from sandpty.supervisor.origins import Images, NoImages, Origins
 from sandpty.supervisor.pausing import Pausing
 from sandpty.supervisor.snapshots import Snapshots
@@ -73,6 +74,7 @@ class Sandboxes:
         self.deadline_changed = asyncio.Event()
         self.idle = asyncio.Event()  # no create under way: the pool may refill
         self.idle.set()
+        self._laying = Laying(self.snapshots, background, self.idle)
         self.warm_ended: Callable[[], None] = lambda: None  # called when one did by itself
 
     # --- questions ---
@@ -124,6 +126,8 @@ class Sandboxes:
                 entry = await self.boot_new(template, limits, args.internet, shells, args.network, mounts=mounts)
             if template.record:
                 self._records.used(template.record)
+            if template.record or args.snapshot:
+                self._laying.used(template)
             return self._hand_out(entry, args)
         finally:
             self._creating -= 1

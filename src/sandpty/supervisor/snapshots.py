@@ -41,6 +41,7 @@ from sandpty.wire.verbs import Limits, Snapshot, SnapshotArgs
 log = logging.getLogger(__name__)
 META_NAME = "snapshot.json"
 ID_LENGTH = 20  # as a template's in E2B's world: a snapshot is used as one
+_LAID_TOGETHER = "laid together"  # as a layer's key, which it never is
 _ID_LETTERS = string.ascii_lowercase + string.digits
 
 
@@ -63,6 +64,7 @@ class Kept(msgspec.Struct, kw_only=True):
     temporary: bool = False
     layer: str = ""  # the key of a build's layer
     used_at: float = 0.0  # of a layer
+    laid_together: bool = False  # its first copy is another's, which was made of those that there were
 
     def snapshot(self) -> Snapshot:
         """What the server is told."""
@@ -141,6 +143,7 @@ class Snapshots:
             kept.created_at,
             kept.size_bytes,
             copies,
+            snapshot=snapshot_id,
             limits=kept.limits,
             defaults=kept.defaults,
             warm=False,
@@ -163,7 +166,7 @@ class Snapshots:
         return await self._background.finish(self._create(args), f"snapshot of {args.id}")
 
     async def _create(self, args: SnapshotArgs) -> Snapshot:
-        snapshot_id = "".join(secrets.choice(_ID_LETTERS) for _ in range(ID_LENGTH))
+        snapshot_id = _new_id()
         directory = self._directory / snapshot_id
         async with self._copying, self._sandboxes.held(args.id) as entry:
             meta = entry.meta
@@ -248,9 +251,57 @@ class Snapshots:
         try:
             os.mkdir(directory, mode=0o700)
             moved = (replace(copies[0], directory=below), *copies[1:])
-            return await self._driver.merge(entry.plan, moved, directory)
+            layers, disk_mb = len(entry.meta.layers), entry.meta.limits.disk_mb
+            return await self._driver.merge(moved, directory, layers=layers, disk_mb=disk_mb)
         finally:
             self._sandboxes.trash.take(below)
+
+    async def lay_together(self, snapshot_id: str) -> None:
+        """Make one copy of those that it stands on; who stands on them already goes on. Raises no_space, OSError."""
+        kept = self._kept.get(snapshot_id)
+        if kept is None or kept.temporary:
+            return
+        copies = tuple(copy.copy() for copy in kept.copies)
+        apart = max((number for number, copy in enumerate(copies, 1) if not copy.merged), default=0)
+        if len(copies) - apart >= config.LAYERS_DEEP_MAX:
+            apart = len(copies)
+        new_id = _new_id()
+        directory = self._directory / new_id
+        async with self._copying:
+            needed = tuple(str(copy.directory) for copy in copies)
+            self._needed.append(needed)
+            try:
+                check_disk(self._directory, sum(_size_bytes(copy.directory) for copy in copies[:apart]))
+                directory.mkdir(mode=0o700)
+                layers, disk_mb = len(kept.layers), kept.limits.disk_mb
+                made = await self._driver.merge(copies[:apart], directory, layers=layers, disk_mb=disk_mb)
+                await self._driver.sync_copy(directory)
+                # Kept for those who stand on it, under a name that nobody knows.
+                below = msgspec.structs.replace(
+                    kept,
+                    id=new_id,
+                    name="",
+                    copies=state.kept_copies((made, *copies[apart:])),
+                    size_bytes=_size_bytes(directory),
+                    layer=_LAID_TOGETHER,
+                    deleted=True,
+                )
+                self._write(below)
+                self._kept[new_id] = below
+                if (now := self._kept.get(snapshot_id)) is not None:
+                    now = msgspec.structs.replace(
+                        now, copies=below.copies, size_bytes=below.size_bytes, laid_together=True
+                    )
+                    self._write(now)
+                    self._kept[snapshot_id] = now
+            except BaseException:
+                if new_id not in self._kept:
+                    self._sandboxes.trash.take(directory)
+                raise
+            finally:
+                self._needed.remove(needed)
+                self.collect()
+        log.info("%d copies of snapshot %s are one now", apart, snapshot_id)
 
     def touch(self, kept: Kept) -> None:
         """A build has asked for this layer."""
@@ -291,16 +342,23 @@ class Snapshots:
         """Remove every deleted snapshot on which nothing stands."""
         needed = {files.id for files in self._records.files() if files.kind == "snapshot"}
         used = {copy.directory for entry in self._sandboxes.entries.values() for copy in entry.meta.copies}
-        # Newest first: with the last one that stood on another, the other may go too.
         used.update(*self._needed)
-        for kept in sorted(self._kept.values(), key=lambda kept: -kept.created_at):
+        wanted = {kept.id for kept in self._kept.values() if not kept.deleted or kept.id in needed}
+        # Each names all that it stands on, not only what is next below it.
+        used.update(copy.directory for kept in self._kept.values() if kept.id in wanted for copy in kept.copies)
+        for kept in list(self._kept.values()):
             own = self._directory / kept.id
-            if kept.deleted and kept.id not in needed and str(own) not in used:
+            if str(own) in used:
+                continue
+            if kept.id not in wanted:
                 del self._kept[kept.id]
                 self._driver.forget_copy(own)
                 self._sandboxes.trash.take(own)
-            else:
-                used.update(copy.directory for copy in kept.copies)
+            elif kept.laid_together:  # its own copy is in another one
+                self._driver.forget_copy(own)
+                for path in own.iterdir():
+                    if path.name != META_NAME:
+                        self._sandboxes.trash.take(path)
 
     # --- start ---
 
@@ -320,6 +378,10 @@ class Snapshots:
             kept.deleted = kept.deleted or kept.temporary
             self._kept[kept.id] = kept
         self.collect()
+
+
+def _new_id() -> str:
+    return "".join(secrets.choice(_ID_LETTERS) for _ in range(ID_LENGTH))
 
 
 def _size_bytes(directory: Path) -> int:

@@ -27,6 +27,7 @@ class Ready:
     created_at: float = 0.0
     size_bytes: int = 0
     copies: tuple[Copy, ...] = ()  # of a snapshot, the newest first
+    snapshot: str = ""  # whose they are
     limits: Limits | None = None  # of the sandbox that a snapshot is of
     started: tuple[str, ...] = ()
     defaults: Defaults = field(default_factory=Defaults)
