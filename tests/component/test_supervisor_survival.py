@@ -134,7 +134,7 @@ async def test_shutdown_leaves_sandboxes_running_unless_told(host: Supervised) -
 
 
 async def test_half_made_sandboxes_are_cleaned_up_at_start(host: Supervised) -> None:
-    """A directory without meta.json, one that was being created or resumed, a socket without a sandbox."""
+    """A directory without meta.json, one that was being created or resumed, a socket or a process without a sandbox."""
     async with host.peer() as peer:
         sandbox, resumed = await peer.create(), await peer.create()
         await run(resumed, "echo kept > /root/file; sync")
@@ -146,8 +146,12 @@ async def test_half_made_sandboxes_are_cleaned_up_at_start(host: Supervised) -> 
     torn = host.data.sandboxes / state.new_id()
     torn.mkdir()
     (torn / "meta.json").write_text('{"id": "i')
-    stray = host.data.agents / f"{state.new_id()}.sock"
-    stray.touch()
+    stray_socket = host.data.agents / f"{state.new_id()}.sock"
+    stray_socket.touch()
+    stray = await asyncio.create_subprocess_exec("sleep", "1000")
+    stray_group = Path(f"/sys/fs/cgroup/pids/sandpty-{host.tag}/slot-0")  # where the next sandbox would go
+    os.makedirs(stray_group, exist_ok=True)
+    (stray_group / "cgroup.procs").write_text(str(stray.pid))
     written = {sandbox["id"]: {"phase": "creating"}, resumed["id"]: {"phase": "stopped", "pid": 0, "start_time": 0}}
     for sandbox_id, members in written.items():
         meta_path = host.data.sandboxes / sandbox_id / "meta.json"
@@ -155,7 +159,8 @@ async def test_half_made_sandboxes_are_cleaned_up_at_start(host: Supervised) -> 
     host.start()
     assert not alive(sandbox["pid"])
     assert not alive(resumed["pid"])
-    assert not stray.exists()
+    assert not stray_socket.exists()
+    assert await stray.wait() == -signal.SIGKILL
     async with host.peer() as peer:
         assert await peer.ids() == {resumed["id"]}
         again = await peer.call("resume", id=resumed["id"], end_at=time.time() + 60)

@@ -37,7 +37,7 @@ _FORBIDDEN = {
 
 
 async def examine(driver: Driver, layers: Sequence[Layer], directory: Path) -> dict[str, str]:
-    """What was found. Raises TierRefusedError when anything that is promised does not hold."""
+    """What was found. Raises TierRefusedError when anything that is promised does not hold; no_space."""
     shutil.rmtree(directory, ignore_errors=True)
     os.mkdir(directory, 0o700)
     slot = await driver.reserve()
@@ -50,6 +50,8 @@ async def examine(driver: Driver, layers: Sequence[Layer], directory: Path) -> d
             try:
                 started = await driver.start(plan, listener)
             except SandptyError as error:
+                if error.reason.name == "no_space":
+                    raise  # it says nothing about the isolation
                 raise TierRefusedError(f"isolation `{driver.name}` does not work here: {error}") from error
         try:
             return await _look(driver, plan, started, path)

@@ -48,6 +48,9 @@ class Cgroups(Protocol):
     def bound_all(self, memory_bytes: int, pids: int) -> None:
         """Bound all sandboxes together, so that many within their limits cannot take the host down."""
 
+    def names(self) -> set[str]:
+        """Those that are there."""
+
     def create(self, name: str, limits: Limits) -> None:
         """Make fresh groups with these limits."""
 
@@ -112,6 +115,13 @@ def _write(path: Path, value: object) -> None:
 
 def _cpu_quota_us(limits: Limits) -> int:
     return max(1000, int(limits.cpu_count * CPU_PERIOD_US))
+
+
+def _directories(path: Path) -> set[str]:
+    try:
+        return {each.name for each in os.scandir(path) if each.is_dir()}
+    except FileNotFoundError:
+        return set()
 
 
 def _kill_listed(path: Path) -> None:
@@ -180,6 +190,9 @@ class CgroupsV1:
             parent = self._path(controller, "")
             parent.mkdir(mode=0o755, exist_ok=True)
             _write(parent / file, value)
+
+    def names(self) -> set[str]:
+        return set().union(*(_directories(self._path(controller, "")) for controller in self._joined()))
 
     def create(self, name: str, limits: Limits) -> None:
         self.remove(name)  # what a crash left would keep its old limits
@@ -281,6 +294,9 @@ class CgroupsV2:
         _write(self._root / "cgroup.subtree_control", " ".join(f"+{each}" for each in _V2_CONTROLLERS))
         _write(parent / "memory.max", memory_bytes)
         _write(parent / "pids.max", pids)
+
+    def names(self) -> set[str]:
+        return _directories(self._path(""))
 
     def create(self, name: str, limits: Limits) -> None:
         self.remove(name)

@@ -17,7 +17,6 @@ import fcntl
 import logging
 import os
 import shutil
-import struct
 import subprocess
 import threading
 import time
@@ -25,28 +24,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from sandpty.isolation import syscalls
+from sandpty import config
+from sandpty.isolation import loop, syscalls
 
 log = logging.getLogger(__name__)
 
 IMAGE_NAME = "disk.img"
-_BLOCK_BYTES = 4096
 _BLANKS_MAX = 32  # sizes that are ready to be copied: clients choose sizes, and each takes a megabyte or more
+_PROBE_MB = 16
 RELEASE_TIMEOUT_S = 15.0
 _TOOL_TIMEOUT_S = 120.0  # one of e2fsprogs
 _COPY_TIMEOUT_S = 600.0
 _PIECE_BYTES = 1024 * 1024
 _FICLONE = 0x40049409
-_LOOP_CTL_GET_FREE = 0x4C82
-_LOOP_CONFIGURE = 0x4C0A
-_LOOP_GET_STATUS64 = 0x4C05
-_LOOP_MAJOR = 7
-_LO_FLAGS_READ_ONLY = 1
-_LO_FLAGS_AUTOCLEAR = 4
-_LO_FLAGS_DIRECT_IO = 16
-_LOOP_INFO64 = struct.Struct("=QQQQQIIII64s64s32s2Q")
-_LOOP_CONFIG_BYTES = 4 + 4 + _LOOP_INFO64.size + 64
-_ATTEMPTS = 64  # another program may take a free loop device before us
 # noinit_itable: or the kernel would write all inode tables, which makes the sparse file big.
 _STATE_OFFSET, _STATE_VALID = 1024 + 58, b"\1\0"  # s_state of ext4: EXT4_VALID_FS alone
 _OPTIONS = "noinit_itable,errors=remount-ro"
@@ -69,9 +59,14 @@ class Disk:
     def open(self, mountpoint: Path) -> None:
         """See what works here, by mounting an image on `mountpoint`. Never fails: see `detail`."""
         self._blank.mkdir(mode=0o700, exist_ok=True)
-        probe = self._blank / "probe.img"
+        # On a disk that is full now, sandboxes will be made again later, and not without a bound: then tried in memory.
+        full = not has_room(self._blank)
+        probe = (mountpoint.parent if full else self._blank) / "probe.img"
         try:
-            self.copy_blank(probe, 16)
+            if full:
+                make_file_system(probe, _PROBE_MB * 1024 * 1024)
+            else:
+                self.copy_blank(probe, _PROBE_MB)
             mount(probe, mountpoint)
             syscalls.unmount(str(mountpoint))
             self.limited = True
@@ -104,7 +99,7 @@ class Disk:
             return directory / "disk"
         with contextlib.ExitStack() as held:
             # All that stand on one copy share one device, and so its cache.
-            device = _reopened(self._devices.get(image), image, held) or _attach(image, held, readonly=True)
+            device = loop.reopened(self._devices.get(image), image, held) or loop.attach(image, held, readonly=True)
             flags = syscalls.MS_RDONLY | syscalls.MS_NODEV | syscalls.MS_NOSUID | syscalls.MS_NOATIME
             syscalls.mount(device, str(mountpoint), "ext4", flags)
             self._devices[image] = device
@@ -122,6 +117,7 @@ class Disk:
     def _opened_blank(self, disk_mb: int, journal: bool) -> BinaryIO:
         path = self._blank / f"{disk_mb}{'-journal' if journal else ''}.img"
         with contextlib.suppress(FileNotFoundError):
+            os.utime(path)  # those that are not in use go
             return open(path, "rb")
         with self._making:  # each once, also when several want it at the same time
             if not path.exists():
@@ -148,10 +144,10 @@ class Disk:
             return directory / "disk"
         # Two devices for one image would be two file systems that know nothing of each other: the end of both.
         with self._attaching, contextlib.ExitStack() as held:
-            device = _reopened(self._devices.get(image), image, held) or _reopened(_loop_of(image), image, held)
+            device = loop.reopened(self._devices.get(image), image, held) or loop.reopened(loop.of(image), image, held)
             if device is None:
                 check(directory)
-                device = _attach(image, held)
+                device = loop.attach(image, held)
             flags = syscalls.MS_NODEV | syscalls.MS_NOSUID | syscalls.MS_NOATIME
             syscalls.mount(device, str(mountpoint), "ext4", flags, _SHARED_OPTIONS)
             self._devices[image] = device
@@ -169,6 +165,12 @@ class Disk:
             _run_tool("resize2fs", str(image))
 
 
+def has_room(directory: Path, more_bytes: int = 0) -> bool:
+    """Whether the file system has more left than the sandboxes that run need, after `more_bytes` more."""
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize - more_bytes >= config.DISK_FREE_MIN_BYTES
+
+
 def exists(directory: Path) -> bool:
     """Whether the sandbox has a disk from an earlier run."""
     return (directory / IMAGE_NAME).exists() or (directory / "disk").exists()
@@ -183,22 +185,10 @@ def wait_released(directory: Path) -> None:
 def _wait_released(image: Path) -> None:
     """The kernel unmounts an ended sandbox's disk a little later; two mounts of one image would destroy it."""
     deadline = time.monotonic() + RELEASE_TIMEOUT_S
-    while (device := _loop_of(image)) is not None:
+    while (device := loop.of(image)) is not None:
         if time.monotonic() > deadline:
             raise OSError(errno.EBUSY, f"the sandbox's disk is still in use by {device}")
         time.sleep(0.002)
-
-
-def _loop_of(image: Path) -> str | None:
-    wanted = image.stat()
-    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
-        device = f"/dev/{backing.parent.parent.name}"
-        with contextlib.suppress(OSError), open(device, "rb") as file:
-            status = bytearray(_LOOP_INFO64.size)
-            fcntl.ioctl(file, _LOOP_GET_STATUS64, status)
-            if _LOOP_INFO64.unpack(status)[:2] == (wanted.st_dev, wanted.st_ino):
-                return device
-    return None
 
 
 def used_bytes(directory: Path) -> int:
@@ -236,7 +226,7 @@ def make_file_system(path: Path, size: int, *, journal: bool = False) -> None:
             file.truncate(size)
         kind = ["-O", "^resize_inode", "-J", f"size={_JOURNAL_MB}"] if journal else ["-O", "^has_journal,^resize_inode"]
         kind += ["-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard"]
-        _run_tool("mkfs.ext4", "-q", "-F", "-m", "0", "-b", str(_BLOCK_BYTES), *kind, str(new))
+        _run_tool("mkfs.ext4", "-q", "-F", "-m", "0", "-b", str(loop.BLOCK_BYTES), *kind, str(new))
         os.rename(new, path)
     finally:
         new.unlink(missing_ok=True)
@@ -249,7 +239,7 @@ def _run_tool(name: str, *arguments: str) -> None:
         raise FileNotFoundError(f"{name} is not installed (Debian: apt-get install e2fsprogs)")
     status, words = _ran([path, *arguments], _TOOL_TIMEOUT_S)
     if status not in (0, _E2FSCK_MENDED if name == "e2fsck" else 0):
-        raise OSError(errno.EIO, f"{name} fails: {words}")
+        raise OSError(_number_of(words), f"{name} fails: {words}")
 
 
 def _ran(argv: Sequence[str], timeout_s: float) -> tuple[int, str]:
@@ -259,6 +249,11 @@ def _ran(argv: Sequence[str], timeout_s: float) -> tuple[int, str]:
     except subprocess.TimeoutExpired as error:
         raise OSError(errno.ETIMEDOUT, f"{argv[0]} takes over {timeout_s:g} s") from error
     return done.returncode, (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+
+
+def _number_of(words: str) -> int:
+    """Which error a program means."""
+    return errno.ENOSPC if "No space left" in words else errno.EIO
 
 
 def copy(directory: Path, target: Path) -> None:
@@ -271,7 +266,7 @@ def copy(directory: Path, target: Path) -> None:
     argv = ["cp", "--archive", "--reflink=auto", "--sparse=auto", "--", str(directory / "disk"), str(target / "disk")]
     status, words = _ran(argv, _COPY_TIMEOUT_S)
     if status != 0:
-        raise OSError(errno.ENOSPC if "No space left" in words else errno.EIO, words)
+        raise OSError(_number_of(words), words)
 
 
 def take(directory: Path, target: Path) -> None:
@@ -335,50 +330,6 @@ def _copy_range(source: int, target: int, start: int, end: int) -> None:
 def mount(image: Path, mountpoint: Path) -> None:
     """Attach the image to a loop device and mount it; the device frees itself with the last unmount. Raises OSError."""
     with contextlib.ExitStack() as held:
-        device = _attach(image, held)
+        device = loop.attach(image, held)
         flags = syscalls.MS_NODEV | syscalls.MS_NOSUID | syscalls.MS_NOATIME
         syscalls.mount(device, str(mountpoint), "ext4", flags, _OPTIONS)
-
-
-def _reopened(device: str | None, image: Path, held: contextlib.ExitStack) -> str | None:
-    """`device` if it still is the image's, open until `held` is closed."""
-    if device is None:
-        return None
-    status = bytearray(_LOOP_INFO64.size)
-    try:
-        fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
-        held.callback(os.close, fd)
-        fcntl.ioctl(fd, _LOOP_GET_STATUS64, status)
-    except OSError:
-        return None
-    wanted = image.stat()
-    return device if _LOOP_INFO64.unpack(status)[:2] == (wanted.st_dev, wanted.st_ino) else None
-
-
-def _attach(image: Path, held: contextlib.ExitStack, *, readonly: bool = False) -> str:
-    """A loop device for the image, open until `held` is closed: an unused one would free itself."""
-
-    def opened(path: str | Path, flags: int) -> int:
-        fd = os.open(path, flags | os.O_CLOEXEC)
-        held.callback(os.close, fd)
-        return fd
-
-    access = os.O_RDONLY if readonly else os.O_RDWR
-    always = _LO_FLAGS_AUTOCLEAR | (_LO_FLAGS_READ_ONLY if readonly else 0)
-    control, file = opened("/dev/loop-control", os.O_RDWR), opened(image, access)
-    for _ in range(_ATTEMPTS):
-        number = fcntl.ioctl(control, _LOOP_CTL_GET_FREE)
-        device = f"/dev/loop{number}"
-        if not os.path.exists(device):
-            with contextlib.suppress(FileExistsError):
-                os.mknod(device, 0o060600, os.makedev(_LOOP_MAJOR, number))
-        loop = opened(device, access)
-        # Direct I/O, so that nothing is cached twice; not every file system below can do it.
-        # Not for a copy that is only read: it would first have to be written out, 50 ms for 50 MB.
-        for flags in (always,) if readonly else (always | _LO_FLAGS_DIRECT_IO, always):
-            info = _LOOP_INFO64.pack(0, 0, 0, 0, 0, 0, 0, 0, flags, b"", b"", b"", 0, 0)
-            head = struct.pack("=II", file, _BLOCK_BYTES if flags & _LO_FLAGS_DIRECT_IO else 0)
-            with contextlib.suppress(OSError):
-                fcntl.ioctl(loop, _LOOP_CONFIGURE, (head + info).ljust(_LOOP_CONFIG_BYTES, b"\0"))
-                return device
-    raise OSError("no free loop device")

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sandpty import descriptors
 from sandpty.isolation import nursery
 from sandpty.isolation.idmap import IdRange
 
@@ -107,7 +108,8 @@ class Nursery:
     def _ask(self, request: bytes, count: int) -> tuple[bytes, list[int]]:
         control = self._control or self._start()
         control.send(request)
-        message, fds, _, _ = socket.recv_fds(control, 512, 2)
+        # Not for the programs that we start: a launcher ends with the last holder of its socket.
+        message, fds = descriptors.receive(control, 512, 2)
         if message[:1] == b"+" and len(fds) == count:
             return message[1:], fds
         for fd in fds:

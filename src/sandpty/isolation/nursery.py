@@ -114,6 +114,7 @@ def _become(order: socket.socket) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for target in (0, 1, 2):
         os.dup2(null, target)
+    os.set_inheritable(fds[0], False)
     os.dup2(fds[0], 3)
     os.set_inheritable(3, True)  # it may have been 3 already
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)

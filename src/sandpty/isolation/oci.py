@@ -128,7 +128,9 @@ class OciDriver:
         agent.chmod(0o555)
 
     async def probe(self, layers: Sequence[Layer]) -> dict[str, str]:
-        found = await canary.examine(self, layers, self._data.root / "canary")
+        await asyncio.to_thread(self._end_strays)
+        place = self._data.root if disk.has_room(self._data.root) else self._stage
+        found = await canary.examine(self, layers, place / "canary")
         await self._outward.adopted_all()
         self._slots.refill()
         return {
@@ -141,6 +143,13 @@ class OciDriver:
             "seccomp": "strict profile" + (", compiled" if self._bpf else ""),
             **found,
         }
+
+    def _end_strays(self) -> None:
+        """What an earlier supervisor had begun, and no sandbox has. All that are there were adopted."""
+        for name in self._cgroups.names() - {group_of(slot) for slot in self._slots.used}:
+            self._cgroups.kill(name)
+            with contextlib.suppress(OSError):
+                self._cgroups.remove(name)
 
     async def close(self, *, sandboxes_left: bool) -> None:
         await self._background.settle(config.STOP_TIMEOUT_S)  # slots being given back

@@ -94,6 +94,10 @@ class Slots:
                 return slot
         raise SandptyError("limit", f"this host holds {SLOTS_MAX} sandboxes at most")
 
+    @property
+    def used(self) -> frozenset[int]:
+        return frozenset(self._used)
+
     def taken(self, slot: int) -> None:
         """A sandbox of an earlier supervisor has this slot."""
         self._used.add(slot)

@@ -7,7 +7,7 @@ import logging
 import socket
 from collections import deque
 
-from sandpty import config
+from sandpty import config, descriptors
 from sandpty.wire import sockets
 from sandpty.wire.errors import REASONS, SandptyError
 from sandpty.wire.sockets import SocketAnswer, SocketRequest
@@ -69,9 +69,7 @@ class SocketSource:
         peer = self._peer
         assert peer is not None
         try:
-            data, fds, _, _ = socket.recv_fds(
-                peer, sockets.MESSAGE_BYTES_MAX, sockets.SOCKETS_MAX, socket.MSG_CMSG_CLOEXEC
-            )
+            data, fds = descriptors.receive(peer, sockets.MESSAGE_BYTES_MAX, sockets.SOCKETS_MAX)
         except BlockingIOError:
             return
         except OSError as error:

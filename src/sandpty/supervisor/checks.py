@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import msgspec
 
 from sandpty import config
+from sandpty.isolation import disk
 from sandpty.wire import network_rules, verbs
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import Limits, NetworkPolicy, VolumeMount
@@ -71,8 +71,7 @@ def check_limits(limits: Limits) -> None:
 
 def check_disk(directory: Path, more_bytes: int = 0) -> None:
     """Raises no_space when the little that is left (after `more_bytes` more) belongs to the sandboxes that run."""
-    disk = os.statvfs(directory)
-    if disk.f_bavail * disk.f_frsize - more_bytes < config.DISK_FREE_MIN_BYTES:
+    if not disk.has_room(directory, more_bytes):
         raise SandptyError("no_space", "the data directory's disk is full")
 
 

@@ -233,7 +233,8 @@ def main() -> None:
     except (TierRefusedError, SandptyError) as error:
         log.error("refused: %s", error)
         tell_ready(options.ready_fd, f"refused: {error}")
-        sys.exit(EXIT_REFUSED)
+        passes = isinstance(error, SandptyError) and error.reason.name == "no_space"
+        sys.exit(EXIT_NOT_STARTED if passes else EXIT_REFUSED)
     except Exception:
         log.exception("supervisor failed")
         sys.exit(EXIT_NOT_STARTED)

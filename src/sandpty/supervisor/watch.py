@@ -144,9 +144,15 @@ def _spawn(options: list[str], lock_fd: int, ready_fd: int) -> int:
 
 
 def _write_pid(path: Path, pid: int) -> None:
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text(f"{pid}\n", encoding="ascii")
-    os.replace(temporary, path)
+    """In one write over what is there: on a disk that is full there is no room for another file. Never raises."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.pwrite(fd, f"{pid:<15}\n".encode(), 0)
+        finally:
+            os.close(fd)
+    except OSError as error:  # the supervisor is worth more than a word of where it is
+        print(f"watcher: {path.name} cannot be written: {error}", file=sys.stderr, flush=True)
 
 
 class _Watcher:
