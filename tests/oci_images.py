@@ -211,10 +211,19 @@ def _packaged(root: Path) -> Iterator[str]:
             yield name.lstrip("/")
 
 
+def static_program() -> bytes:
+    """busybox, which does what its name or its first argument says, and needs nothing."""
+    program = Path("/usr/bin/busybox")
+    return (program if program.exists() else Path("/bin/busybox")).read_bytes()
+
+
+def musl_loader() -> bytes:
+    """Alpine's C library, which is its loader too."""
+    return Path("/lib/ld-musl-x86_64.so.1").read_bytes()
+
+
 def tiny_layer() -> bytes:
     """busybox and nothing else: no glibc, bash, sudo or /etc/passwd."""
-    program = Path("/usr/bin/busybox")
-    program = program if program.exists() else Path("/bin/busybox")
     applets = "sh ls cat id env echo sleep stat test true whoami mkdir rm wc head uname find touch pwd"
     links = [symlink(f"bin/{name}", "busybox") for name in applets.split()]
-    return layer(entry("bin"), entry("bin/busybox", program.read_bytes(), mode=0o755), *links)
+    return layer(entry("bin"), entry("bin/busybox", static_program(), mode=0o755), *links)

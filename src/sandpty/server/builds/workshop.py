@@ -106,7 +106,7 @@ class Workshop:
             window=config.ATTACH_WINDOW_BYTES,
             stall_ms=NEVER_MS,
         )
-        async with await attachment.start(sandbox.socket, start) as attached:
+        async with await _started(sandbox, start) as attached:
             feeding = asyncio.create_task(_feed(attached, stdin)) if stdin is not None else None
             try:
                 status = await follow(attached, lines)
@@ -131,6 +131,16 @@ class Workshop:
             sandbox, self._sandbox = self._sandbox, None
             with contextlib.suppress(SandptyError):
                 await asyncio.shield(self._client.call("kill", {"id": sandbox.id}, dict))
+
+
+async def _started(sandbox: Sandbox, start: Start) -> Attachment:
+    """Raises SandptyError, which names the program that is missing: steps need a shell, and an image may have none."""
+    try:
+        return await attachment.start(sandbox.socket, start)
+    except SandptyError as error:
+        if error.reason.name != "start_failed":
+            raise
+        raise SandptyError("start_failed", f"{start.argv[0]}: {error.message}") from error
 
 
 async def follow(attached: Attachment, lines: Lines) -> Exit:
