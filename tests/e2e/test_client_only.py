@@ -60,7 +60,7 @@ def command(cli: Cli, *words: str) -> subprocess.CompletedProcess[str]:
 def test_the_extra_is_what_only_servers_need() -> None:
     """A package that is added to one of the lists is in the right one; the message knows all of the extra."""
     assert names(PROJECT["optional-dependencies"]["server"]) == SERVER_PACKAGES
-    assert names(PROJECT["dependencies"]) == {"click", "h11", "httpx", "rich", "websockets"}
+    assert names(PROJECT["dependencies"]) == {"click", "h11", "httpx", "rich"}
 
 
 def test_the_sdk_works_without_a_servers_packages(cli: Cli) -> None:

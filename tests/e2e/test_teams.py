@@ -6,8 +6,8 @@ import asyncio
 import json
 import os
 import subprocess
-from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import httpx
@@ -15,10 +15,20 @@ import pytest
 import pytest_asyncio
 import websockets
 
+from sandpty import AsyncClient, AsyncSandbox, AsyncTerminal, Output, SandptyError
+from sandpty.wire.frames import From
 from tests.server_fixture import RunningServer, running_server, sandpty
 from tests.waiting import until
 
 WAIT_S = 30.0
+ECHO_SERVER = """
+import socket
+with socket.create_server(("127.0.0.1", 8000)) as server:
+    print("listens", flush=True)
+    connected, _ = server.accept()
+    while data := connected.recv(1000):
+        connected.sendall(data)
+"""
 
 
 def keys(server: RunningServer, *words: str) -> str:
@@ -127,6 +137,33 @@ async def test_a_revoked_key_is_refused_and_its_terminals_are_cut(
     assert await refused(http, leaked)
     assert not await refused(http, kept)
     assert (await http.delete(f"/v1/sandboxes/{made.json()['id']}", headers=using(kept))).status_code == 204
+
+
+async def test_a_revoked_keys_handles_end_at_once(teams_server: RunningServer) -> None:
+    """A terminal that heals itself, an attachment, a watch and a forwarded port: none is made again, all say why."""
+    leaked = add_key(teams_server, "lenders", "lent")
+    async with AsyncClient(teams_server.url, leaked) as client, AsyncExitStack() as stack:
+        sandbox = await AsyncSandbox.create(url=teams_server.url, api_key=leaked)
+        echo = ["/usr/bin/python3", "-c", ECHO_SERVER]
+        service = await stack.enter_async_context(client.start_attached(sandbox.id, echo))
+        assert isinstance(await service.receive(), Output)  # it listens
+        terminal = AsyncTerminal(client, sandbox.id, service.info.process, origin=From.END)
+        await stack.enter_async_context(terminal)
+        watch = await stack.enter_async_context(await sandbox.files.watch_dir("."))
+        port = await stack.enter_async_context(client.connect_port(sandbox.id, 8000))
+        await port.send(b"hello")
+        assert await port.receive() == b"hello"
+        ends = [_ended(anext(aiter(terminal))), _ended(service.receive()), _ended(anext(watch)), _ended(port.receive())]
+        waiting = asyncio.gather(*(asyncio.create_task(end) for end in ends))
+        await change(teams_server, "revoke", "lent")
+        assert set(await asyncio.wait_for(waiting, WAIT_S)) == {"unauthenticated"}
+
+
+async def _ended(event: Awaitable[object]) -> str:
+    """Why there is no more."""
+    with pytest.raises(SandptyError) as ended:
+        await event
+    return ended.value.reason.name
 
 
 async def _read_on(viewer: websockets.ClientConnection) -> None:

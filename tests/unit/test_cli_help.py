@@ -81,7 +81,7 @@ def test_exec_loads_only_what_it_needs() -> None:
     script = (
         "import sys\nfrom sandpty.cli.main import run, cli\n"
         "run(lambda: cli.main(['exec', 'ID', 'true'], prog_name='sandpty', standalone_mode=False))\n"
-        "heavy = ('aiohttp', 'httpx', 'rich', 'msgspec', 'uvloop', 'sandpty.sdk._sync', 'sandpty.cli.serve')\n"
+        "heavy = ('aiohttp', 'httpx', 'rich', 'msgspec', 'uvloop', 'asyncio', 'ssl', 'sandpty.sdk._async')\n"
         "print([name for name in heavy if name in sys.modules])"
     )
     env = {**os.environ, "SANDPTY_URL": "http://127.0.0.1:9", "SANDPTY_API_KEY": "k"}

@@ -6,8 +6,9 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Coroutine, Sequence
+import time
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,10 +18,8 @@ from sandpty.cli.connection import Duration, Pair, find_server, run_async, sandb
 from sandpty.wire.errors import SandptyError
 
 if TYPE_CHECKING:
-    import asyncio
-
     from sandpty.cli.connection import Server
-    from sandpty.sdk import AsyncClient, AsyncTerminal
+    from sandpty.sdk import Client, Terminal
 
 READ_BYTES = 64 * 1024
 LOG_BYTES = 16 * 1024 * 1024  # what it may say while the connection is away
@@ -80,9 +79,10 @@ def exec_(
         "deadline_s": timeout_s,
         "log_bytes": LOG_BYTES,
     }
-    execute = _execute_in_terminal if in_terminal else _execute
     server = find_server(url, data_dir)
-    raise SystemExit(run_async(execute(server, sandbox_id, {**wish, "stdin": not no_stdin}, reconnect_timeout_s)))
+    if in_terminal:
+        raise SystemExit(run_async(_execute_in_terminal(server, sandbox_id, wish, reconnect_timeout_s)))
+    raise SystemExit(_execute(server, sandbox_id, {**wish, "stdin": not no_stdin}, reconnect_timeout_s))
 
 
 async def _execute_in_terminal(
@@ -99,54 +99,33 @@ async def _execute_in_terminal(
     return status_of(outcome, f"sandpty attach {sandbox_id} {started.pid}")
 
 
-async def _execute(server: Server, sandbox_id: str, wish: dict[str, Any], reconnect_timeout_s: float) -> int:
-    import asyncio
+def _execute(server: Server, sandbox_id: str, wish: dict[str, Any], reconnect_timeout_s: float) -> int:
+    # The blocking client: an event loop alone takes a tenth of the time that all this may take.
+    from sandpty.cli.signals import caught
+    from sandpty.sdk import Client, Terminal
 
-    from sandpty.cli.signals import handled
-    from sandpty.sdk import AsyncClient, AsyncTerminal
-    from sandpty.wire.frames import From
-
-    signals: asyncio.Queue[str] = asyncio.Queue()
-    # From before the command runs: what comes meanwhile is for it.
-    with handled(FORWARDED, signals.put_nowait):
-        async with AsyncClient(server.url, server.api_key) as client:
-            started = await client.start_process(sandbox_id, **wish)
-            terminal = AsyncTerminal(
-                client, sandbox_id, started.process, origin=From.OFFSET, reconnect_timeout_s=reconnect_timeout_s
-            )
-            async with terminal:
-                others = [_pass_signals(client, sandbox_id, started.process, signals)]
-                if wish["stdin"]:
-                    others.append(_pass_input(terminal))
-                return await _pass_output_beside(terminal, others)
+    with Client(server.url, server.api_key) as client:
+        view = client.start_attached(sandbox_id, **wish)
+        terminal = Terminal(client, sandbox_id, view, reconnect_timeout_s=reconnect_timeout_s)
+        signals = _Signals(client, sandbox_id)
+        # From before the command runs: what comes meanwhile is for it.
+        with caught(FORWARDED, signals.take), terminal:
+            signals.pass_to(terminal.info.process)
+            if wish["stdin"]:
+                # A thread that nobody waits for: a read of a terminal ends only when somebody types.
+                threading.Thread(target=_pass_input, args=(terminal,), daemon=True).start()
+            return _pass_output(terminal)
 
 
-async def _pass_output_beside(terminal: AsyncTerminal, others: Sequence[Coroutine[Any, Any, None]]) -> int:
-    """Until the end of the output, which ends the others; the exit status."""
-    import asyncio
-
-    beside = [asyncio.create_task(other) for other in others]
-    try:
-        return await _pass_output(terminal)
-    finally:
-        for task in beside:
-            task.cancel()
-        await asyncio.gather(*beside, return_exceptions=True)
-
-
-async def _pass_output(terminal: AsyncTerminal) -> int:
+def _pass_output(terminal: Terminal) -> int:
     """Until the end; the exit status."""
-    import asyncio
-
     from sandpty.sdk.values import exit_status
     from sandpty.wire.frames import Exit, Gap, Output, Stream
 
-    loop = asyncio.get_running_loop()
-    async for event in terminal:
+    for event in terminal:
         match event:
             case Output():
-                descriptor = 2 if event.stream == Stream.STDERR else 1
-                await loop.run_in_executor(None, _write, descriptor, event.data)
+                _write(2 if event.stream == Stream.STDERR else 1, event.data)
             case Gap():
                 lost = event.end - event.start
                 click.echo(f"sandpty: {lost} bytes of output are gone: the log keeps only the newest", err=True)
@@ -161,39 +140,48 @@ def _write(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-async def _pass_input(terminal: AsyncTerminal) -> None:
+def _pass_input(terminal: Terminal) -> None:
     """What comes in here goes to the command; its end too."""
-    import asyncio
-
-    chunks: asyncio.Queue[bytes] = asyncio.Queue(1)
-    loop = asyncio.get_running_loop()
-    # A thread of its own that nobody waits for: a read of a terminal ends only when somebody types.
-    threading.Thread(target=_read_all, args=(chunks, loop), daemon=True).start()
     with contextlib.suppress(SandptyError):  # it has ended, or closed its input: the output's side tells how
-        while chunk := await chunks.get():
-            await terminal.send_input(chunk)
-        await terminal.close_stdin()
+        while chunk := _read():
+            terminal.send_input(chunk)
+        terminal.close_stdin()
 
 
-def _read_all(chunks: asyncio.Queue[bytes], loop: asyncio.AbstractEventLoop) -> None:
-    import asyncio
-
-    with contextlib.suppress(OSError, RuntimeError):  # no stdin, or the loop has ended
-        chunk = b"-"
-        while chunk:
-            chunk = os.read(sys.stdin.fileno(), READ_BYTES)
-            asyncio.run_coroutine_threadsafe(chunks.put(chunk), loop).result()
+def _read() -> bytes:
+    """Empty at the end, and when there is no stdin."""
+    try:
+        return os.read(sys.stdin.fileno(), READ_BYTES) if sys.stdin else b""
+    except OSError:
+        return b""
 
 
-async def _pass_signals(client: AsyncClient, sandbox_id: str, process: int, signals: asyncio.Queue[str]) -> None:
+class _Signals:
     """Signals that would end us go to the command instead; its end is ours."""
-    import asyncio
 
-    while True:
-        name = await signals.get()
-        try:
-            await client.signal_process(sandbox_id, process, name, target="tree")
-        except SandptyError as error:
-            if error.reason.name == "server_unreachable":  # it comes back, or the output's side gives up
-                signals.put_nowait(name)
-                await asyncio.sleep(SIGNAL_RETRY_S)
+    def __init__(self, client: Client, sandbox_id: str) -> None:
+        self._client = client
+        self._sandbox_id = sandbox_id
+        self._process = 0
+        self._names: SimpleQueue[str] = SimpleQueue()
+
+    def take(self, name: str) -> None:
+        """In a signal handler. Who asks twice before the command has begun does not want it any more."""
+        if not self._process and not self._names.empty():
+            raise KeyboardInterrupt
+        self._names.put(name)
+
+    def pass_to(self, process: int) -> None:
+        """What came, and what comes."""
+        self._process = process
+        threading.Thread(target=self._pass, daemon=True).start()
+
+    def _pass(self) -> None:
+        while True:
+            name = self._names.get()
+            try:
+                self._client.signal_process(self._sandbox_id, self._process, name, target="tree")
+            except SandptyError as error:
+                if error.reason.name == "server_unreachable":  # it comes back, or the output's side gives up
+                    self._names.put(name)
+                    time.sleep(SIGNAL_RETRY_S)

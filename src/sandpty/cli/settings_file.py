@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -100,6 +99,8 @@ def write(settings: Settings) -> None:
     try:
         file = file.resolve()  # a symlink, to a directory of dotfiles for example, stays one
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        import tempfile
+
         descriptor, temporary = tempfile.mkstemp(prefix=".config-", dir=file.parent)  # 0600
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as opened:

@@ -71,7 +71,8 @@ class CommandExitError(Exception):
     """A process ended with another status than 0. `exit_code` is 128 + the signal's number when a signal ended it."""
 
     def __init__(self, exit_code: int, stdout: str, stderr: str, error: str | None) -> None:
-        super().__init__(f"exit status {exit_code}" + (f": {error}" if error else ""))
+        last_words = stderr.strip().rpartition("\n")[2]
+        super().__init__((error or f"exit status {exit_code}") + (f": {last_words}" if last_words else ""))
         self.exit_code = exit_code
         self.stdout = stdout
         self.stderr = stderr

@@ -13,7 +13,7 @@ from types import TracebackType
 
 from sandpty.sdk._async.client import AsyncClient
 from sandpty.sdk._async.port import PIECE_BYTES, AsyncPortConnection
-from sandpty.sdk._concurrency import JOIN_TIMEOUT_S
+from sandpty.sdk._blocking import JOIN_TIMEOUT_S
 from sandpty.wire.errors import SandptyError
 
 LOCAL_HOST = "127.0.0.1"

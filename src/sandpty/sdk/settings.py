@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from sandpty.wire.errors import SandptyError
 
@@ -21,10 +21,20 @@ def server_from_environment(url: str | None, api_key: str | None) -> tuple[str, 
     return url or os.environ.get("SANDPTY_URL") or DEFAULT_URL, key
 
 
-def goes_through_proxy(url: str) -> bool:
-    """Whether this machine's settings (HTTPS_PROXY and the like) put a proxy between us and the server."""
+def is_local(url: str) -> bool:
+    """Whether it is this machine's own loopback, which no proxy can reach."""
+    return urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
+
+
+def proxy_of(url: str) -> SplitResult | None:
+    """What this machine's settings (HTTPS_PROXY and the like) put between us and the server."""
+    if is_local(url):
+        return None
     from urllib.request import getproxies, proxy_bypass
 
     parts = urlsplit(url)
     proxies = getproxies()
-    return bool(proxies.get(parts.scheme) or proxies.get("all")) and not proxy_bypass(parts.netloc)
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or proxy_bypass(parts.netloc):
+        return None
+    return urlsplit(proxy if "://" in proxy else f"http://{proxy}")

@@ -114,6 +114,32 @@ def from_json(kind: type[_Value], body: Json) -> _Value:
     return kind(**values)
 
 
+def start_body(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    user: str = "",
+    cwd: str = "",
+    tag: str = "",
+    pty: WindowSize | None = None,
+    stdin: bool = True,
+    deadline_s: float = 0,
+    log_bytes: int = 0,
+) -> dict[str, Any]:
+    """What a server is asked to start: the body of `POST …/processes`."""
+    return {
+        "argv": list(argv),
+        "env": dict(env or {}),
+        "user": user,
+        "cwd": cwd,
+        "tag": tag,
+        "pty": {"cols": pty.cols, "rows": pty.rows} if pty else None,
+        "stdin": stdin,
+        "deadline_s": deadline_s,
+        "log_bytes": log_bytes,
+    }
+
+
 def exit_status(exit_: Exit) -> int:
     """What a shell would say: the exit code, or 128 + the signal's number; 124 when its deadline ended it."""
     if exit_.reason is ExitReason.DEADLINE:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import TypeAlias
 
-from websockets.exceptions import ConnectionClosed
-
-from sandpty.sdk._async.sockets import async_connect_socket, closed_socket
-from sandpty.sdk._concurrency import AsyncSocket
+from sandpty.sdk._async.sockets import AsyncWebSocket, async_connect_socket, closed_socket
+from sandpty.sdk.exceptions import RequestTimeoutError
+from sandpty.sdk.websocket import ClosedWebSocketError
 from sandpty.wire import frames
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.frames import (
@@ -29,6 +28,8 @@ from sandpty.wire.frames import (
 Event: TypeAlias = Output | Gap | Resized | Exit | InputAck | Pong | AgentError
 
 INPUT_MESSAGE_BYTES = 64 * 1024
+# Far less than an agent lets its fastest reader be behind (128 KiB), so that who keeps up never makes it wait.
+ACK_EVERY_BYTES = 32 * 1024
 _LENGTH_BYTES = 4
 
 
@@ -39,22 +40,39 @@ class AsyncAttachment:
     next event is asked for; until then it fills the window.
     """
 
-    def __init__(self, address: str, headers: dict[str, str], *, window: int, direct: bool) -> None:
-        self._address = address
+    def __init__(
+        self,
+        url: str,
+        path: str,
+        headers: Mapping[str, str],
+        *,
+        window: int,
+        answer_timeout_s: float,
+        opening: str = "",
+    ) -> None:
+        """`opening`: what is said first, on a WebSocket that starts what it then shows."""
+        self._url = url
+        self._path = path
         self._headers = headers
-        self._direct = direct
-        self._ack_every = max(1, window // 4)
+        self._answer_timeout_s = answer_timeout_s
+        self._opening = opening
+        self._ack_every = min(max(1, window // 4), ACK_EVERY_BYTES)
         self._acked = 0
-        self._socket: AsyncSocket | None = None
+        self._socket: AsyncWebSocket | None = None
         self.position = 0
         self.exit: Exit | None = None
         self.info: Attached
 
     async def open(self) -> None:
-        """Connect, and learn what was attached to. Raises no_such_process, no_such_sandbox, bad_argument."""
-        self._socket = await async_connect_socket(self._address, self._headers, direct=self._direct)
+        """Connect, and learn what was attached to. Raises no_such_process, no_such_sandbox, bad_argument.
+
+        Of one that starts a process what `AsyncClient.start_process` raises.
+        """
+        self._socket = await async_connect_socket(self._url, self._path, self._headers)
         try:
-            first = await self._receive()
+            if self._opening:
+                await self._socket.send(self._opening)
+            first = await self._receive(self._answer_timeout_s)
             if not isinstance(first, Attached):
                 raise SandptyError("bad_frame", f"{type(first).__name__} where ATTACHED was due")
         except BaseException:
@@ -70,7 +88,7 @@ class AsyncAttachment:
             return
         if self.position > self._acked and self.exit is None:
             # So that a client without offsets, who comes next, continues behind what was seen here.
-            with contextlib.suppress(ConnectionClosed):
+            with contextlib.suppress(ClosedWebSocketError):
                 await socket.send(memoryview(frames.encode_ack(self.position))[_LENGTH_BYTES:])
         await socket.close()
 
@@ -116,13 +134,15 @@ class AsyncAttachment:
             self._acked = self.position
             await self._send(frames.encode_ack(self.position))
 
-    async def _receive(self) -> frames.FromAgent:
+    async def _receive(self, timeout_s: float | None = None) -> frames.FromAgent:
         try:
-            message = await self._connected().recv(decode=False)
-        except ConnectionClosed as error:
-            raise closed_socket(self._address, error) from error
-        if not message:
-            raise SandptyError("bad_frame", "an empty message is no frame")
+            message = await self._connected().receive(timeout_s)
+        except ClosedWebSocketError as error:
+            raise closed_socket(self._url, error) from error
+        except TimeoutError as error:
+            raise RequestTimeoutError(f"GET {self._path.partition('?')[0]}", self._answer_timeout_s) from error
+        if not message or isinstance(message, str):
+            raise SandptyError("bad_frame", "an empty message, or a text, is no frame")
         try:
             return frames.decode(message[0], memoryview(message)[1:])
         except frames.FrameError as error:
@@ -131,10 +151,10 @@ class AsyncAttachment:
     async def _send(self, frame: bytes) -> None:
         try:
             await self._connected().send(memoryview(frame)[_LENGTH_BYTES:])
-        except ConnectionClosed as error:
-            raise closed_socket(self._address, error) from error
+        except ClosedWebSocketError as error:
+            raise closed_socket(self._url, error) from error
 
-    def _connected(self) -> AsyncSocket:
+    def _connected(self) -> AsyncWebSocket:
         if self._socket is None:
             raise SandptyError("conflict", "the attachment is not open")
         return self._socket

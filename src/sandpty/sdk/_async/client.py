@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote
 
 import h11
 
@@ -15,11 +15,19 @@ from sandpty.sdk import errors
 from sandpty.sdk._async.attachment import AsyncAttachment
 from sandpty.sdk._async.http import Answer, AsyncHttp
 from sandpty.sdk._async.port import AsyncPortConnection
-from sandpty.sdk._async.sockets import async_connect_socket
-from sandpty.sdk._concurrency import AsyncSocket
+from sandpty.sdk._async.sockets import AsyncWebSocket, async_connect_socket
 from sandpty.sdk.exceptions import RequestTimeoutError
-from sandpty.sdk.settings import goes_through_proxy, server_from_environment
-from sandpty.sdk.values import ProcessInfo, SandboxInfo, Snapshot, StartedProcess, Volume, WindowSize, from_json
+from sandpty.sdk.settings import is_local, proxy_of, server_from_environment
+from sandpty.sdk.values import (
+    ProcessInfo,
+    SandboxInfo,
+    Snapshot,
+    StartedProcess,
+    Volume,
+    WindowSize,
+    from_json,
+    start_body,
+)
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.frames import From
 
@@ -46,9 +54,7 @@ class AsyncClient:
         self.request_timeout_s = request_timeout_s
         self.url = url.rstrip("/")
         self._api_key = api_key
-        # A proxy from the environment cannot reach this machine's own loopback.
-        self._direct = urlsplit(self.url).hostname in ("localhost", "127.0.0.1", "::1")
-        self._proxied = not self._direct and goes_through_proxy(self.url)
+        self._proxied = proxy_of(self.url) is not None
         self._small = AsyncHttp(self.url, self._headers())
         self._streams: list[AsyncStreams] = []  # at most one; a list, so that `within` shares it
 
@@ -58,7 +64,7 @@ class AsyncClient:
         if not self._streams:
             from sandpty.sdk._async.streams import AsyncStreams
 
-            self._streams.append(AsyncStreams(self.url, self._headers(), direct=self._direct))
+            self._streams.append(AsyncStreams(self.url, self._headers(), direct=is_local(self.url)))
         return self._streams[0]
 
     @classmethod
@@ -131,9 +137,9 @@ class AsyncClient:
         """An answer that is read as it comes, and then closed. `content`: pieces. Raises the server's errors."""
         return await self.streams.send(method, path, content=content, headers=headers, timeout_s=self.request_timeout_s)
 
-    async def connect_socket(self, path: str) -> AsyncSocket:
+    async def connect_socket(self, path: str) -> AsyncWebSocket:
         """A WebSocket of the native dialect. Raises what the server refuses it with."""
-        return await async_connect_socket(self._websocket(path), self._headers(), direct=self._direct)
+        return await async_connect_socket(self.url, path, self._headers())
 
     # --- sandboxes ---------------------------------------------------------------------------------------------------
 
@@ -288,17 +294,17 @@ class AsyncClient:
 
         Raises no_such_user, bad_cwd, start_failed, bad_window_size.
         """
-        body = {
-            "argv": list(argv),
-            "env": dict(env or {}),
-            "user": user,
-            "cwd": cwd,
-            "tag": tag,
-            "pty": {"cols": pty.cols, "rows": pty.rows} if pty else None,
-            "stdin": stdin,
-            "deadline_s": deadline_s,
-            "log_bytes": log_bytes,
-        }
+        body = start_body(
+            argv,
+            env=env,
+            user=user,
+            cwd=cwd,
+            tag=tag,
+            pty=pty,
+            stdin=stdin,
+            deadline_s=deadline_s,
+            log_bytes=log_bytes,
+        )
         return from_json(StartedProcess, await self._ask("POST", _sandbox(sandbox_id) + "/processes", body))
 
     async def list_processes(self, sandbox_id: str) -> list[ProcessInfo]:
@@ -358,25 +364,33 @@ class AsyncClient:
 
         At most `window` bytes of output are on the way beyond what was acknowledged.
         """
-        query = urlencode(
-            {
-                "from": origin.name.lower(),
-                "value": value,
-                "mode": "ro" if read_only else "rw",
-                "window": window,
-            }
+        mode = "ro" if read_only else "rw"
+        query = f"from={origin.name.lower()}&value={value}&mode={mode}&window={window}"
+        return self._view(_process(sandbox_id, process) + f"/attach?{query}", window)
+
+    def start_attached(
+        self, sandbox_id: str, argv: Sequence[str], *, window: int = DEFAULT_WINDOW_BYTES, **options: Any
+    ) -> AsyncAttachment:
+        """Start a process and view it from its first byte, in one exchange; to be entered with `async with`.
+
+        `options`, and what entering raises: as of `start_process`. `info` has its `process` and `pid`.
+        """
+        opening = json.dumps(start_body(argv, **options))
+        return self._view(_sandbox(sandbox_id) + f"/start?window={window}", window, opening)
+
+    def _view(self, path: str, window: int, opening: str = "") -> AsyncAttachment:
+        return AsyncAttachment(
+            self.url,
+            path,
+            self._headers(),
+            window=window,
+            answer_timeout_s=self.request_timeout_s,
+            opening=opening,
         )
-        address = self._websocket(_process(sandbox_id, process) + f"/attach?{query}")
-        return AsyncAttachment(address, self._headers(), window=window, direct=self._direct)
 
     def connect_port(self, sandbox_id: str, port: int) -> AsyncPortConnection:
         """A TCP connection to what listens on that port in a sandbox, loopback included; enter it with `async with`."""
-        address = self._websocket(_sandbox(sandbox_id) + f"/ports/{port}")
-        return AsyncPortConnection(address, self._headers(), direct=self._direct)
-
-    def _websocket(self, path: str) -> str:
-        scheme, _, rest = self.url.partition("://")
-        return f"{'wss' if scheme == 'https' else 'ws'}://{rest}{path}"
+        return AsyncPortConnection(self.url, _sandbox(sandbox_id) + f"/ports/{port}", self._headers())
 
 
 def _sandbox(sandbox_id: str) -> str:

@@ -8,7 +8,7 @@ from typing import Literal, overload
 from sandpty.sdk._async.client import AsyncClient
 from sandpty.sdk._async.handle import AsyncProcessHandle, kill
 from sandpty.sdk._async.handles import AsyncHandles
-from sandpty.sdk._concurrency import AsyncCallback
+from sandpty.sdk._awaiting import AsyncCallback
 from sandpty.sdk.values import CommandInfo, CommandResult
 from sandpty.wire.frames import From
 
@@ -78,20 +78,18 @@ class AsyncCommands:
         `stdin` True leaves it a pipe to write to. Raises CommandExitError for another status than 0,
         ProcessTimeoutError, no_such_user, bad_cwd.
         """
-        started = await self._client.within(request_timeout).start_process(
-            self._sandbox_id,
+        handle = await self._handles.start(
             [*COMMAND_SHELL, cmd],
+            at_once=not background or bool(on_stdout or on_stderr),
+            text=True,
+            timeout_s=timeout or 0,
+            request_timeout=request_timeout,
             env=envs,
             user=user or "",
             cwd=cwd or "",
             stdin=stdin,
-            deadline_s=timeout or 0,
             log_bytes=COMMAND_LOG_BYTES,
         )
-        handle = AsyncProcessHandle(
-            self._client, self._sandbox_id, started.process, pid=started.pid, timeout_s=timeout or 0, text=True
-        )
-        self._handles.add(handle)
         if not background:
             return await handle.wait(on_stdout=on_stdout, on_stderr=on_stderr)
         handle.listen(stdout=on_stdout, stderr=on_stderr)

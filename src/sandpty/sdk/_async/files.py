@@ -13,7 +13,7 @@ from sandpty.sdk._async.file_reader import AsyncFileReader
 from sandpty.sdk._async.http import Answer
 from sandpty.sdk._async.patience import RECONNECT_TIMEOUT_S
 from sandpty.sdk._async.watch import AsyncWatchHandle
-from sandpty.sdk._concurrency import AsyncCallback, async_pieces
+from sandpty.sdk._awaiting import AsyncCallback, async_pieces
 from sandpty.sdk.file_values import EntryInfo, Progress, WriteEntry, entry_of, octal, query_of
 from sandpty.wire.errors import SandptyError
 

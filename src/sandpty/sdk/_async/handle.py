@@ -7,7 +7,7 @@ from types import TracebackType
 
 from sandpty.sdk._async.client import AsyncClient
 from sandpty.sdk._async.terminal import AsyncTerminal, TerminalEvent
-from sandpty.sdk._concurrency import AsyncCallback, AsyncLock, AsyncWorker, async_call
+from sandpty.sdk._awaiting import AsyncCallback, AsyncLock, AsyncWorker, async_call
 from sandpty.sdk.characters import WholeCharacters
 from sandpty.sdk.exceptions import CommandExitError, ProcessTimeoutError
 from sandpty.sdk.values import CommandResult, WindowSize, exit_status
@@ -34,14 +34,16 @@ class AsyncProcessHandle:
         origin: From = From.OFFSET,
         timeout_s: float = 0,
         text: bool = False,
+        terminal: AsyncTerminal | None = None,
     ) -> None:
+        """`terminal`: an open one that shows the process from its first byte."""
         self._client = client
         self._sandbox_id = sandbox_id
         self._process = process
         self._timeout_s = timeout_s
         self._text = text
         self._origin, self._position = origin, 0
-        self._terminal: AsyncTerminal | None = None
+        self._terminal = terminal
         self._opening = AsyncLock()  # held while `_terminal` changes
         self._left = False  # disconnected: a worker that has not begun yet must not
         self._worker: AsyncWorker | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 
-from sandpty.sdk._concurrency import async_sleep
+from sandpty.sdk._awaiting import async_sleep
 from sandpty.wire.errors import SandptyError
 
 RECONNECT_TIMEOUT_S = 60.0

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
 
-from websockets.exceptions import ConnectionClosed
-
-from sandpty.sdk._async.sockets import async_connect_socket, closed_socket
-from sandpty.sdk._concurrency import AsyncSocket
+from sandpty.sdk._async.sockets import AsyncWebSocket, async_connect_socket, closed_socket
+from sandpty.sdk.websocket import GOOD_END, ClosedWebSocketError
 from sandpty.wire.errors import SandptyError
 
 PIECE_BYTES = 128 * 1024  # sent at a time
-_GOOD_END = 1000
 
 
 class AsyncPortConnection:
@@ -21,17 +19,17 @@ class AsyncPortConnection:
     that breaks does not heal: what was on its way is nobody's to send again.
     """
 
-    def __init__(self, address: str, headers: dict[str, str], *, direct: bool) -> None:
-        self._address = address
+    def __init__(self, url: str, path: str, headers: Mapping[str, str]) -> None:
+        self._url = url
+        self._path = path
         self._headers = headers
-        self._direct = direct
-        self._socket: AsyncSocket | None = None
+        self._socket: AsyncWebSocket | None = None
         self._received_end = False
 
     async def open(self) -> None:
         """Connect. Raises port_closed, no_such_sandbox, sandbox_paused, limit, timeout, server_unreachable."""
         # Its reader may wait for as long as it likes, so it need not answer heartbeats in time.
-        self._socket = await async_connect_socket(self._address, self._headers, direct=self._direct, patient=True)
+        self._socket = await async_connect_socket(self._url, self._path, self._headers, patient=True)
 
     async def close(self) -> None:
         """End the connection, whatever is still on its way."""
@@ -53,11 +51,11 @@ class AsyncPortConnection:
         if self._received_end:
             return b""
         try:
-            data: bytes = await self._connected().recv(decode=False)
-        except ConnectionClosed as error:
-            raise closed_socket(self._address, error) from error
-        self._received_end = not data
-        return data
+            message = await self._connected().receive()
+        except ClosedWebSocketError as error:
+            raise closed_socket(self._url, error) from error
+        self._received_end = not message
+        return message.encode() if isinstance(message, str) else bytes(message)
 
     async def send(self, data: bytes) -> None:
         """Returns when there is room for more. Raises port_closed when the connection broke."""
@@ -71,19 +69,19 @@ class AsyncPortConnection:
     async def _send(self, data: bytes) -> None:
         try:
             await self._connected().send(data)
-        except ConnectionClosed as error:
-            raise closed_socket(self._address, error) from error
+        except ClosedWebSocketError as error:
+            raise closed_socket(self._url, error) from error
 
     async def wait_closed(self) -> None:
         """Until the server has confirmed the end of both directions. Raises port_closed when the connection broke."""
         try:
             while True:
-                await self._connected().recv(decode=False)
-        except ConnectionClosed as error:
-            if error.rcvd is None or error.rcvd.code != _GOOD_END:
-                raise closed_socket(self._address, error) from error
+                await self._connected().receive()
+        except ClosedWebSocketError as error:
+            if error.code != GOOD_END:
+                raise closed_socket(self._url, error) from error
 
-    def _connected(self) -> AsyncSocket:
+    def _connected(self) -> AsyncWebSocket:
         if self._socket is None:
             raise SandptyError("conflict", "the connection is not open")
         return self._socket

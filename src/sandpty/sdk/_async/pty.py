@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from sandpty.sdk._async.client import AsyncClient
 from sandpty.sdk._async.handle import AsyncProcessHandle, kill
 from sandpty.sdk._async.handles import AsyncHandles
-from sandpty.sdk._concurrency import AsyncCallback
+from sandpty.sdk._awaiting import AsyncCallback
 from sandpty.sdk.values import PtySize, WindowSize
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.first_shell import LOGIN_SHELL
@@ -45,19 +45,16 @@ class AsyncPty:
         bad_window_size.
         """
         window = _size(size, cols, rows, WindowSize(cols=80, rows=24))
-        started = await self._client.within(request_timeout).start_process(
-            self._sandbox_id,
+        handle = await self._handles.start(
             LOGIN_SHELL,
+            at_once=on_data is not None,
+            timeout_s=timeout or 0,
+            request_timeout=request_timeout,
             env=envs,
             user=user or "",
             cwd=cwd or "",
             pty=window,
-            deadline_s=timeout or 0,
         )
-        handle = AsyncProcessHandle(
-            self._client, self._sandbox_id, started.process, pid=started.pid, timeout_s=timeout or 0
-        )
-        self._handles.add(handle)
         handle.listen(pty=on_data)
         return handle
 

@@ -14,7 +14,7 @@ from typing import TypeAlias
 from sandpty.sdk._async.attachment import AsyncAttachment
 from sandpty.sdk._async.client import AsyncClient
 from sandpty.sdk._async.patience import LOST, RECONNECT_TIMEOUT_S, AsyncPatience
-from sandpty.sdk._concurrency import AsyncEvent, AsyncLock
+from sandpty.sdk._awaiting import AsyncEvent, AsyncLock
 from sandpty.sdk.values import WindowSize
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.frames import NO_OFFSET, AgentError, Attached, Exit, From, Gap, InputAck, Output, Pong, Resized
@@ -34,13 +34,16 @@ class AsyncTerminal:
     `Resized`, `Exit` (the last), `AgentError` (input that the program did not take). One task iterates, others may call
     `send_input` and `resize`. `on_connection` is told False when the connection is lost and True when it is back. After
     `reconnect_timeout_s` without a connection iterating raises `server_unreachable`.
+
+    `process`: our id, `pid:<guest pid>` or `tag:<tag>`; or what `AsyncClient.start_attached` gave: that is started when
+    this is entered, and read from its first byte.
     """
 
     def __init__(
         self,
         client: AsyncClient,
         sandbox_id: str,
-        process: int | str,
+        process: int | str | AsyncAttachment,
         *,
         origin: From = From.SCREEN,
         value: int = 0,
@@ -50,11 +53,15 @@ class AsyncTerminal:
     ) -> None:
         self._client = client
         self._sandbox_id = sandbox_id
-        self._process = process
         self._read_only = read_only
         self._reconnect_timeout_s = reconnect_timeout_s
         self._on_connection = on_connection or (lambda connected: None)
-        self._attachment = self._view(origin, value)
+        if isinstance(process, AsyncAttachment):
+            self._process: int | str = ""  # known when it was started
+            self._attachment = process
+        else:
+            self._process = process
+            self._attachment = self._view(origin, value)
         self._connected = False
         self._closed = False
         self._size: WindowSize | None = None
@@ -90,6 +97,7 @@ class AsyncTerminal:
     async def open(self) -> None:
         """Connect for the first time: what fails here is raised, not tried again."""
         await self._attachment.open()
+        self._process = self._attachment.info.process  # a tag or a pid may be another's by the next connection
         self._base = self._attachment.info.input
         self._connected = True
 
@@ -126,6 +134,8 @@ class AsyncTerminal:
                 case InputAck():
                     pass
                 case Exit():
+                    self._connected = False
+                    await self._attachment.close()
                     yield event
                     return
                 case _:

@@ -8,7 +8,7 @@ from types import TracebackType
 
 from sandpty.sdk._async.client import AsyncClient
 from sandpty.sdk._async.terminal import AsyncTerminal
-from sandpty.sdk._concurrency import async_sleep
+from sandpty.sdk._awaiting import async_sleep
 from sandpty.sdk.characters import WholeCharacters
 from sandpty.sdk.terminal_values import (
     SandboxTerminalCreateParams,

@@ -10,21 +10,18 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from websockets.exceptions import ConnectionClosed
-
 from sandpty.sdk._async.client import AsyncClient
 from sandpty.sdk._async.patience import LOST, RECONNECT_TIMEOUT_S, AsyncPatience
-from sandpty.sdk._async.sockets import closed_socket
-from sandpty.sdk._concurrency import (
+from sandpty.sdk._async.sockets import AsyncWebSocket, closed_socket
+from sandpty.sdk._awaiting import (
     AsyncCallback,
     AsyncEvent,
     AsyncLock,
-    AsyncSocket,
     AsyncWorker,
     async_call,
-    async_receive,
 )
 from sandpty.sdk.file_values import FilesystemEvent, FilesystemEventType, event_of
+from sandpty.sdk.websocket import GOOD_END, ClosedWebSocketError, Message
 from sandpty.wire.errors import SandptyError
 
 EVENTS_KEPT = 65_536  # that nobody has taken; above it the newest are dropped, and that is told
@@ -41,7 +38,7 @@ class AsyncWatchHandle:
         self._client = client
         self._address = address
         self._until = None if timeout_s is None else time.monotonic() + timeout_s
-        self._socket: AsyncSocket
+        self._socket: AsyncWebSocket
         self._events: deque[FilesystemEvent] = deque()
         self._news = AsyncEvent()
         self._asking = AsyncLock()
@@ -100,7 +97,7 @@ class AsyncWatchHandle:
         async with self._asking:
             self._asked += 1
             wanted = self._asked
-            with contextlib.suppress(ConnectionClosed):  # the reader finds it too, and counts it as answered
+            with contextlib.suppress(ClosedWebSocketError):  # the reader finds it too, and counts it as answered
                 await self._socket.send("sync")
         await self._wait(lambda: self._answered >= wanted)
         events = [self._events.popleft() for _ in range(len(self._events))]
@@ -135,7 +132,7 @@ class AsyncWatchHandle:
                 message = await self._message()
                 if message is None:
                     break
-                self._take(json.loads(message))
+                self._take(json.loads(message if isinstance(message, str) else bytes(message)))
         except SandptyError as error:
             self._error = error
         except (ValueError, KeyError, TypeError) as error:
@@ -145,16 +142,16 @@ class AsyncWatchHandle:
             self._news.set()
             await self._socket.close()
 
-    async def _message(self) -> str | bytes | None:
+    async def _message(self) -> Message | None:
         """The next one; None at the end."""
         while not self._over:
             left_s = None if self._until is None else max(0.0, self._until - time.monotonic())
             try:
-                return await async_receive(self._socket, left_s)
+                return await self._socket.receive(left_s)
             except TimeoutError:
                 return None
-            except ConnectionClosed as error:
-                if error.rcvd is not None and error.rcvd.code == 1000:
+            except ClosedWebSocketError as error:
+                if error.code == GOOD_END:
                     return None
                 await self._connect_again(closed_socket(self._client.url, error))
         return None

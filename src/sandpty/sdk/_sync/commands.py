@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, overload
 
-from sandpty.sdk._concurrency import Callback
+from sandpty.sdk._blocking import Callback
 from sandpty.sdk._sync.client import Client
 from sandpty.sdk._sync.handle import ProcessHandle, kill
 from sandpty.sdk._sync.handles import Handles
@@ -79,20 +79,18 @@ class Commands:
         `stdin` True leaves it a pipe to write to. Raises CommandExitError for another status than 0,
         ProcessTimeoutError, no_such_user, bad_cwd.
         """
-        started = self._client.within(request_timeout).start_process(
-            self._sandbox_id,
+        handle = self._handles.start(
             [*COMMAND_SHELL, cmd],
+            at_once=not background or bool(on_stdout or on_stderr),
+            text=True,
+            timeout_s=timeout or 0,
+            request_timeout=request_timeout,
             env=envs,
             user=user or "",
             cwd=cwd or "",
             stdin=stdin,
-            deadline_s=timeout or 0,
             log_bytes=COMMAND_LOG_BYTES,
         )
-        handle = ProcessHandle(
-            self._client, self._sandbox_id, started.process, pid=started.pid, timeout_s=timeout or 0, text=True
-        )
-        self._handles.add(handle)
         if not background:
             return handle.wait(on_stdout=on_stdout, on_stderr=on_stderr)
         handle.listen(stdout=on_stdout, stderr=on_stderr)

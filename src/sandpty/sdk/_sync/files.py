@@ -9,7 +9,7 @@ from typing import Any, Literal, overload
 from urllib.parse import quote
 
 from sandpty.sdk import errors
-from sandpty.sdk._concurrency import Callback, pieces
+from sandpty.sdk._blocking import Callback, pieces
 from sandpty.sdk._sync.client import Client
 from sandpty.sdk._sync.file_reader import FileReader
 from sandpty.sdk._sync.http import Answer

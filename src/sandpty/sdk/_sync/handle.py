@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from types import TracebackType
 
-from sandpty.sdk._concurrency import Callback, Lock, Worker, call
+from sandpty.sdk._blocking import Callback, Lock, Worker, call
 from sandpty.sdk._sync.client import Client
 from sandpty.sdk._sync.terminal import Terminal, TerminalEvent
 from sandpty.sdk.characters import WholeCharacters
@@ -35,14 +35,16 @@ class ProcessHandle:
         origin: From = From.OFFSET,
         timeout_s: float = 0,
         text: bool = False,
+        terminal: Terminal | None = None,
     ) -> None:
+        """`terminal`: an open one that shows the process from its first byte."""
         self._client = client
         self._sandbox_id = sandbox_id
         self._process = process
         self._timeout_s = timeout_s
         self._text = text
         self._origin, self._position = origin, 0
-        self._terminal: Terminal | None = None
+        self._terminal = terminal
         self._opening = Lock()  # held while `_terminal` changes
         self._left = False  # disconnected: a worker that has not begun yet must not
         self._worker: Worker | None = None

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
+from typing import Any
 
 from sandpty.sdk._sync.client import Client
 from sandpty.sdk._sync.handle import ProcessHandle
+from sandpty.sdk._sync.terminal import Terminal
 
 
 class Handles:
-    """Knows handles only as long as somebody else does."""
+    """Makes handles, and knows them as long as somebody else does."""
 
     def __init__(self, client: Client, sandbox_id: str) -> None:
         self._client = client
@@ -19,6 +22,33 @@ class Handles:
 
     def add(self, handle: ProcessHandle) -> None:
         self._handles[handle.pid] = handle
+
+    def start(
+        self,
+        argv: Sequence[str],
+        *,
+        at_once: bool,
+        text: bool = False,
+        timeout_s: float,
+        request_timeout: float | None,
+        **options: Any,
+    ) -> ProcessHandle:
+        """Start a process. `at_once`: its output is to be read from now on, so one exchange does both."""
+        client = self._client.within(request_timeout)
+        terminal: Terminal | None = None
+        if at_once:
+            view = client.start_attached(self._sandbox_id, argv, deadline_s=timeout_s, **options)
+            terminal = Terminal(self._client, self._sandbox_id, view)
+            terminal.open()
+            process, pid = terminal.info.process, terminal.info.pid
+        else:
+            started = client.start_process(self._sandbox_id, argv, deadline_s=timeout_s, **options)
+            process, pid = started.process, started.pid
+        handle = ProcessHandle(
+            self._client, self._sandbox_id, process, pid=pid, timeout_s=timeout_s, text=text, terminal=terminal
+        )
+        self.add(handle)
+        return handle
 
     def send_input(self, pid: int, data: bytes | str, request_timeout: float | None = None) -> None:
         """Through the connection of who reads that process, which sends nothing twice; else by a request."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import random
 import time
 
-from sandpty.sdk._concurrency import sleep
+from sandpty.sdk._blocking import sleep
 from sandpty.wire.errors import SandptyError
 
 RECONNECT_TIMEOUT_S = 60.0

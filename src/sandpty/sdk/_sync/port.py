@@ -3,16 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
 
-from websockets.exceptions import ConnectionClosed
-
-from sandpty.sdk._concurrency import Socket
-from sandpty.sdk._sync.sockets import closed_socket, connect_socket
+from sandpty.sdk._sync.sockets import WebSocket, closed_socket, connect_socket
+from sandpty.sdk.websocket import GOOD_END, ClosedWebSocketError
 from sandpty.wire.errors import SandptyError
 
 PIECE_BYTES = 128 * 1024  # sent at a time
-_GOOD_END = 1000
 
 
 class PortConnection:
@@ -22,17 +20,17 @@ class PortConnection:
     that breaks does not heal: what was on its way is nobody's to send again.
     """
 
-    def __init__(self, address: str, headers: dict[str, str], *, direct: bool) -> None:
-        self._address = address
+    def __init__(self, url: str, path: str, headers: Mapping[str, str]) -> None:
+        self._url = url
+        self._path = path
         self._headers = headers
-        self._direct = direct
-        self._socket: Socket | None = None
+        self._socket: WebSocket | None = None
         self._received_end = False
 
     def open(self) -> None:
         """Connect. Raises port_closed, no_such_sandbox, sandbox_paused, limit, timeout, server_unreachable."""
         # Its reader may wait for as long as it likes, so it need not answer heartbeats in time.
-        self._socket = connect_socket(self._address, self._headers, direct=self._direct, patient=True)
+        self._socket = connect_socket(self._url, self._path, self._headers, patient=True)
 
     def close(self) -> None:
         """End the connection, whatever is still on its way."""
@@ -54,11 +52,11 @@ class PortConnection:
         if self._received_end:
             return b""
         try:
-            data: bytes = self._connected().recv(decode=False)
-        except ConnectionClosed as error:
-            raise closed_socket(self._address, error) from error
-        self._received_end = not data
-        return data
+            message = self._connected().receive()
+        except ClosedWebSocketError as error:
+            raise closed_socket(self._url, error) from error
+        self._received_end = not message
+        return message.encode() if isinstance(message, str) else bytes(message)
 
     def send(self, data: bytes) -> None:
         """Returns when there is room for more. Raises port_closed when the connection broke."""
@@ -72,19 +70,19 @@ class PortConnection:
     def _send(self, data: bytes) -> None:
         try:
             self._connected().send(data)
-        except ConnectionClosed as error:
-            raise closed_socket(self._address, error) from error
+        except ClosedWebSocketError as error:
+            raise closed_socket(self._url, error) from error
 
     def wait_closed(self) -> None:
         """Until the server has confirmed the end of both directions. Raises port_closed when the connection broke."""
         try:
             while True:
-                self._connected().recv(decode=False)
-        except ConnectionClosed as error:
-            if error.rcvd is None or error.rcvd.code != _GOOD_END:
-                raise closed_socket(self._address, error) from error
+                self._connected().receive()
+        except ClosedWebSocketError as error:
+            if error.code != GOOD_END:
+                raise closed_socket(self._url, error) from error
 
-    def _connected(self) -> Socket:
+    def _connected(self) -> WebSocket:
         if self._socket is None:
             raise SandptyError("conflict", "the connection is not open")
         return self._socket

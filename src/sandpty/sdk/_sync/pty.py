@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sandpty.sdk._concurrency import Callback
+from sandpty.sdk._blocking import Callback
 from sandpty.sdk._sync.client import Client
 from sandpty.sdk._sync.handle import ProcessHandle, kill
 from sandpty.sdk._sync.handles import Handles
@@ -46,17 +46,16 @@ class Pty:
         bad_window_size.
         """
         window = _size(size, cols, rows, WindowSize(cols=80, rows=24))
-        started = self._client.within(request_timeout).start_process(
-            self._sandbox_id,
+        handle = self._handles.start(
             LOGIN_SHELL,
+            at_once=on_data is not None,
+            timeout_s=timeout or 0,
+            request_timeout=request_timeout,
             env=envs,
             user=user or "",
             cwd=cwd or "",
             pty=window,
-            deadline_s=timeout or 0,
         )
-        handle = ProcessHandle(self._client, self._sandbox_id, started.process, pid=started.pid, timeout_s=timeout or 0)
-        self._handles.add(handle)
         handle.listen(pty=on_data)
         return handle
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TypeAlias
 
-from sandpty.sdk._concurrency import Event, Lock
+from sandpty.sdk._blocking import Event, Lock
 from sandpty.sdk._sync.attachment import Attachment
 from sandpty.sdk._sync.client import Client
 from sandpty.sdk._sync.patience import LOST, RECONNECT_TIMEOUT_S, Patience
@@ -35,13 +35,16 @@ class Terminal:
     `Resized`, `Exit` (the last), `AgentError` (input that the program did not take). One task iterates, others may call
     `send_input` and `resize`. `on_connection` is told False when the connection is lost and True when it is back. After
     `reconnect_timeout_s` without a connection iterating raises `server_unreachable`.
+
+    `process`: our id, `pid:<guest pid>` or `tag:<tag>`; or what `Client.start_attached` gave: that is started when
+    this is entered, and read from its first byte.
     """
 
     def __init__(
         self,
         client: Client,
         sandbox_id: str,
-        process: int | str,
+        process: int | str | Attachment,
         *,
         origin: From = From.SCREEN,
         value: int = 0,
@@ -51,11 +54,15 @@ class Terminal:
     ) -> None:
         self._client = client
         self._sandbox_id = sandbox_id
-        self._process = process
         self._read_only = read_only
         self._reconnect_timeout_s = reconnect_timeout_s
         self._on_connection = on_connection or (lambda connected: None)
-        self._attachment = self._view(origin, value)
+        if isinstance(process, Attachment):
+            self._process: int | str = ""  # known when it was started
+            self._attachment = process
+        else:
+            self._process = process
+            self._attachment = self._view(origin, value)
         self._connected = False
         self._closed = False
         self._size: WindowSize | None = None
@@ -91,6 +98,7 @@ class Terminal:
     def open(self) -> None:
         """Connect for the first time: what fails here is raised, not tried again."""
         self._attachment.open()
+        self._process = self._attachment.info.process  # a tag or a pid may be another's by the next connection
         self._base = self._attachment.info.input
         self._connected = True
 
@@ -127,6 +135,8 @@ class Terminal:
                 case InputAck():
                     pass
                 case Exit():
+                    self._connected = False
+                    self._attachment.close()
                     yield event
                     return
                 case _:

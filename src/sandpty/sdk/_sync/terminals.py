@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from types import TracebackType
 
-from sandpty.sdk._concurrency import sleep
+from sandpty.sdk._blocking import sleep
 from sandpty.sdk._sync.client import Client
 from sandpty.sdk._sync.terminal import Terminal
 from sandpty.sdk.characters import WholeCharacters

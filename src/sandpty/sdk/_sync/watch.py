@@ -11,21 +11,18 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from websockets.exceptions import ConnectionClosed
-
-from sandpty.sdk._concurrency import (
+from sandpty.sdk._blocking import (
     Callback,
     Event,
     Lock,
-    Socket,
     Worker,
     call,
-    receive,
 )
 from sandpty.sdk._sync.client import Client
 from sandpty.sdk._sync.patience import LOST, RECONNECT_TIMEOUT_S, Patience
-from sandpty.sdk._sync.sockets import closed_socket
+from sandpty.sdk._sync.sockets import WebSocket, closed_socket
 from sandpty.sdk.file_values import FilesystemEvent, FilesystemEventType, event_of
+from sandpty.sdk.websocket import GOOD_END, ClosedWebSocketError, Message
 from sandpty.wire.errors import SandptyError
 
 EVENTS_KEPT = 65_536  # that nobody has taken; above it the newest are dropped, and that is told
@@ -42,7 +39,7 @@ class WatchHandle:
         self._client = client
         self._address = address
         self._until = None if timeout_s is None else time.monotonic() + timeout_s
-        self._socket: Socket
+        self._socket: WebSocket
         self._events: deque[FilesystemEvent] = deque()
         self._news = Event()
         self._asking = Lock()
@@ -101,7 +98,7 @@ class WatchHandle:
         with self._asking:
             self._asked += 1
             wanted = self._asked
-            with contextlib.suppress(ConnectionClosed):  # the reader finds it too, and counts it as answered
+            with contextlib.suppress(ClosedWebSocketError):  # the reader finds it too, and counts it as answered
                 self._socket.send("sync")
         self._wait(lambda: self._answered >= wanted)
         events = [self._events.popleft() for _ in range(len(self._events))]
@@ -136,7 +133,7 @@ class WatchHandle:
                 message = self._message()
                 if message is None:
                     break
-                self._take(json.loads(message))
+                self._take(json.loads(message if isinstance(message, str) else bytes(message)))
         except SandptyError as error:
             self._error = error
         except (ValueError, KeyError, TypeError) as error:
@@ -146,16 +143,16 @@ class WatchHandle:
             self._news.set()
             self._socket.close()
 
-    def _message(self) -> str | bytes | None:
+    def _message(self) -> Message | None:
         """The next one; None at the end."""
         while not self._over:
             left_s = None if self._until is None else max(0.0, self._until - time.monotonic())
             try:
-                return receive(self._socket, left_s)
+                return self._socket.receive(left_s)
             except TimeoutError:
                 return None
-            except ConnectionClosed as error:
-                if error.rcvd is not None and error.rcvd.code == 1000:
+            except ClosedWebSocketError as error:
+                if error.code == GOOD_END:
                     return None
                 self._connect_again(closed_socket(self._client.url, error))
         return None
