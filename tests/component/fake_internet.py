@@ -17,7 +17,9 @@ import dns.message
 import dns.rcode
 import dns.rdatatype
 import dns.rrset
+from cryptography import x509
 
+from sandpty.certificates import signing
 from sandpty.isolation import syscalls
 from tests.component.supervisor_peer import program
 from tests.waiting import until_sync
@@ -156,23 +158,73 @@ class NameServer(asyncio.DatagramProtocol):
         self._transport.sendto(reply.to_wire(), address)
 
 
-def certificate(directory: Path) -> ssl.SSLContext:
-    """A server's context with a certificate that nobody trusts."""
-    key, cert = directory / "key.pem", directory / "cert.pem"
-    words = [
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=test",
-    ]
-    assert program("openssl", *words, "-keyout", str(key), "-out", str(cert)).returncode == 0
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(cert, key)
-    return context
+class Authority:
+    """Vouches for sites of this internet. `pem`: what who believes it has in SSL_CERT_FILE."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._key = signing.new_key()
+        self._certificate = signing.authority("authority of a test", self._key, 2)
+        self.pem = directory / "authority.pem"
+        self.pem.write_bytes(signing.pem(self._certificate))
+
+    def context(self, *names: str) -> ssl.SSLContext:
+        """A server's, for these names."""
+        key = signing.new_key()
+        listed: list[x509.GeneralName] = [x509.DNSName(name) for name in names]
+        leaf = signing.leaf(self._certificate, self._key, key.public_key(), listed, title=names[0], days=2)
+        path = self._directory / f"{names[0]}.pem"
+        path.write_bytes(signing.pem(leaf) + signing.key_pem(key))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(path)
+        return context
+
+
+class SocksProxy:
+    """A SOCKS5 proxy in the namespace, for one user or for everybody. `asked`: where it was told to go."""
+
+    def __init__(self, pid: int, user: str = "", password: str = "") -> None:
+        self._pid = pid
+        self._login = (user.encode(), password.encode())
+        self.asked: list[tuple[str, int]] = []
+        self.refused = 0
+
+    async def open(self, address: str, port: int, tls: ssl.SSLContext | None = None) -> asyncio.Server:
+        """Close what it returns."""
+        return await asyncio.start_server(self._accepted, sock=listening(self._pid, address, port), ssl=tls)
+
+    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, EOFError, asyncio.IncompleteReadError):
+            if not await self._greeted(reader, writer):
+                self.refused += 1
+                writer.close()
+                return
+            await reader.readexactly(4)
+            address = socket.inet_ntoa(await reader.readexactly(4))
+            port = int.from_bytes(await reader.readexactly(2), "big")
+            self.asked.append((address, port))
+            with in_namespace(self._pid):
+                there = socket.create_connection((address, port), 10)
+            there.setblocking(False)
+            far, to_far = await asyncio.open_connection(sock=there)
+            writer.write(bytes.fromhex("05000001000000000000"))
+            await asyncio.gather(_pass(reader, to_far), _pass(far, writer))
+
+    async def _greeted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        methods = await reader.readexactly((await reader.readexactly(2))[1])
+        wanted = 2 if self._login[0] else 0
+        writer.write(bytes([5, wanted if wanted in methods else 255]))
+        if wanted == 2:
+            await reader.readexactly(1)
+            said = tuple([await reader.readexactly((await reader.readexactly(1))[0]) for _ in range(2)])
+            writer.write(bytes([1, said != self._login]))
+            return said == self._login
+        return wanted in methods
+
+
+async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()

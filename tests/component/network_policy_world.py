@@ -15,8 +15,8 @@ from typing import Any
 from tests.component.fake_internet import (
     HOST_ADDRESS,
     UPLINK,
+    Authority,
     NameServer,
-    certificate,
     inside,
     listening,
     network_namespace,
@@ -26,6 +26,7 @@ from tests.component.fake_internet import (
 from tests.component.supervisor_peer import SERVER_UID, TEMPLATES, Supervised, attempt
 
 RESOLVER, OTHER_RESOLVER = "203.0.113.53", "203.0.113.54"
+PROXY = "203.0.113.30"
 SITE, EVIL, PRIVATE, METADATA = "203.0.113.10", "203.0.113.20", "10.9.9.9", "169.254.169.254"
 ALL = "0.0.0.0/0"
 # good and evil live at one address, as behind a content network.
@@ -39,6 +40,7 @@ RECORDS = {
     ("a.wild.test", "A"): [SITE],
     ("a.b.wild.test", "A"): [SITE],
     ("wild.test", "A"): [SITE],
+    ("proxy.test", "A"): [PROXY],
     ("rebind.test", "A"): [PRIVATE, METADATA, "127.0.0.1"],
     ("host.test", "A"): [HOST_ADDRESS],
 }
@@ -83,8 +85,15 @@ class World:
     host: Supervised
     names: NameServer
     other_names: NameServer
+    authority: Authority
     hosts_seen: list[str] = field(default_factory=list)  # by the sites' web servers
+    heads: list[str] = field(default_factory=list)  # the same, whole
     connections: set[asyncio.StreamWriter] = field(default_factory=set)  # of the sites
+
+    @property
+    def env(self) -> tuple[str, ...]:
+        """What programs on the host are told of this internet."""
+        return f"SANDPTY_NAME_SERVERS={RESOLVER}", f"SSL_CERT_FILE={self.authority.pem}"
 
     def egress_pid(self) -> int:
         return int((self.host.path / "egress" / "pid").read_text())
@@ -103,13 +112,30 @@ async def _web(world: World, reader: asyncio.StreamReader, writer: asyncio.Strea
         while True:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             fields = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
+            world.heads.append(head)
             world.hosts_seen.append(fields.get("host", ""))
-            body = f"web {fields.get('host')}".encode()
+            if "upgrade" in fields:
+                writer.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+                await _echo(reader, writer)
+                break
+            sent = await _body(reader, fields)
+            said = head if " /head " in head else f"web {fields.get('host')}" + (f" {len(sent)}" if sent else "")
+            body = said.encode()
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
             await writer.drain()
             if fields.get("connection") == "close":
                 break
     writer.close()
+
+
+async def _body(reader: asyncio.StreamReader, fields: dict[str, str]) -> bytes:
+    if fields.get("transfer-encoding") != "chunked":
+        return await reader.readexactly(int(fields.get("content-length", 0)))
+    body = b""
+    while size := int(await reader.readline(), 16):
+        body += (await reader.readexactly(size + 2))[:-2]
+    await reader.readline()
+    return body
 
 
 async def _first(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -125,7 +151,7 @@ async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     writer.close()
 
 
-async def _servers(world: World, directory: Path) -> list[asyncio.Server]:
+async def _servers(world: World) -> list[asyncio.Server]:
     async def web(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         world.connections.add(writer)
         await _web(world, reader, writer)
@@ -134,7 +160,7 @@ async def _servers(world: World, directory: Path) -> list[asyncio.Server]:
         world.connections.add(writer)
         await _echo(reader, writer)
 
-    tls = certificate(directory)
+    tls = world.authority.context("good.test", "*.wild.test", "cdn.other.test")
     pid = world.internet_pid
     servers = []
     for address in (SITE, EVIL):
@@ -157,15 +183,15 @@ async def world_before_a_supervisor() -> AsyncIterator[World]:
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sp-")))
         host, internet = (stack.enter_context(network_namespace()) for _ in range(2))
-        wire(host, internet, (SITE, EVIL, PRIVATE, METADATA, RESOLVER, OTHER_RESOLVER))
-        world = World(host, internet, Supervised(), NameServer(), NameServer())
+        wire(host, internet, (PROXY, SITE, EVIL, PRIVATE, METADATA, RESOLVER, OTHER_RESOLVER))
+        world = World(host, internet, Supervised(), NameServer(), NameServer(), Authority(directory))
         world.names.records = dict(RECORDS)
         world.other_names.records = {("good.test", "A"): [EVIL]}
         transports = [
             await world.names.open(internet, RESOLVER),
             await world.other_names.open(internet, OTHER_RESOLVER),
         ]
-        servers = await _servers(world, directory)
+        servers = await _servers(world)
         try:
             yield world
         finally:
@@ -187,5 +213,5 @@ async def policy_world(pool: int = 1) -> AsyncIterator[World]:
         argv = [sys.executable, "-m", "sandpty.supervisor.watch", "--data-dir", str(world.host.path)]
         argv += ["--isolation", "crun", "--server-uid", str(SERVER_UID), "--pool", str(pool)]
         argv += ["--templates-dir", str(TEMPLATES), "--no-base-build"]
-        inside(world.host_pid, "env", f"SANDPTY_NAME_SERVERS={RESOLVER}", *argv)
+        inside(world.host_pid, "env", *world.env, *argv)
         yield world

@@ -156,7 +156,8 @@ async def test_an_update_replaces_everything(peer: Peer) -> None:
     async with sandbox_with(peer, network={"deny_out": [SITE]}) as sandbox:
         assert not await reached(sandbox, SITE)
         changed = await update(peer, sandbox, allow_out=["good.test"], deny_out=[ALL])
-        assert changed["network"] == {"allow_out": ["good.test"], "deny_out": [ALL], "dns_servers": None}
+        cleared = {"dns_servers": None, "headers": {}, "proxy": None}
+        assert changed["network"] == {"allow_out": ["good.test"], "deny_out": [ALL], **cleared}
         assert await reached(sandbox, "good.test")
         assert not await reached(sandbox, EVIL)
         await update(peer, sandbox, internet=False)

@@ -15,6 +15,7 @@ from e2b.sandbox.commands.command_handle import CommandExitException
 from hyperbrowser import Hyperbrowser
 from hyperbrowser.models import CreateSandboxParams
 
+HIDDEN = "<hidden>"
 SITE, EVIL, RESOLVER = "203.0.113.10", "203.0.113.20", "203.0.113.53"
 
 
@@ -77,16 +78,46 @@ def updates() -> None:
         sandbox.update_network({})
         assert "web" in fetched(sandbox, f"http://{EVIL}")
         raises("invalid denied CIDR", lambda: sandbox.update_network({"deny_out": ["evil.test"]}))
-        raises("egressProxy", lambda: sandbox.update_network({"egress_proxy": {"address": "proxy.test:1080"}}))
+        raises("host:port", lambda: sandbox.update_network({"egress_proxy": {"address": "proxy.test"}}))
 
 
 def refusals() -> None:
     """What cannot be held is an error with E2B's words and status."""
     assert raises("'ALL_TRAFFIC'", lambda: Sandbox.create(network={"allow_out": ["good.test"]})).status_code == 400
     raises("not a valid CIDR", lambda: Sandbox.create(network={"allow_out": ["a b"], "deny_out": [ALL_TRAFFIC]}))
-    rules = {"good.test": [{"transform": {"headers": {"X-A": "b"}}}]}
-    network = {"rules": rules, "allow_out": ["good.test"], "deny_out": [ALL_TRAFFIC]}
-    assert raises("transform", lambda: Sandbox.create(network=network)).status_code == 501
+    for headers in ({"X-A": "b\r\nX-C: d"}, {"X A": "b"}, {"Content-Length": "0"}):
+        network = {"rules": {"good.test": [{"transform": {"headers": headers}}]}}
+        assert raises("good.test", lambda: Sandbox.create(network=network)).status_code == 400  # noqa: B023
+    proxy = {"address": "127.0.0.1:1080"}
+    assert raises("internal range", lambda: Sandbox.create(network={"egress_proxy": proxy})).status_code == 400
+    tokens = {"aws": {"audience": "a", "token_type": "JWT-SVID"}}
+    assert raises("identity provider", lambda: Sandbox.create(iam={"tokens": tokens})).status_code == 501
+
+
+def transforms() -> None:
+    """Headers added to what every usual client asks over HTTPS, in the guest's own trust; shown without values."""
+    rules = {"good.test": [{"transform": {"headers": {"X-Key": "t0p"}}}, {"transform": {"headers": {"X-Two": "2"}}}]}
+    network = {"rules": rules, "allow_out": lambda ctx: list(ctx.rules), "deny_out": [ALL_TRAFFIC]}
+    with Sandbox.create(network=network) as sandbox:
+        curl = "curl -s --max-time 20"
+        for command in (f"{curl} https://good.test/head", f"{curl} http://good.test/head"):
+            said = sandbox.commands.run(command).stdout
+            assert "X-Key: t0p" in said, said
+            assert "X-Two: 2" in said, said
+        python = "import urllib.request as u; print(u.urlopen('https://good.test/head').read().decode())"
+        assert "X-Key: t0p" in sandbox.commands.run(f'python3 -c "{python}"').stdout
+        variables = sandbox.commands.run("cat $NODE_EXTRA_CA_CERTS; test $SSL_CERT_FILE = $REQUESTS_CA_BUNDLE").stdout
+        assert "BEGIN CERTIFICATE" in variables
+        shown = sandbox.get_info().network
+        assert shown is not None
+        assert shown["rules"] == {"good.test": [{"transform": {"headers": {"X-Key": HIDDEN, "X-Two": HIDDEN}}}]}
+        fork = sandbox.fork()[0]
+        assert "X-Key: t0p" in fork.commands.run(f"{curl} https://good.test/head").stdout
+        fork.kill()
+        sandbox.update_network({})
+        assert "X-Key" not in sandbox.commands.run(f"{curl} http://good.test/head").stdout
+        sandbox.update_network({"rules": {"*.wild.test": [{"transform": lambda _: {"headers": {"X-Late": "yes"}}}]}})
+        assert "X-Late: yes" in sandbox.commands.run(f"{curl} https://a.wild.test/head").stdout
 
 
 def forks() -> None:
@@ -129,7 +160,7 @@ async def asynchronous() -> None:
 
 
 if __name__ == "__main__":
-    for check in (addresses, names, updates, refusals, forks, hyperbrowser):
+    for check in (addresses, names, updates, refusals, transforms, forks, hyperbrowser):
         check()
     asyncio.run(asynchronous())
     print("done")

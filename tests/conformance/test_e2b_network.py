@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.component.network_policy_world import RESOLVER, World, world_before_a_supervisor
+from tests.component.network_policy_world import World, world_before_a_supervisor
 from tests.conformance.conftest import VENDOR_JS
 from tests.server_fixture import sandpty, templates_dir
 from tests.waiting import until
@@ -58,7 +58,7 @@ async def served() -> AsyncIterator[Served]:
     """One server for this file."""
     async with world_before_a_supervisor() as world:
         data = world.host.path
-        command = ["nsenter", f"--net=/proc/{world.host_pid}/ns/net", "env", f"SANDPTY_NAME_SERVERS={RESOLVER}"]
+        command = ["nsenter", f"--net=/proc/{world.host_pid}/ns/net", "env", *world.env]
         command += sandpty("serve", "--data-dir", str(data), "--port", "0", "--templates-dir", templates_dir())
         server = _start(command, data / "test-server.log")
         try:

@@ -17,7 +17,7 @@ from sandpty.egress.guests import Guests
 from sandpty.egress.http_requests import RequestError, Requests, may_be_http
 from sandpty.egress.names import Names
 from sandpty.egress.resolver import Resolver, found_in
-from sandpty.wire.verbs import GuestNames
+from sandpty.wire.verbs import GuestRules
 
 # --- TLS --------------------------------------------------------------------------------------------------------------
 
@@ -250,7 +250,7 @@ def test_circles_and_crowds_have_an_end() -> None:
 async def test_damaged_questions_get_an_answer_or_none() -> None:
     """And break nothing: a thousand of them, with nobody to ask."""
     guests = Guests()
-    guests.set(GuestNames("10.0.0.1", ("good.test",), ()))
+    guests.set(GuestRules(address="10.0.0.1", names=("good.test",)))
     guest = guests.get("10.0.0.1")
     assert guest is not None
     names = Names(guests, Resolver())
@@ -272,7 +272,7 @@ async def test_damaged_questions_get_an_answer_or_none() -> None:
 def test_a_change_of_rules_closes_what_they_do_not_allow() -> None:
     """Addresses that stood for a name, and connections; what is allowed still stays."""
     guests = Guests()
-    guests.set(GuestNames("10.0.0.1", ("good.test", "*.wild.test"), ()))
+    guests.set(GuestRules(address="10.0.0.1", names=("good.test", "*.wild.test")))
     guest = guests.get("10.0.0.1")
     assert guest is not None
     guest.reach("good.test", ["1.1.1.1"], 60)
@@ -280,7 +280,7 @@ def test_a_change_of_rules_closes_what_they_do_not_allow() -> None:
     cut: list[str] = []
     with guest.opening(lambda: cut.append("good")) as one, guest.opening(lambda: cut.append("wild")) as two:
         one.name, two.name = "good.test", "a.wild.test"
-        guests.set(GuestNames("10.0.0.1", ("*.wild.test",), ()))
+        guests.set(GuestRules(address="10.0.0.1", names=("*.wild.test",)))
         assert cut == ["good"]
         assert (guest.name_of("1.1.1.1"), guest.name_of("2.2.2.2")) == (None, "a.wild.test")
         guests.forget("10.0.0.1")
@@ -295,7 +295,7 @@ def test_a_change_of_rules_closes_what_they_do_not_allow() -> None:
 def test_a_wildcard_allows_names_and_nothing_else(name: str) -> None:
     """Whatever stands in a Host or a ClientHello, and however much of it."""
     guests = Guests()
-    guests.set(GuestNames("10.0.0.1", ("*.wild.test",), ()))
+    guests.set(GuestRules(address="10.0.0.1", names=("*.wild.test",)))
     guest = guests.get("10.0.0.1")
     assert guest is not None
     assert guest.allows("a.wild.test")

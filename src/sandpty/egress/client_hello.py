@@ -9,6 +9,18 @@ _RECORD_BYTES_MAX = 16 * 1024 + 256
 _SERVER_NAME, _HOST_NAME = 0, 0
 # What a server says that knows no such name: a fatal alert `unrecognized_name`.
 REFUSAL = bytes.fromhex("15030300020270")
+# The random of a ServerHello that is a HelloRetryRequest (RFC 8446, 4.1.3): a second ClientHello follows.
+_RETRY_RANDOM = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
+_SERVER_HELLO = 2
+_RANDOM_AT = _HEAD_BYTES + 4 + 2
+ANSWER_BYTES = _RANDOM_AT + len(_RETRY_RANDOM)  # of a server's answer, to know what it is
+_CHANGE_CIPHER_SPEC, _APPLICATION_DATA = 0x14, 0x17
+
+
+def asks_again(answer: bytes) -> bool:
+    """Whether a server's first ANSWER_BYTES ask for another ClientHello."""
+    is_hello = answer[:1] == bytes([HANDSHAKE]) and answer[_HEAD_BYTES : _HEAD_BYTES + 1] == bytes([_SERVER_HELLO])
+    return is_hello and answer[_RANDOM_AT:ANSWER_BYTES] == _RETRY_RANDOM
 
 
 class HelloError(Exception):
@@ -43,9 +55,13 @@ class _Bytes:
 
 
 class HelloReader:
-    """`feed` it what a client says, from its first byte, however that is cut."""
+    """`feed` it what a client says, from its first byte, however that is cut.
 
-    def __init__(self) -> None:
+    again: it may be the second, before which there may be early data and a dummy (RFC 8446, 4.2.10, D.4).
+    """
+
+    def __init__(self, *, again: bool = False) -> None:
+        self._passed = (_CHANGE_CIPHER_SPEC, _APPLICATION_DATA) if again else ()
         self._record = bytearray()  # the one that is coming in
         self._message = bytearray()  # the first handshake message, which may be spread over records
 
@@ -54,8 +70,11 @@ class HelloReader:
         self._record += data
         at = 0
         while (whole := self._record_end(at)) and len(self._record) >= whole:
-            self._message += self._record[at + _HEAD_BYTES : whole]
+            passed = self._record[at] in self._passed
+            self._message += b"" if passed else self._record[at + _HEAD_BYTES : whole]
             at = whole
+            if passed:
+                continue
             if self._message[0] != _CLIENT_HELLO:
                 raise HelloError("not a ClientHello")
             length = 4 + int.from_bytes(self._message[1:4], "big")
@@ -67,7 +86,8 @@ class HelloReader:
     def _record_end(self, at: int) -> int:
         """Of the record that begins at `at`; 0 while its head is not there. Raises HelloError."""
         head = bytes(self._record[at : at + _HEAD_BYTES])
-        if head[:1] not in (b"", bytes([HANDSHAKE])) or head[1:2] not in (b"", b"\x03"):
+        known = {b"", bytes([HANDSHAKE]), *(bytes([kind]) for kind in self._passed)}
+        if head[:1] not in known or head[1:2] not in (b"", b"\x03"):
             raise HelloError("not a TLS handshake")
         if len(head) < _HEAD_BYTES:
             return 0

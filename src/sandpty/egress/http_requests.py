@@ -1,13 +1,13 @@
 """A client's HTTP/1 requests, read and written anew, so that no server understands them otherwise than we did.
 
 Only requests for one host pass on one connection. What would leave HTTP/1 (CONNECT, `Upgrade: h2c`) does not pass;
-a WebSocket does, when it is what the connection begins with.
+a WebSocket does, when it is what the connection begins with. Headers of the policy replace the client's.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import h11
 
@@ -15,6 +15,8 @@ from sandpty import config
 
 # A method, then anything that is no control character; other protocols show within a few bytes that they are another.
 _REQUEST_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]*(?:[ \t][\t\r\x20-\x7e\x80-\xff]*)?")
+_OF_CONNECTION = (b"close", b"keep-alive", b"upgrade")
+_Fields = list[tuple[bytes, bytes]]
 
 
 class RequestError(Exception):
@@ -30,10 +32,14 @@ def may_be_http(data: bytes | bytearray) -> bool | None:
 
 
 class Requests:
-    """`feed` it what the client says; what it returns goes to the server of `host`."""
+    """`feed` it what the client says; what it returns goes to the server of `host`. `headers_of`: what each request
+    to a host is given."""
 
-    def __init__(self, allowed: Callable[[str], bool]) -> None:
+    def __init__(
+        self, allowed: Callable[[str], bool], headers_of: Callable[[str], Mapping[str, str]] = lambda _: {}
+    ) -> None:
         self._allowed = allowed
+        self._headers_of = headers_of
         self._reader = h11.Connection(h11.SERVER, max_incomplete_event_size=config.EGRESS_OPENING_BYTES)
         self._chunked = False
         self._first = True
@@ -88,24 +94,50 @@ class Requests:
             raise RequestError("the request's target is not a path")
         if request.http_version not in (b"1.0", b"1.1"):
             raise RequestError("not HTTP/1")
-        headers = list(request.headers.raw_items())
+        headers: _Fields = list(request.headers.raw_items())
         given = {name.lower(): value for name, value in headers}
         host = _host_of(given.get(b"host", b""))
         if not self._allowed(host) or (self.host and host != self.host):
             raise RequestError(f"host {host[:253]!r} is not allowed here")
         self.host = host
         self._chunked = b"transfer-encoding" in given
-        web_socket = self._asked_web_socket = self._first and given.get(b"upgrade", b"").lower() == b"websocket"
+        if self._chunked and request.http_version == b"1.0":
+            raise RequestError("HTTP/1.0 knows no chunks: the server may find another end of the request than we do")
+        upgrades = [value.lower() for name, value in headers if name.lower() == b"upgrade"]
+        web_socket = self._asked_web_socket = self._first and upgrades == [b"websocket"]
         self._first = False
         dropped = {b"http2-settings"} | ({b"content-length"} if self._chunked else set())
-        if b"upgrade" in given and not web_socket:
+        if upgrades and not web_socket:
             dropped |= {b"upgrade", b"connection"}
             # h11 would hold what follows for the new protocol's.
             headers = [(name, value) for name, value in headers if name.lower() not in dropped]
             self._reader = _without_upgrade(self._reader, request)
+        headers = _given([each for each in headers if each[0].lower() not in dropped], self._headers_of(host))
         lines = [b"%b %b HTTP/%b" % (request.method, request.target, request.http_version)]
-        lines += [b"%b: %b" % (name, value) for name, value in headers if name.lower() not in dropped]
+        lines += [b"%b: %b" % (name, value) for name, value in headers]
         return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+def _given(headers: _Fields, added: Mapping[str, str]) -> _Fields:
+    """With the policy's headers, and nothing that a server could hold for them or that makes a proxy take them out."""
+    if not added:
+        return headers
+    names = {_plain(name.encode("ascii")) for name in added}
+    kept: _Fields = []
+    for name, value in headers:
+        if name.lower() == b"connection":
+            words = [word.strip() for word in value.split(b",")]
+            value = b", ".join(word for word in words if word.lower() in _OF_CONNECTION)  # noqa: PLW2901
+            if not value:
+                continue
+        if _plain(name) not in names:
+            kept.append((name, value))
+    return kept + [(name.encode("ascii"), value.encode()) for name, value in added.items()]
+
+
+def _plain(name: bytes) -> bytes:
+    """As CGI and its heirs see it: to them X_Key is X-Key."""
+    return name.lower().replace(b"_", b"-")
 
 
 def _without_upgrade(reader: h11.Connection, request: h11.Request) -> h11.Connection:

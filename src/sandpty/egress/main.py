@@ -1,5 +1,6 @@
-"""The egress process: `python -m sandpty.egress.main UID`, started by the supervisor as root with a listening socket as
-descriptor 3. It leaves the host's network, opens its ports, becomes UID without any right, and then serves.
+"""The egress process: `python -m sandpty.egress.main UID DIRECTORY`, started by the supervisor as root with a listening
+socket as descriptor 3. It leaves the host's network, opens its ports, reads the key of its certificate authority in
+DIRECTORY, becomes UID without any right, and then serves.
 """
 
 from __future__ import annotations
@@ -15,16 +16,19 @@ import signal
 import socket
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import dns.asyncbackend
 import dns.rdata
 
 from sandpty import config
+from sandpty.egress.authority import Authority, open_authority
 from sandpty.egress.control import Control
 from sandpty.egress.guests import Guests
 from sandpty.egress.names import Names
 from sandpty.egress.proxy import Proxy
 from sandpty.egress.resolver import Resolver
+from sandpty.egress.upstream import Upstream
 from sandpty.server.privileges import Account, drop_to
 
 _CLONE_NEWNET = 0x40000000
@@ -61,10 +65,10 @@ def open_sockets() -> Sockets:
     return Sockets(udp, tcp(NAMES_PORT), tcp(HTTP_PORT), tcp(TLS_PORT), tcp(OTHER_PORT))
 
 
-async def serve(sockets: Sockets, listener: socket.socket) -> None:
-    guests, resolver = Guests(), Resolver()
-    control = Control(guests)
-    proxy = Proxy(guests, resolver, control.original)
+async def serve(sockets: Sockets, listener: socket.socket, authority: Authority, upstream: Upstream) -> None:
+    guests, resolver = Guests(), upstream.resolver
+    control = Control(guests, upstream)
+    proxy = Proxy(guests, resolver, upstream, authority, control.original)
     await Names(guests, resolver).open(sockets.names_udp, sockets.names_tcp)
     await proxy.open(sockets.http, HTTP_PORT)
     await proxy.open(sockets.tls, TLS_PORT)
@@ -85,14 +89,16 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     leave_network()
     sockets = open_sockets()
+    authority, upstream = open_authority(Path(sys.argv[2])), Upstream(Resolver())
     # What would be imported when it is first needed cannot be read then.
     for name in _LAZY_MODULES:
         importlib.import_module(name)
     dns.rdata.load_all_types()  # type: ignore[no-untyped-call]
     dns.asyncbackend.get_backend("asyncio")
     os.chdir("/")
-    drop_to(Account(uid, uid, str(uid)))
-    asyncio.run(serve(sockets, listener))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    drop_to(Account(uid, uid, str(uid)))  # by which it also becomes a process that others cannot look into
+    asyncio.run(serve(sockets, listener, authority, upstream))
 
 
 if __name__ == "__main__":

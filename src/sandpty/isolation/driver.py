@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 from sandpty.wire import network_rules
+from sandpty.wire.network_policy import NetworkPolicy
 from sandpty.wire.network_rules import Rules
-from sandpty.wire.verbs import Limits, NetworkPolicy
+from sandpty.wire.verbs import Limits
 
 
 class TierRefusedError(Exception):
@@ -85,12 +86,16 @@ class Plan:
     network: NetworkPolicy = field(default_factory=NetworkPolicy)
     mounts: tuple[Mount, ...] = ()
     files_root: str = ""  # the agent's files connections see nothing but what is below this path
+    owner: str = ""  # whose secrets its policy may refer to
 
     @property
     def rules(self) -> Rules:
         """The network policy, parsed. Empty also where there is no way out that could be restricted."""
-        rules = network_rules.parse(self.network.allow_out, self.network.deny_out, internet=self.internet)
-        return rules if self.internet or rules.allowed or rules.names else Rules()
+        policy = self.network
+        rules = network_rules.parse(policy.allow_out, policy.deny_out, internet=self.internet)
+        if not (self.internet or rules.allowed or rules.names):
+            return Rules()
+        return replace(rules, inspected=bool(policy.headers), tunneled=policy.proxy is not None)
 
     @property
     def way_out(self) -> bool:
@@ -126,11 +131,27 @@ class GuestNetwork:
     address: str
 
 
+class WayOut(Protocol):
+    """What is on the way from sandboxes to the internet. secrets_of: a team's, by their names."""
+
+    secrets_of: Callable[[str], Mapping[str, str]]
+
+    async def certificate(self) -> bytes:
+        """Of whoever vouches for hosts to sandboxes whose requests are given headers, in PEM."""
+
+    async def check_proxy(self, host: str) -> None:
+        """Raises bad_argument unless it leads to an address that may be reached."""
+
+
 class Driver(Protocol):
     """A way to run sandboxes. Methods raise SandptyError (runtime_failed, no_space, limit)."""
 
     name: str
     isolated: bool
+
+    @property
+    def outward(self) -> WayOut | None:
+        """None where sandboxes have the host's network."""
 
     async def open(self) -> None:
         """Make what all sandboxes share. Raises TierRefusedError when the machine cannot carry this driver."""

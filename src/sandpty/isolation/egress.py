@@ -1,8 +1,8 @@
-"""The egress process, seen from the supervisor: started when the first sandbox may reach domains by name.
+"""The egress process, seen from the supervisor: started for the first policy that names domains, headers or a proxy.
 
-It resolves names and looks at connections (package `sandpty.egress`), without any right, in a network namespace of its
-own that the firewall treats as it treats a sandbox's. It outlives the supervisor, so that connections go on; the next
-one finds it by its socket. When it is not there, what depends on it is closed.
+It resolves names, looks at connections and carries them (package `sandpty.egress`), without any right, in a network
+namespace of its own that the firewall treats as it treats a sandbox's. It outlives the supervisor, so that connections
+go on; the next one finds it by its socket. When it is not there, what depends on it is closed.
 """
 
 from __future__ import annotations
@@ -21,14 +21,20 @@ import msgspec
 
 from sandpty import config
 from sandpty.isolation import conntrack, program
-from sandpty.isolation.firewall import EGRESS_OTHER_PORT
 from sandpty.wire import verbs
-from sandpty.wire.verbs import EgressMessage, GuestNames
+from sandpty.wire.verbs import EgressMessage, GuestRules
 
 log = logging.getLogger(__name__)
 _READ_BYTES = 64 * 1024
 _BACKLOG = 4
 _PUBLIC_SERVERS: tuple[str, ...] = ("8.8.8.8",)  # E2B's, where the host has none that a sandbox could reach
+
+CERTIFICATE = "ca.pem"  # as egress/authority.py keeps it, beside its key
+_TRUST_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")  # OpenSSL's: whom it believes about servers
+
+
+def _environment() -> dict[str, str]:
+    return {**program.ENVIRONMENT, **{name: os.environ[name] for name in _TRUST_VARIABLES if name in os.environ}}
 
 
 class Egress:
@@ -51,10 +57,10 @@ class Egress:
         self._wire = wire
         self._wired = wired
         self.address = IPv4Address(0)
-        self._guests: dict[str, GuestNames] = {}
+        self._guests: dict[str, GuestRules] = {}
         self._foreign: set[str] = set()  # known to a process that we found, not (yet) to us
         self._writer: asyncio.StreamWriter | None = None
-        self._answers: dict[int, asyncio.Future[None]] = {}
+        self._answers: dict[int, asyncio.Future[EgressMessage]] = {}
         self._next = 0
         self._pid = 0  # when it is a child of ours
         self._connecting = asyncio.Lock()
@@ -72,16 +78,27 @@ class Egress:
             with contextlib.suppress(OSError, ValueError, TimeoutError, EOFError):
                 await self._connect()
 
-    async def set(self, address: str, names: tuple[str, ...], servers: tuple[str, ...] | None) -> None:
-        """Returns once these names, and no others, are open for the sandbox with that address. Raises OSError.
+    async def set(self, rules: GuestRules, servers: tuple[str, ...] | None) -> None:
+        """Returns once this, and nothing else, is open for the sandbox with that address. Raises OSError.
 
-        servers: whom to ask for them; None: the host's own.
+        servers: whom to ask for its names; None: the host's own, who are asked for its proxy in any case.
         """
-        guest = GuestNames(address, names, self._servers if servers is None else servers)
-        self._foreign.discard(address)
-        self._guests[address] = guest
+        asked = self._servers if servers is None else servers
+        guest = msgspec.structs.replace(rules, servers=asked, resolvers=self._servers)
+        self._foreign.discard(guest.address)
+        self._guests[guest.address] = guest
         await self._ensure()
         await self._tell(EgressMessage(guests=(guest,)))
+
+    async def reachable(self, host: str) -> bool:
+        """Whether a proxy's host has an address that may be reached. Raises OSError."""
+        await self._ensure()
+        return bool((await self._tell(EgressMessage(find=host, addresses=self._servers))).addresses)
+
+    async def certificate(self) -> bytes:
+        """Of its authority, in PEM. Raises OSError."""
+        await self._ensure()
+        return (self._directory / CERTIFICATE).read_bytes()
 
     async def forget(self, address: str) -> None:
         """The sandbox has no names any more; what is open on their behalf is cut. Raises OSError."""
@@ -97,17 +114,18 @@ class Egress:
             with contextlib.suppress(OSError):
                 await self.forget(address)
 
-    async def _tell(self, message: EgressMessage) -> None:
+    async def _tell(self, message: EgressMessage) -> EgressMessage:
         writer = self._writer
         if writer is None:
             raise OSError("the egress process is not there")
         self._next += 1
         number = self._next
-        answer = self._answers[number] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[EgressMessage] = asyncio.get_running_loop().create_future()
+        self._answers[number] = answer
         try:
             writer.write(verbs.pack(msgspec.structs.replace(message, id=number)))
             async with asyncio.timeout(config.EGRESS_ANSWER_TIMEOUT_S):
-                await answer
+                return await answer
         except TimeoutError:
             raise OSError("the egress process does not answer") from None
         finally:
@@ -127,9 +145,9 @@ class Egress:
     async def _start(self) -> None:
         await self._reap(kill=True)
         listener = self._listen()
-        argv = [sys.executable, "-m", "sandpty.egress.main", str(config.EGRESS_UID)]
+        argv = [sys.executable, "-m", "sandpty.egress.main", str(config.EGRESS_UID), str(self._directory)]
         try:
-            self._pid = program.spawn(argv, fd3=listener.fileno(), output=self._log_path)
+            self._pid = program.spawn(argv, fd3=listener.fileno(), output=self._log_path, env=_environment())
         finally:
             listener.close()
         written = self._pid_path.with_suffix(".new")
@@ -139,7 +157,8 @@ class Egress:
         try:
             # Only now: it has said that it left our network.
             await asyncio.to_thread(self._wire, self._pid)
-            await self._tell(EgressMessage(guests=tuple(self._guests.values())))
+            for guest in tuple(self._guests.values()):  # one message each: together they may be too long
+                await self._tell(EgressMessage(guests=(guest,)))
         except OSError:
             await self._drop()
             raise
@@ -169,6 +188,9 @@ class Egress:
                         raise EOFError("it ended at once; its log is supervisor.log")
                     bodies = messages.feed(data)
                 hello = msgspec.json.decode(bodies[0], type=EgressMessage)
+                if hello.version != verbs.EGRESS_PROTOCOL_VERSION:
+                    writer.write(verbs.pack(EgressMessage(end=True)))  # an earlier version's: it makes room for ours
+                    raise ValueError("it is of another version")
             except BaseException:
                 writer.close()
                 raise
@@ -201,10 +223,10 @@ class Egress:
         if message.done:
             answer = self._answers.get(message.id)
             if answer is not None and not answer.done():
-                answer.set_result(None)
+                answer.set_result(message)
         elif message.guest in self._guests:
             found = conntrack.original_destination(
-                (self.address, EGRESS_OTHER_PORT), (IPv4Address(message.guest), message.port & 0xFFFF)
+                (self.address, message.at & 0xFFFF), (IPv4Address(message.guest), message.port & 0xFFFF)
             )
             original = (str(found[0]), found[1]) if found else None
             writer.write(verbs.pack(EgressMessage(id=message.id, original=original)))

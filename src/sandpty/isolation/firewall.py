@@ -7,7 +7,7 @@ rules; a sandbox's own policy is three chains, found by the name of its interfac
 |---|---|---|
 | `out_N` | what the sandbox sends on | rejects what is denied and not allowed |
 | `in_N` | what comes back | drops the same: a connection ends with the policy that allowed it |
-| `to_N` | a connection's first packet | where domains are allowed, DNS and TCP go to the egress process (egress.py) |
+| `to_N` | a connection's first packet | what of DNS and TCP goes to the egress process (egress.py) |
 
 Both `out_N` and `in_N` are asked for every packet: nothing is remembered of an earlier policy.
 """
@@ -111,7 +111,11 @@ def policy_chains(slot: int, rules: Rules, egress: tuple[str, IPv4Address]) -> d
         f'oifname "{link}" meta l4proto tcp ct state new limit rate over {rate} drop',
         f'oifname "{link}" return',
     ]
-    back, first = [], []
+    back = []
+    if turned := _turned_by_address(rules):
+        # What was connected before it was turned. The networks that never open hold our name servers, perhaps.
+        out.append(f"ip daddr != {_addresses(CLOSED)} {turned.format('dport')} reject with tcp reset")
+        back.append(f"ip saddr != {_addresses(CLOSED)} {turned.format('sport')} drop")
     if rules.allowed:
         out.append(f"ip daddr {allowed} return")
         back.append(f"ip saddr {allowed} return")
@@ -122,14 +126,34 @@ def policy_chains(slot: int, rules: Rules, egress: tuple[str, IPv4Address]) -> d
             f"ip daddr {denied} reject with icmpx type admin-prohibited",
         ]
         back.append(f"ip saddr {denied} drop")
+    return {f"out_{slot}": out, f"in_{slot}": back, f"to_{slot}": _first_packets(rules, address)}
+
+
+def _turned_by_address(rules: Rules) -> str:
+    """TCP that goes to the egress process though its address is open: to web servers, or all; "" for none."""
+    if rules.tunneled:
+        return "ip protocol tcp"
+    return f"tcp {{}} {{{{ {EGRESS_HTTP_PORT}, {EGRESS_TLS_PORT} }}}}" if rules.inspected else ""
+
+
+def _first_packets(rules: Rules, address: IPv4Address) -> list[str]:
+    if not rules.turned:
+        return []
+    web = [f"tcp dport {port} dnat ip to {address}:{port}" for port in (EGRESS_HTTP_PORT, EGRESS_TLS_PORT)]
+    rest = f"meta l4proto tcp dnat ip to {address}:{EGRESS_OTHER_PORT}"
+    by_address = [*web, rest] if rules.tunneled else web if rules.inspected else []
+    first = []
     if rules.names:
         first.append(f"meta l4proto {{ tcp, udp }} th dport 53 dnat ip to {address}:{NAMES_PORT}")
-        first.append(f"ip daddr {_addresses(CLOSED)} return")
-        if rules.allowed:
-            first.append(f"ip daddr {allowed} return")
-        first += [f"tcp dport {port} dnat ip to {address}:{port}" for port in (EGRESS_HTTP_PORT, EGRESS_TLS_PORT)]
-        first.append(f"meta l4proto tcp dnat ip to {address}:{EGRESS_OTHER_PORT}")
-    return {f"out_{slot}": out, f"in_{slot}": back, f"to_{slot}": first}
+    first.append(f"ip daddr {_addresses(CLOSED)} return")
+    if rules.allowed:
+        allowed = f"ip daddr {_addresses(rules.allowed)}"
+        first += [f"{allowed} {rule}" for rule in (*by_address, "return")]
+    if rules.names:  # then all else is denied
+        return [*first, *web, rest]
+    if rules.denied:
+        first.append(f"ip daddr {_addresses(rules.denied)} return")
+    return [*first, *by_address]
 
 
 class Firewall:

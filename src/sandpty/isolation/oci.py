@@ -89,7 +89,7 @@ class OciDriver:
         )
         self._copies = Copies(self._disk, self._slots, self._stage / "copies")
         self._volumes = Volumes(self._disk, self._slots, self._stage)
-        self._outward = Outward(self._network, self._slots, data)
+        self.outward = Outward(self._network, self._slots, data)
         self._profile: dict[str, Any] | None = None
         self._bpf: str | None = None
 
@@ -111,7 +111,7 @@ class OciDriver:
             raise TierRefusedError(f"no control groups or private mounts: {error}") from error
         await asyncio.to_thread(self._disk.open, self._stage / "probe")
         await asyncio.to_thread(self._network.open)
-        await self._outward.open()
+        await self.outward.open()
         self._spares.open()
 
     def _set_stage(self) -> None:
@@ -131,7 +131,7 @@ class OciDriver:
         await asyncio.to_thread(self._end_strays)
         place = self._data.root if disk.has_room(self._data.root) else self._stage
         found = await canary.examine(self, layers, place / "canary")
-        await self._outward.adopted_all()
+        await self.outward.adopted_all()
         self._slots.refill()
         return {
             "runtime": f"{self._runtime.name} {self._runtime.version}",
@@ -154,7 +154,7 @@ class OciDriver:
     async def close(self, *, sandboxes_left: bool) -> None:
         await self._background.settle(config.STOP_TIMEOUT_S)  # slots being given back
         await self._slots.close()
-        await self._outward.close(sandboxes_left=sandboxes_left)
+        await self.outward.close(sandboxes_left=sandboxes_left)
         self._copies.close()
         if not sandboxes_left:
             await asyncio.to_thread(self._network.close)
@@ -172,7 +172,7 @@ class OciDriver:
     async def start(self, plan: Plan, listener: socket.socket) -> Started:
         prepared = await self._slots.prepared(plan.slot, plan.way_out, plan.rules)
         try:
-            await self._outward.open_names(plan)
+            await self.outward.open_names(plan)
             await asyncio.to_thread(self._prepare, plan, prepared)
             if self._own_groups and plan.limits != Limits():
                 self._cgroups.apply(group_of(plan.slot), plan.limits)
@@ -296,7 +296,7 @@ class OciDriver:
             pid = int((plan.directory / "pid").read_text(encoding="ascii"))
             netns = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             try:
-                await self._outward.apply(plan, netns)
+                await self.outward.apply(plan, netns)
             finally:
                 os.close(netns)
         except (OSError, ValueError) as error:
@@ -408,7 +408,7 @@ class OciDriver:
         """After the processes: groups, runtime state, mounts, network. Repeating it is fine."""
         self._unstage(plan)
         self._cgroups.kill(group_of(plan.slot))
-        await self._outward.close_names(plan)
+        await self.outward.close_names(plan)
         try:
             await asyncio.to_thread(self._cgroups.remove, group_of(plan.slot))
         except OSError as error:
@@ -423,7 +423,7 @@ class OciDriver:
         self._slots.taken(plan.slot)
         alive = started.pid > 0 and process_table.is_alive(started)
         if alive:
-            await self._outward.adopt(plan)
+            await self.outward.adopt(plan)
         return alive
 
 

@@ -28,6 +28,7 @@ class ProcessDriver:
 
     name = "process"
     isolated = False
+    outward = None
 
     def __init__(self, agent: Path) -> None:
         self._agent = agent

@@ -13,7 +13,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 
 
 def spawn(
@@ -39,7 +39,7 @@ def spawn(
     return os.posix_spawn(
         argv[0],
         list(argv),
-        dict(_ENVIRONMENT if env is None else env),
+        dict(ENVIRONMENT if env is None else env),
         file_actions=actions,
         setsid=True,
         setsigmask=(),

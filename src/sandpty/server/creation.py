@@ -19,7 +19,8 @@ from sandpty.server.templates import Templates
 from sandpty.server.volumes import Volumes
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.first_shell import FirstShell
-from sandpty.wire.verbs import CreateArgs, Limits, NetworkPolicy, Sandbox, VolumeMount
+from sandpty.wire.network_policy import NetworkPolicy
+from sandpty.wire.verbs import CreateArgs, Limits, Sandbox, VolumeMount
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,8 @@ class Creation:
             network=spec.network,
             owner=principal.id,
             annotations=annotations,
-            first_shell=None if spec.env else spec.first_shell,  # with more in its environment it is another shell
+            # With more in its environment it is another shell.
+            first_shell=None if spec.env or spec.network.headers else spec.first_shell,
             volumes=await self._world.volumes.resolved(spec.volumes, principal),
         )
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from sandpty.server.egress_trust import VARIABLES
 from sandpty.wire.first_shell import USER
 from sandpty.wire.verbs import Sandbox
 
@@ -19,8 +20,9 @@ def default_user(sandbox: Sandbox) -> str:
 
 
 def default_env(sandbox: Sandbox) -> dict[str, str]:
-    """The template's variables, then those given at create."""
-    return {**sandbox.defaults.env, **(sandbox.annotations.get("env") or {})}
+    """What its network policy needs, the template's variables, then those given at create."""
+    trust = VARIABLES if sandbox.network.headers else {}
+    return {**trust, **sandbox.defaults.env, **(sandbox.annotations.get("env") or {})}
 
 
 def default_cwd(sandbox: Sandbox) -> str:

@@ -19,6 +19,7 @@ from sandpty.server import readiness
 from sandpty.server.auth import Principal
 from sandpty.server.creation import CreateSpec, Creation, check_annotations
 from sandpty.server.deadline import end_at
+from sandpty.server.egress_trust import EgressTrust
 from sandpty.server.ended import EndedSandboxes
 from sandpty.server.snapshots import Snapshots
 from sandpty.server.supervisor_client import EndedList, SupervisorClient
@@ -26,7 +27,8 @@ from sandpty.server.templates import Teams, Templates
 from sandpty.server.volumes import Volumes
 from sandpty.wire import verbs
 from sandpty.wire.errors import SandptyError
-from sandpty.wire.verbs import NetworkPolicy, Sandbox
+from sandpty.wire.network_policy import NetworkPolicy
+from sandpty.wire.verbs import Sandbox
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,7 @@ class Registry:
         teams: Teams | None = None,
     ) -> None:
         self._client = SupervisorClient(supervisor_socket, self._on_list, self._on_event, on_keys)
+        self._trust = EgressTrust(self._client)
         self._sandboxes: dict[str, Sandbox] = {}
         self._tokens: dict[str, str] = {}  # access token -> sandbox id
         self._keys: dict[str, str] = {}  # idempotency key's id -> sandbox id
@@ -266,6 +269,7 @@ class Registry:
         sandbox = await self._client.call("create", args, Sandbox)
         if not self.ended.knows(sandbox.id):  # the word of that may be here before the answer
             self.remember(sandbox)
+        await self._trust.install(sandbox)
         if readiness.has_to_start(sandbox):
             try:
                 await readiness.until_booted(sandbox)
@@ -299,6 +303,7 @@ class Registry:
         """Thaw, or (not `memory`, or paused without) start again from the files. Raises conflict when it runs."""
         boots = not (memory and self.get(sandbox_id, principal).paused_memory)
         sandbox = await self._change("resume", {"id": sandbox_id, "end_at": ends, "memory": memory})
+        await self._trust.install(sandbox)  # its policy may have changed meanwhile
         if boots and readiness.has_to_start(sandbox):
             await readiness.until_booted(sandbox)  # its files are worth more than its being ready: it stays
         return sandbox
@@ -327,7 +332,9 @@ class Registry:
     ) -> Sandbox:
         """Replace the network policy; what it does not allow has ended when this returns. Raises bad_argument."""
         self.get(sandbox_id, principal)
-        return await self._change("network", {"id": sandbox_id, "internet": internet, "policy": policy})
+        sandbox = await self._change("network", {"id": sandbox_id, "internet": internet, "policy": policy})
+        await self._trust.install(sandbox)
+        return sandbox
 
     async def _change(self, verb: str, args: dict[str, Any]) -> Sandbox:
         sandbox = await self._client.call(verb, args, Sandbox)

@@ -145,6 +145,7 @@ class Snapshots:
             limits=source.limits,
             internet=source.internet,
             network=source.network,
+            network_of=source.id,
             owner=principal.id,
             annotations={**source.annotations, **own},
         )

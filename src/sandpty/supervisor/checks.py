@@ -11,24 +11,37 @@ import msgspec
 
 from sandpty import config
 from sandpty.isolation import disk
-from sandpty.wire import network_rules, verbs
+from sandpty.wire import network_policy, network_rules, verbs
 from sandpty.wire.errors import SandptyError
-from sandpty.wire.verbs import Limits, NetworkPolicy, VolumeMount
+from sandpty.wire.network_policy import NetworkPolicy
+from sandpty.wire.verbs import Limits, VolumeMount
 
 NAME_BYTES_MAX = 255  # of one name of a path: Linux' own
 KEPT_PATHS = ("/proc", "/sys", "/dev", "/run", "/etc", "/usr")  # mounted over by the runtime, read by the agent
 KEPT_TREES = ("/proc/", "/sys/", "/dev/", "/run/.sandpty")
 
 
-def check_network(internet: bool, policy: NetworkPolicy, *, isolated: bool) -> None:
-    """Raises bad_argument for a policy that says nothing one could hold, unsupported where nothing holds one."""
+def checked_network(internet: bool, policy: NetworkPolicy, *, isolated: bool) -> NetworkPolicy:
+    """In normal form. Raises bad_argument for a policy that says nothing one could hold, unsupported where nothing
+    holds one."""
     try:
         network_rules.parse(policy.allow_out, policy.deny_out, internet=internet)
         network_rules.name_servers(policy.dns_servers or ())
+        policy = network_policy.checked(policy)
     except network_rules.RuleError as error:
         raise SandptyError("bad_argument", str(error)) from error
-    if not isolated and (not internet or policy.deny_out or policy.allow_out):
+    says = not internet or policy.deny_out or policy.allow_out or policy.headers or policy.proxy
+    if not isolated and says:
         raise SandptyError("unsupported", "the process tier has the host's network: it holds no network policy")
+    return policy
+
+
+def revealed(policy: NetworkPolicy, before: NetworkPolicy) -> NetworkPolicy:
+    """With the secrets that it leaves as they are. Raises bad_argument."""
+    try:
+        return network_policy.revealed(policy, before)
+    except network_rules.RuleError as error:
+        raise SandptyError("bad_argument", str(error)) from error
 
 
 def check_annotations(annotations: dict[str, Any]) -> None:

@@ -16,6 +16,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from sandpty import config
 from sandpty.config import DataDir
 from sandpty.isolation.background import Background
@@ -23,12 +25,13 @@ from sandpty.isolation.driver import Driver
 from sandpty.isolation.trash import Trash
 from sandpty.supervisor import state
 from sandpty.supervisor.booting import Booting
-from sandpty.supervisor.checks import check_annotations, check_disk, check_limits, check_network, disk_error
+from sandpty.supervisor.checks import check_annotations, check_disk, check_limits, disk_error
 from sandpty.supervisor.entry import Entry
 from sandpty.supervisor.events import Events
 from sandpty.supervisor.laying import Laying
 from sandpty.supervisor.origins import Images, NoImages, Origins
 from sandpty.supervisor.pausing import Pausing
+from sandpty.supervisor.policies import Policies
 from sandpty.supervisor.snapshots import Snapshots
 from sandpty.supervisor.state import KeptMount, Meta
 from sandpty.supervisor.template_records import TemplateRecords
@@ -36,8 +39,9 @@ from sandpty.supervisor.volumes import Volumes
 from sandpty.templates.catalog import Catalog, Ready
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.first_shell import FIRST_SHELLS, FirstShell
+from sandpty.wire.network_policy import NetworkPolicy
 from sandpty.wire.templates import Defaults
-from sandpty.wire.verbs import CreateArgs, EndReason, Limits, NetworkPolicy, Sandbox
+from sandpty.wire.verbs import CreateArgs, EndReason, Limits, Sandbox
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +71,7 @@ class Sandboxes:
         self._creating = 0
         self._booting = Booting(driver, server_uid, self._agent_ended)
         self.pausing = Pausing(self, driver, self._booting, background)
+        self.policies = Policies(driver)
         self.trash = Trash(data.root / "trash", background)
         self.snapshots = Snapshots(data.snapshots, self, driver, background, records)
         self.origins = Origins(catalog, self.snapshots, records, images or NoImages())
@@ -107,7 +112,9 @@ class Sandboxes:
 
     async def create(self, args: CreateArgs, claim: Callable[[str], Entry | None]) -> Sandbox:
         """A sandbox for the server: a warm one, if `claim` gives one, turned into what was asked for; or a new one."""
-        check_network(args.internet, args.network, isolated=self._driver.isolated)
+        before = self._get(args.network_of).meta.network if args.network_of else NetworkPolicy()
+        policy = await self.policies.whole(args.network, before, args.internet)
+        args = msgspec.structs.replace(args, network=policy)
         template = self.origins.ready(args)
         limits = args.limits or template.limits or Limits()
         check_limits(limits)
@@ -123,7 +130,9 @@ class Sandboxes:
                 # A shell with more in its environment, or of another user, is another shell.
                 usual = args.first_shell is not None and template.defaults == Defaults()
                 shells = (args.first_shell,) if usual and args.first_shell else ()
-                entry = await self.boot_new(template, limits, args.internet, shells, args.network, mounts=mounts)
+                entry = await self.boot_new(
+                    template, limits, args.internet, shells, args.network, owner=args.owner, mounts=mounts
+                )
             if template.record:
                 self._records.used(template.record)
             if template.record or args.snapshot:
@@ -143,6 +152,7 @@ class Sandboxes:
             if (limits, args.internet, args.network) == (meta.limits, meta.internet, meta.network):
                 return True
             meta.limits, meta.internet, meta.network = limits, args.internet, args.network
+            meta.owner = args.owner
             try:
                 await self._driver.apply(entry.plan)
             except SandptyError as error:
@@ -184,6 +194,7 @@ class Sandboxes:
         shells: Sequence[FirstShell] = FIRST_SHELLS,
         network: NetworkPolicy | None = None,
         *,
+        owner: str = "",
         mounts: tuple[KeptMount, ...] = (),
         files_root: str = "",
     ) -> Entry:
@@ -209,6 +220,7 @@ class Sandboxes:
             socket=str(self._data.agents / f"{sandbox_id}.sock"),
             internet=internet,
             network=network or NetworkPolicy(),
+            owner=owner,
             defaults=template.defaults,
             mounts=mounts,
             files_root=files_root,
@@ -353,11 +365,11 @@ class Sandboxes:
 
         Raises bad_argument, unsupported, no_space; runtime_failed, after which the old one holds (or what both allow).
         """
-        check_network(internet, policy, isolated=self._driver.isolated)
 
         async def work() -> Sandbox:
             async with self.held(sandbox_id) as entry:
-                return await self.apply(entry, "network set", internet=internet, network=policy)
+                whole = await self.policies.whole(policy, entry.meta.network, internet)
+                return await self.apply(entry, "network set", internet=internet, network=whole)
 
         return await self._background.finish(work(), f"network {sandbox_id}")
 

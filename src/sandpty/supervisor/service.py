@@ -27,6 +27,7 @@ from sandpty.supervisor.lifecycle import Sandboxes
 from sandpty.supervisor.pool import Pool
 from sandpty.wire import verbs
 from sandpty.wire.errors import SandptyError
+from sandpty.wire.network_policy import NetworkPolicy
 from sandpty.wire.verbs import Failure, Host, Message, Request
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class AnnotateArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class NetworkArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: str
     internet: bool = True
-    policy: verbs.NetworkPolicy = verbs.NetworkPolicy()
+    policy: NetworkPolicy = NetworkPolicy()
 
 
 class ShutdownArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -127,6 +128,7 @@ class Service:
             "delete_snapshot": self._delete_snapshot,
             "annotate": self._annotate,
             "network": self._network,
+            "egress_authority": self._sandboxes.policies.authority,
             "keys": self._known_keys,
             "reload_keys": self._reload_keys,
             "shutdown": self._shutdown,

@@ -13,8 +13,9 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from sandpty.isolation.driver import Copy, Layer, Mount, Plan, Started
+from sandpty.wire.network_policy import NetworkPolicy, hidden
 from sandpty.wire.templates import Defaults
-from sandpty.wire.verbs import Limits, NetworkPolicy, Sandbox, VolumeMount
+from sandpty.wire.verbs import Limits, Sandbox, VolumeMount
 
 T = TypeVar("T")
 META_NAME = "meta.json"
@@ -109,6 +110,7 @@ class Meta(msgspec.Struct, kw_only=True):
             self.network,
             mounts,
             self.files_root,
+            self.owner,
         )
 
     @property
@@ -128,7 +130,7 @@ class Meta(msgspec.Struct, kw_only=True):
             "on_timeout": self.on_timeout,
             "limits": self.limits,
             "internet": self.internet,
-            "network": self.network,
+            "network": hidden(self.network),
             "owner": self.owner,
             "annotations": self.annotations,
             "socket": self.socket,

@@ -49,20 +49,30 @@ class RuleError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """A policy that was checked. `names`: lower case, no final dot; `*.` in front makes a wildcard."""
+    """A policy that was checked. `names`: lower case, no final dot; `*.` in front makes a wildcard.
+
+    inspected: requests to some hosts are given headers. tunneled: all TCP goes through a proxy.
+    """
 
     allowed: tuple[IPv4Network, ...] = ()
     denied: tuple[IPv4Network, ...] = ()
     names: tuple[str, ...] = ()
+    inspected: bool = False
+    tunneled: bool = False
 
     @property
     def denies_all(self) -> bool:
         return ALL_TRAFFIC in self.denied
 
     @property
+    def turned(self) -> bool:
+        """Whether any TCP goes to the egress process."""
+        return bool(self.names) or self.inspected or self.tunneled
+
+    @property
     def empty(self) -> bool:
         """Nothing is restricted: without a denial there is nothing that an allowance could change."""
-        return not self.denied
+        return not self.denied and not self.turned
 
 
 def parse(allow_out: Sequence[str], deny_out: Sequence[str], *, internet: bool = True) -> Rules:
@@ -106,14 +116,23 @@ def _network(entry: str, what: str) -> IPv4Network | ipaddress.IPv6Network | Non
         raise RuleError(f"invalid {what} out entry: {entry[:64]!r} is not a valid CIDR, IP, or domain") from None
 
 
-def name_pattern(entry: str) -> str:
+def ipv4(text: str) -> IPv4Address | None:
+    """None: it is no such address."""
+    try:
+        return IPv4Address(text)
+    except ValueError:
+        return None
+
+
+def name_pattern(entry: str, what: str = "allow out entry") -> str:
     """`example.com` or `*.example.com`, in normal form. Raises RuleError."""
     name = entry.strip().lower().removesuffix(".")
     labels = name.removeprefix("*.").split(".")
     fits = len(labels) >= 2 and len(name) <= NAME_CHARACTERS_MAX and not labels[-1].isdigit()
     if not (fits and all(_LABEL.fullmatch(label) for label in labels)):
         hint = "; international names are given in punycode" if not entry.isascii() else ""
-        text = f"invalid allow out entry: {entry[:NAME_CHARACTERS_MAX]!r} is not a valid CIDR, IP, or domain{hint}"
+        kinds = "CIDR, IP, or domain" if what == "allow out entry" else "domain"
+        text = f"invalid {what}: {entry[:NAME_CHARACTERS_MAX]!r} is not a valid {kinds}{hint}"
         raise RuleError(text)
     return name
 

@@ -33,6 +33,7 @@ object. Requests carry an `id`, answers the same `id`; answers may come in any o
 | history | HistoryArgs | History |
 | ended | - | {"ended": [EndedSandbox]}: the newest that have ended, oldest first |
 | reload_keys | - | Keys, read again from keys.json |
+| egress_authority | - | EgressAuthority |
 | certificate | - | Certificate, as `sandpty serve` was asked to use |
 | shutdown | {"kill": bool} | {}; with kill every sandbox is ended first |
 
@@ -49,12 +50,14 @@ import msgspec
 
 from sandpty.wire.first_shell import FirstShell
 from sandpty.wire.images import ImportProgress
+from sandpty.wire.network_policy import EgressProxy, NetworkPolicy
 from sandpty.wire.templates import Defaults, Files
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 MAX_ANNOTATIONS_BYTES = 256 * 1024
 FORGOTTEN_ANNOTATIONS = ("env", "token", "idempotency")  # those that do not outlive their sandbox
 SUPERVISOR_PROTOCOL_VERSION = 1
+EGRESS_PROTOCOL_VERSION = 2  # between supervisor and egress process, which outlives it
 _LENGTH = struct.Struct("<I")
 
 State = Literal["running", "paused"]
@@ -68,14 +71,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     memory_mb: int = 1024
     disk_mb: int = 10240
     pids: int = 1024
-
-
-class NetworkPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where a sandbox may connect to; the entries' meaning: wire/network_rules.py. dns_servers None: the host's."""
-
-    allow_out: tuple[str, ...] = ()
-    deny_out: tuple[str, ...] = ()
-    dns_servers: tuple[str, ...] | None = None
 
 
 class VolumeMount(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -104,6 +99,7 @@ class CreateArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     limits: Limits | None = None
     internet: bool = True
     network: NetworkPolicy = NetworkPolicy()
+    network_of: str = ""  # the id of a sandbox: what `network` hides is as there
     owner: str = ""
     annotations: dict[str, Any] = {}
     first_shell: FirstShell | None = None
@@ -314,32 +310,55 @@ def first_team(key: str) -> str:
     return key_hash(key)[:16]
 
 
-class GuestNames(msgspec.Struct, frozen=True):
-    """Which names a sandbox may reach, to the egress process. `servers`: whom to ask for them; empty: nobody."""
+class EgressAuthority(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom sandboxes trust for hosts whose requests are given headers: its certificate in PEM."""
+
+    pem: str
+
+
+class GuestRules(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A sandbox's policy, to the egress process. `servers`: whom to ask for its names; empty: nobody. `resolvers`: for
+    its proxy's.
+
+    `allowed`, `denied`: networks; what a connection that no name decides about may dial.
+    """
 
     address: str  # the sandbox's own
-    names: tuple[str, ...]
-    servers: tuple[str, ...]
+    names: tuple[str, ...] = ()
+    servers: tuple[str, ...] = ()
+    resolvers: tuple[str, ...] = ()
+    headers: dict[str, dict[str, str]] = {}
+    proxy: EgressProxy | None = None
+    allowed: tuple[str, ...] = ()
+    denied: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:  # logs and tracebacks show it
+        return f"GuestRules({self.address!r}, ...)"
 
 
 class EgressMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Between supervisor and egress process, both ways; `id` pairs an answer with what it answers.
 
     The supervisor says `guests` (these rules replace what they had), `forget` (addresses that have none any more) or
-    `end`; the answer is `done`. The egress process asks where a sandbox wanted to connect to (`guest` and its `port`
-    as the connection shows them); the answer is `original`, or none. `known`: whose rules it has, said once to who
-    connects.
+    `end`, or wants the addresses of a proxy's host (`find`), for which `addresses` are to be asked; the answer is
+    `done`. The egress process asks where a sandbox wanted to connect to (`guest`, its `port` and ours, `at`, as the
+    connection shows them); the answer is `original`, or none. `known`: whose rules it has, and `version`: what it
+    understands, said once to who connects.
     """
 
     id: int = 0
-    guests: tuple[GuestNames, ...] = ()
+    guests: tuple[GuestRules, ...] = ()
     forget: tuple[str, ...] = ()
     end: bool = False
     done: bool = False
     guest: str = ""
     port: int = 0
+    at: int = 0
     original: tuple[str, int] | None = None
+    find: str = ""
+    addresses: tuple[str, ...] = ()
     known: tuple[str, ...] | None = None
+    version: int = 0
 
 
 def pack(message: msgspec.Struct) -> bytes:

@@ -27,6 +27,14 @@ try {
   await sandbox.updateNetwork({})
   assert.match(await fetched(sandbox, `http://${EVIL}`), /^web/)
 
+  const rules = { 'good.test': [{ transform: () => ({ headers: { 'X-Key': 't0p' } }) }] }
+  await sandbox.updateNetwork({ rules })
+  assert.match(await fetched(sandbox, 'https://good.test/head'), /X-Key: t0p/)
+  assert.deepEqual((await sandbox.getInfo()).network.rules, {
+    'good.test': [{ transform: { headers: { 'X-Key': '<hidden>' } } }],
+  })
+  await assert.rejects(sandbox.updateNetwork({ egressProxy: { address: 'proxy.test' } }), /host:port/)
+
   await assert.rejects(
     Sandbox.create({ network: { allowOut: ['good.test'] } }),
     (error) => error instanceof SandboxError && error.message.includes('ALL_TRAFFIC')

@@ -17,14 +17,37 @@ class AutoResume(msgspec.Struct, frozen=True):
     enabled: bool = False
 
 
+class ProxyTls(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    enabled: bool | None = None
+    server_name: str | None = None
+    ca_cert: str | None = None
+
+
+class EgressProxy(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """Of info: without `password` and `tls.caCert`."""
+
+    address: str
+    username: str | None = None
+    password: str | None = None
+    tls: ProxyTls | None = None
+
+
+class Transform(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    headers: dict[str, str] | None = None
+
+
+class NetworkRule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    transform: Transform | None = None
+
+
 class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """`network` of create and of info."""
 
     allow_out: list[str] | None = None
     deny_out: list[str] | None = None
     dns_servers: list[str] | None = None
-    egress_proxy: Any = None
-    rules: dict[str, list[dict[str, Any]]] | None = None
+    egress_proxy: EgressProxy | None = None
+    rules: dict[str, list[NetworkRule]] | None = None
     allow_public_traffic: bool | None = None
     mask_request_host: str | None = None
     https_ports: list[int] | None = None
@@ -36,8 +59,8 @@ class NetworkUpdate(msgspec.Struct, frozen=True, kw_only=True):
     allow_out: list[str] | None = msgspec.field(name="allowOut", default=None)
     deny_out: list[str] | None = msgspec.field(name="denyOut", default=None)
     dns_servers: list[str] | None = msgspec.field(name="dnsServers", default=None)
-    egress_proxy: Any = msgspec.field(name="egressProxy", default=None)
-    rules: dict[str, list[dict[str, Any]]] | None = None
+    egress_proxy: EgressProxy | None = msgspec.field(name="egressProxy", default=None)
+    rules: dict[str, list[NetworkRule]] | None = None
     allow_internet_access: bool | None = None
 
 
@@ -46,6 +69,12 @@ class VolumeMount(msgspec.Struct, frozen=True):
 
     name: str
     path: str
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """`iam`: workload identity tokens, by the names that transforms refer to them with."""
+
+    tokens: dict[str, Any] | None = None
 
 
 class CreateBody(msgspec.Struct, frozen=True):
@@ -62,6 +91,7 @@ class CreateBody(msgspec.Struct, frozen=True):
     env_vars: dict[str, str] | None = msgspec.field(name="envVars", default=None)
     network: NetworkConfig | None = None
     volume_mounts: list[VolumeMount] | None = msgspec.field(name="volumeMounts", default=None)
+    iam: Identity | None = None
 
 
 class ConnectBody(msgspec.Struct, frozen=True):

@@ -86,6 +86,7 @@ class Creating:
         self, request: web.Request, body: models.CreateBody, principal: Principal, default_s: int, *, secure: bool
     ) -> web.Response:
         internet = body.allow_internet_access is not False
+        network.check_identity(body.iam)
         spec = CreateSpec(
             template=body.template_id,
             timeout_s=timeout_of(body.timeout, default_s, least=1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from aiohttp import web
 
 from sandpty.server.auth import Principal
@@ -11,7 +12,8 @@ from sandpty.server.dialects.hyperbrowser.errors import bad_request, json_respon
 from sandpty.server.dialects.hyperbrowser.requests import read_json
 from sandpty.server.dialects.hyperbrowser.tokens import running
 from sandpty.wire import network_rules
-from sandpty.wire.verbs import NetworkPolicy, Sandbox
+from sandpty.wire.network_policy import NetworkPolicy
+from sandpty.wire.verbs import Sandbox
 
 
 def policy_of(
@@ -26,7 +28,7 @@ def policy_of(
         network_rules.parse(allow_out, deny_out, internet=internet)
     except network_rules.RuleError as error:
         raise bad_request(str(error)) from error
-    return internet, NetworkPolicy(allow_out=allow_out, deny_out=deny_out, dns_servers=known.dns_servers)
+    return internet, msgspec.structs.replace(known, allow_out=allow_out, deny_out=deny_out)
 
 
 def shown(sandbox: Sandbox) -> models.Network:

@@ -8,8 +8,9 @@ from typing import Any, Literal
 import msgspec
 
 from sandpty.wire.frames import Exit, ProcessFlags, ProcessInfo
+from sandpty.wire.network_policy import NetworkPolicy
 from sandpty.wire.templates import Template
-from sandpty.wire.verbs import Limits, NetworkPolicy, Sandbox, Snapshot, Volume
+from sandpty.wire.verbs import Limits, Sandbox, Snapshot, Volume
 
 
 class _Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
