@@ -220,6 +220,7 @@ KEY_NAME_CHARACTERS: Final = 64
 
 
 # --- templates and the code interpreter ------------------------------------------------------------------------------
+POOL_TEMPLATE_MAX: Final = 100  # warm sandboxes of one template that the operator may ask for
 POOL_STARTED_SIZE: Final = 2  # at most so many warm sandboxes of a template whose program runs already: 55 MB each
 TREE_UNUSED_S: Final = 7 * 86_400.0  # a tree of a template that nobody needs is kept so long after it was built
 INTERPRETER_START_TIMEOUT_S: Final = 20.0  # until it listens; its kernel starts after that

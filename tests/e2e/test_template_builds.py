@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 
 from tests.e2e.test_teams import add_key
-from tests.server_fixture import RunningServer, running_server
+from tests.server_fixture import RunningServer, running_server, sandpty
 from tests.waiting import until
 
 WAIT_S = 60.0
@@ -259,6 +259,44 @@ async def test_what_several_sandboxes_stand_on_becomes_one_copy(
     above = await begin(team, "above", run("rm three"), fromTemplate="layered")
     assert (await ended(team, above))["status"] == "ready"
     assert "d one sleep\n" in await output(team, "above", look)
+
+
+async def test_sandboxes_of_a_built_template_are_kept_warm(builder: RunningServer, team: httpx.AsyncClient) -> None:
+    """As many as the operator says, with the start command running and ready; of the new build once there is one."""
+
+    def warm() -> set[str]:
+        metas = ((path.parent.name, path.read_text()) for path in (builder.data_dir / "sandboxes").glob("*/meta.json"))
+        return {name for name, meta in metas if '"phase":"warm"' in meta and f'"template":"{template}"' in meta}
+
+    async def build(word: str) -> str:
+        serve = {
+            "startCmd": "sleep 0.2; cd /srv; exec python3 -m http.server 8000",
+            "readyCmd": "curl -sf localhost:8000",
+        }
+        path = await begin(team, "hot", run(f"echo {word} > /srv/word", "root"), **serve)
+        assert (await ended(team, path))["status"] == "ready"
+        return path.split("/")[2]
+
+    async def keep(count: int) -> None:
+        argv = sandpty("template", "warm", "--data-dir", str(builder.data_dir), template, str(count))
+        process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE)
+        said, _ = await process.communicate()
+        assert said.decode() == f"hot: {count} kept warm\n"
+
+    template = await build("first")
+    await keep(1)
+    before = await until(warm, WAIT_S)
+    made = (await team.post("/v1/sandboxes", json={"template": "hot", "timeout_s": 120})).json()
+    assert {made["id"]} == before
+    await until(lambda: warm() - before, WAIT_S)
+    await team.delete(f"/v1/sandboxes/{made['id']}")
+    assert await output(team, "hot", "curl -s localhost:8000/word") == "first\n"
+    before = await until(warm, WAIT_S)
+    await build("second")
+    await until(lambda: warm() and not warm() & before, WAIT_S)
+    assert await output(team, "hot", "curl -s localhost:8000/word") == "second\n"
+    await keep(0)
+    await until(lambda: not warm(), WAIT_S)
 
 
 async def test_templates_outlive_the_server_and_its_supervisor(builder: RunningServer, team: httpx.AsyncClient) -> None:

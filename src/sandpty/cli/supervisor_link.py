@@ -14,7 +14,7 @@ import msgspec
 from sandpty.config import DataDir
 from sandpty.wire import verbs
 from sandpty.wire.errors import REASONS, SandptyError
-from sandpty.wire.templates import Template
+from sandpty.wire.templates import EVERYBODY, Template
 
 ANSWER_TIMEOUT_S = 60.0  # ending a sandbox under full load
 
@@ -68,9 +68,9 @@ class SupervisorLink:
         """Of all teams, and ours."""
         return msgspec.json.decode(self._ask("templates", {"owner": None}), type=_Templates).templates
 
-    def template(self, name: str) -> Template:
-        """By ID, or by the name of one that is everybody's. Raises no_such_template."""
-        return msgspec.json.decode(self._ask("template", {"reference": name}), type=Template)
+    def template(self, name: str, owner: str = EVERYBODY) -> Template:
+        """By ID, or by a name as its owner means it. Raises no_such_template."""
+        return msgspec.json.decode(self._ask("template", {"reference": name, "owner": owner}), type=Template)
 
     def template_or_none(self, name: str) -> Template | None:
         """One that may be changed; None: the name is free. Raises conflict for one of ours."""

@@ -105,6 +105,7 @@ def _summary(found: Template) -> dict[str, object]:
         "created_at": found.created_at,
         "updated_at": found.updated_at,
         "used_count": found.used_count,
+        "warm": found.warm,
     }
 
 
@@ -112,9 +113,9 @@ def template_line(found: Template) -> str:
     """One template, for people."""
     summary = _summary(found)
     names = ", ".join([found.name, *found.aliases])
-    about = [str(summary["source"]), found.detail] + [f"tags {', '.join(t.name for t in found.tags)}"] * bool(
-        found.tags
-    )
+    about = [str(summary["source"]), found.detail, f"{found.warm} warm" if found.warm else ""]
+    if found.tags:
+        about.append(f"tags {', '.join(tag.name for tag in found.tags)}")
     return (
         f"{names:28}  {found.state:8}  {_size(found.size_bytes)}  {_day(found.created_at)}  {_joined(about)}".rstrip()
     )
@@ -185,7 +186,7 @@ def rm(data_dir: Path | None, names: tuple[str, ...], as_json: bool) -> None:
     with connected(_directory(data_dir)) as link:
         for name in names:
             try:
-                link.delete_template(_id_of(name, link.templates()))
+                link.delete_template(_of(name, link.templates()).id)
             except SandptyError as error:
                 failed = error
                 outcomes.append({"id": name, **error_json(error)})
@@ -199,12 +200,43 @@ def rm(data_dir: Path | None, names: tuple[str, ...], as_json: bool) -> None:
         raise failed
 
 
-def _id_of(name: str, templates: list[Template]) -> str:
-    """Of any team's by its ID, of everybody's by its name too. Raises no_such_template."""
+@template.command()
+@_data_dir
+@click.argument("name")
+@click.argument("count", type=click.IntRange(0, config.POOL_TEMPLATE_MAX))
+@json_option
+def warm(data_dir: Path | None, name: str, count: int, as_json: bool) -> None:
+    """Keep sandboxes of a template ready to be taken.
+
+    COUNT of them, with its start command running; 0: none. NAME is its ID, or the name of one that is everybody's. A
+    create takes one of them in a few milliseconds; after another build of it they are made anew.
+
+    \b
+    Examples:
+      sandpty template warm ubuntu 4
+    """
+    import msgspec
+
+    from sandpty.cli.supervisor_link import connected
+
+    with connected(_directory(data_dir)) as link:
+        listed = _of(name, link.templates())
+        found = link.template(listed.id, listed.owner)
+        if not found.builds:
+            raise SandptyError("conflict", f"{name} is a template that sandpty brings: see `sandpty serve --pool`")
+        kept = link.save_template(msgspec.structs.replace(found, warm=count))
+    if as_json:
+        print_json(_summary(kept))
+    else:
+        click.echo(f"{kept.name}: {count} kept warm")
+
+
+def _of(name: str, templates: list[Template]) -> Template:
+    """Any team's by its ID, everybody's by its name too. Raises no_such_template."""
     for found in templates:
         if name == found.id or (not found.owner and name in found.names):
-            return found.id
-    raise SandptyError("no_such_template", f"template {name!r} does not exist; a team's own is removed by its ID")
+            return found
+    raise SandptyError("no_such_template", f"template {name!r} does not exist; a team's own is known by its ID")
 
 
 @template.command()

@@ -12,10 +12,15 @@ OUTPUT_BYTES_MAX = 256 * 1024
 
 async def output_of(socket_path: str, argv: Sequence[str], *, user: str = "root", timeout_s: float) -> tuple[int, str]:
     """Exit code (128 + signal) and output. Raises TimeoutError, OSError, FrameError (the agent talks nonsense)."""
+    start = frames.Start(argv=argv, env={}, user=user, cwd="/", flags=frames.StartFlags(0))
+    return await ended(socket_path, start, timeout_s=timeout_s)
+
+
+async def ended(socket_path: str, start: frames.Start, *, timeout_s: float) -> tuple[int, str]:
+    """As `output_of`, of a process that is described whole."""
     async with asyncio.timeout(timeout_s):
         reader, writer = await asyncio.open_unix_connection(socket_path)
         try:
-            start = frames.Start(argv=argv, env={}, user=user, cwd="/", flags=frames.StartFlags(0))
             writer.write(frames.encode_hello() + frames.encode_start(start))
             return await _collect(reader)
         finally:

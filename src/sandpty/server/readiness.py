@@ -28,8 +28,11 @@ def has_to_start(sandbox: Sandbox) -> bool:
 async def until_booted(sandbox: Sandbox) -> None:
     """As `until_ready`, for a sandbox of a template that was seen to become ready when it was built.
 
-    A ready command that does nothing but sleep checks nothing, and is not slept to its end again.
+    A ready command that does nothing but sleep checks nothing, and is not slept to its end again. One that was seen to
+    be ready while it waited for somebody is, unless its start command has failed since.
     """
+    if sandbox.seen_ready and await _is_up(sandbox):
+        return
     slept = _SLEEP.fullmatch(sandbox.defaults.ready_cmd)
     if slept is None:
         await until_ready(sandbox)
@@ -104,6 +107,14 @@ async def _failed_start(sandbox: Sandbox) -> Exit | None:
     except SandptyError:
         return None  # whatever is wrong, the ready command finds it too
     return status if status.value != 0 or status.signalled else None
+
+
+async def _is_up(sandbox: Sandbox) -> bool:
+    """Whether the start command, if there is one, goes on or has ended well."""
+    if not sandbox.defaults.start_cmd:
+        return True
+    status = (await control.stat(sandbox.socket, Selector.tagged(START_TAG))).exit
+    return status is None or (status.value == 0 and not status.signalled)
 
 
 async def start_is_there(sandbox: Sandbox) -> bool:

@@ -32,6 +32,7 @@ class Booting:
     async def boot(self, entry: Entry, shells: Sequence[FirstShell] = ()) -> None:
         """`shells`: to be started in advance, where sandboxes have accounts of their own."""
         meta = entry.meta
+        meta.seen_ready = False  # of this boot
         listener = self._listen(meta.socket)
         try:
             if self._driver.isolated:

@@ -110,7 +110,7 @@ class Sandboxes:
 
     # --- create ---
 
-    async def create(self, args: CreateArgs, claim: Callable[[str], Entry | None]) -> Sandbox:
+    async def create(self, args: CreateArgs, claim: Callable[[Ready, str], Entry | None]) -> Sandbox:
         """A sandbox for the server: a warm one, if `claim` gives one, turned into what was asked for; or a new one."""
         before = self._get(args.network_of).meta.network if args.network_of else NetworkPolicy()
         policy = await self.policies.whole(args.network, before, args.internet)
@@ -124,8 +124,8 @@ class Sandboxes:
         self.idle.clear()
         try:
             # A warm sandbox's disk has its size already; everything else can be changed.
-            fits = template.warm and limits.disk_mb == Limits().disk_mb and not mounts
-            entry = claim(args.template) if fits else None
+            fits = template.warm and limits.disk_mb == (template.limits or Limits()).disk_mb and not mounts
+            entry = claim(template, args.template) if fits else None
             if entry is None or not await self._claim(entry, args, limits):
                 # A shell with more in its environment, or of another user, is another shell.
                 usual = args.first_shell is not None and template.defaults == Defaults()

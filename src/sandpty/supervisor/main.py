@@ -166,7 +166,7 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
     # First what is there already: the canary must not take a slot that a living sandbox has.
     await adopt_all(data, driver, sandboxes, pool)
     sandboxes.snapshots.load()
-    records.released += [sandboxes.snapshots.collect, images.collect]
+    records.released += [sandboxes.snapshots.collect, images.collect, pool.wake.set]
     images.collect()
     sandboxes.volumes.load()
     host = _host(driver, await driver.probe(catalog.default.layers))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Protocol
 
@@ -9,7 +11,7 @@ from sandpty.supervisor.snapshots import Snapshots
 from sandpty.supervisor.template_records import TemplateRecords, limits_of
 from sandpty.templates.catalog import Catalog, Ready
 from sandpty.wire.errors import SandptyError
-from sandpty.wire.templates import Files
+from sandpty.wire.templates import Build, Files, Template
 from sandpty.wire.verbs import CreateArgs
 
 
@@ -48,10 +50,19 @@ class Origins:
             return self.of_files(args.files, args.template)
         if self._catalog.knows(args.template):
             return self._catalog.resolve(args.template)
-        template, build = self._records.resolve(args.template, args.owner)
+        return self._of_record(*self._records.resolve(args.template, args.owner))
+
+    def _of_record(self, template: Template, build: Build) -> Ready:
         assert build.files is not None
         found = self.of_files(build.files, template.id)
-        return replace(found, limits=limits_of(build), defaults=build.defaults, record=template.id)
+        warm = template.warm > 0 and build == template.tagged()
+        return replace(found, limits=limits_of(build), defaults=build.defaults, record=template.id, warm=warm)
+
+    def kept_warm(self) -> Iterator[tuple[Ready, int]]:
+        """Built templates of which the operator wants sandboxes ready, and how many."""
+        for template, build in self._records.warm():
+            with contextlib.suppress(SandptyError):  # its files are gone: a create says so
+                yield self._of_record(template, build), template.warm
 
     def of_files(self, files: Files, name: str) -> Ready:
         """`name`: what the sandbox says of itself. Raises no_such_template, no_such_snapshot."""

@@ -91,6 +91,7 @@ class Meta(msgspec.Struct, kw_only=True):
     defaults: Defaults = Defaults()
     mounts: tuple[KeptMount, ...] = ()
     files_root: str = ""
+    seen_ready: bool = False
     revision: int = 0
 
     def plan(self, directory: Path) -> Plan:
@@ -139,6 +140,7 @@ class Meta(msgspec.Struct, kw_only=True):
             "defaults": self.defaults,
             "revision": self.revision,
             "paused_memory": self.phase != "stopped",
+            "seen_ready": self.seen_ready,
             "volumes": tuple(mount.shown() for mount in self.mounts),
         }
         return Sandbox(**{**fields, **changed})

@@ -86,6 +86,13 @@ class TemplateRecords:
             raise SandptyError("no_such_template", f"template {name[:64]!r} has no build {tag[:64]!r}")
         return template, build
 
+    def warm(self) -> Iterator[tuple[Template, Build]]:
+        """Those of which sandboxes are to be kept ready, and the build that their names mean."""
+        for each in self._kept.values():
+            build = each.tagged(DEFAULT_TAG)
+            if each.warm and build is not None and build.files is not None:
+                yield each, build
+
     def files(self) -> Iterator[Files]:
         """All files that are needed."""
         return (build.files for each in self._kept.values() for build in each.builds if build.files is not None)
@@ -138,13 +145,9 @@ class TemplateRecords:
             raise SandptyError("bad_argument", "a tag is not a tag, or of no build")
         if not all(map(_BUILD_ID.fullmatch, ids)) or len(ids) < len(new.builds):
             raise SandptyError("bad_argument", "a build's id is a UUID")
-        for build in new.builds:
-            check_limits(limits_of(build))
-            if len(msgspec.json.encode(build.defaults)) > config.TEMPLATE_DEFAULTS_BYTES:
-                kib = config.TEMPLATE_DEFAULTS_BYTES >> 10
-                raise SandptyError("too_large", f"environment, start and ready command take {kib} KiB at most")
-        if len(new.builds) > config.TEMPLATE_BUILDS_KEPT or len(new.tags) > config.TEMPLATE_TAGS_MAX:
-            raise SandptyError("limit", f"a template keeps {config.TEMPLATE_BUILDS_KEPT} builds at most")
+        if not 0 <= new.warm <= config.POOL_TEMPLATE_MAX:
+            raise SandptyError("limit", f"of a template {config.POOL_TEMPLATE_MAX} sandboxes are kept warm at most")
+        _check_builds(new)
         if len(msgspec.json.encode(new)) > config.TEMPLATE_RECORD_BYTES:
             raise SandptyError("too_large", f"a template's record takes {config.TEMPLATE_RECORD_BYTES} bytes at most")
         if new.id not in self._kept and len(self._of(new.owner)) >= config.TEMPLATES_MAX:
@@ -189,6 +192,16 @@ class TemplateRecords:
             os.replace(new, place)
         except OSError as error:
             raise disk_error(error) from error
+
+
+def _check_builds(new: Template) -> None:
+    for build in new.builds:
+        check_limits(limits_of(build))
+        if len(msgspec.json.encode(build.defaults)) > config.TEMPLATE_DEFAULTS_BYTES:
+            kib = config.TEMPLATE_DEFAULTS_BYTES >> 10
+            raise SandptyError("too_large", f"environment, start and ready command take {kib} KiB at most")
+    if len(new.builds) > config.TEMPLATE_BUILDS_KEPT or len(new.tags) > config.TEMPLATE_TAGS_MAX:
+        raise SandptyError("limit", f"a template keeps {config.TEMPLATE_BUILDS_KEPT} builds at most")
 
 
 def limits_of(build: Build) -> Limits:

@@ -82,7 +82,8 @@ class Tag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Template(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`state`: ready, building or failed; `detail` says what is going on. name: the first of its names, or its id.
 
-    owner: a team's id, or EVERYBODY. past_tags: what tags named before, oldest first. used_at, used_count: sandboxes
+    owner: a team's id, or EVERYBODY. past_tags: what tags named before, oldest first. warm: sandboxes
+    of it that are kept ready, by the operator's word. used_at, used_count: sandboxes
     made from it. Filled by the supervisor: name,
     aliases (the other names), state, detail, size_bytes, used_at, used_count, revision.
     """
@@ -101,6 +102,7 @@ class Template(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     builds: tuple[Build, ...] = ()
     tags: tuple[Tag, ...] = ()
     past_tags: tuple[Tag, ...] = ()
+    warm: int = 0
     used_at: float = 0.0
     used_count: int = 0
     revision: int = 0

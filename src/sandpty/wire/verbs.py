@@ -129,6 +129,7 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
     ended: EndReason | None = None
     revision: int = 0  # grows with every change: an answer may arrive after the word of what happened since
     volumes: tuple[VolumeMount, ...] = ()
+    seen_ready: bool = False  # it waited for who wants it until its ready command ended with 0
 
 
 class SandboxList(msgspec.Struct, frozen=True):
