@@ -1,6 +1,7 @@
 """Build hook: compiles the agent into src/sandpty/agent/ for wheels and editable installs.
 
-The wheel is py3-none-any: it carries the agent for every architecture as package data, and picks at run time.
+The wheel is py3-none-any: it carries the agent for every architecture as package data, and picks at run time. An
+editable install is for this machine alone: compiling zig's C library for another takes a minute.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ ARCHES = ("x86_64", "aarch64")
 
 
 class AgentBuildHook(BuildHookInterface):  # type: ignore[type-arg]
-    """Makes agent-x86_64 and agent-aarch64 with the `zig cc` of the ziglang wheel; no system compiler is used."""
+    """Makes agent-x86_64 and agent-aarch64 (editable: the one for this machine) with the `zig cc` of the ziglang wheel; no system compiler is used."""
 
     PLUGIN_NAME = "custom"
 
@@ -25,8 +26,10 @@ class AgentBuildHook(BuildHookInterface):  # type: ignore[type-arg]
         """Called by hatchling before it collects files, also for editable builds (`version` is then "editable")."""
         root = Path(self.root)
         out_dir = root / "src" / "sandpty" / "agent"
-        _load(root / "agent" / "build.py").build(out_dir, ARCHES)
-        for arch in ARCHES:
+        build = _load(root / "agent" / "build.py")
+        arches = (build.machine_arch(),) if version == "editable" else ARCHES
+        build.build(out_dir, arches)
+        for arch in arches:
             binary = out_dir / f"agent-{arch}"
             if not binary.is_file():
                 raise FileNotFoundError(f"agent/build.py made no {binary}")

@@ -44,20 +44,32 @@ def _stamp(command: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def _cache_dir() -> Path:
-    """Where zig keeps what it compiled (its C library takes 20 s the first time); HOME may not be writable."""
-    local = REPOSITORY / ".cache"
+def _writable(directory: Path) -> bool:
     try:
-        local.mkdir(exist_ok=True)
-        with tempfile.TemporaryFile(dir=local):
-            return local
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            return True
     except OSError:
-        return Path(tempfile.gettempdir()) / f"sandpty-build-{os.getuid()}"
+        return False
+
+
+def _cache_dir() -> Path:
+    """What belongs to this checkout."""
+    local = REPOSITORY / ".cache"
+    return local if _writable(local) else Path(tempfile.gettempdir()) / f"sandpty-build-{os.getuid()}"
+
+
+def _zig_cache(cache: Path) -> Path:
+    """Where zig keeps its C library, compiled: a minute's work that all checkouts share. HOME may not be writable."""
+    if named := os.environ.get("ZIG_GLOBAL_CACHE_DIR"):
+        return Path(named)
+    shared = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "zig"
+    return shared if shared.is_absolute() and _writable(shared) else cache / "zig"
 
 
 def _run(command: Sequence[str], output: Path, cache: Path) -> None:
     environment = os.environ | {
-        "ZIG_GLOBAL_CACHE_DIR": str(cache / "zig"),
+        "ZIG_GLOBAL_CACHE_DIR": str(_zig_cache(cache)),
         "ZIG_LOCAL_CACHE_DIR": str(cache / "zig-local"),
     }
     # Beside the target, then renamed: whoever runs the old binary keeps it, and nobody ever sees half of the new one.
