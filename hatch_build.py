@@ -18,7 +18,7 @@ ARCHES = ("x86_64", "aarch64")
 
 
 class AgentBuildHook(BuildHookInterface):  # type: ignore[type-arg]
-    """Makes agent-x86_64 and agent-aarch64 (editable: the one for this machine) with the `zig cc` of the ziglang wheel; no system compiler is used."""
+    """Makes agent-x86_64 and agent-aarch64 (editable: this machine's) with `zig cc` of the ziglang wheel alone."""
 
     PLUGIN_NAME = "custom"
 

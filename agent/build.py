@@ -37,7 +37,8 @@ def _files() -> list[Path]:
     return sorted(SOURCES.glob("*.[ch]"))
 
 
-def _stamp(command: Sequence[str]) -> str:
+def stamp_of(command: Sequence[str]) -> str:
+    """A hash of the command and of all sources."""
     digest = hashlib.sha256(repr(list(command)).encode())
     for file in _files():
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
@@ -84,14 +85,17 @@ def _run(command: Sequence[str], output: Path, cache: Path) -> None:
         made.rename(output)
 
 
+def mark_of(output: Path) -> Path:
+    """Where the stamp of an output lies: in the cache, not in the package; several outputs have several."""
+    return _cache_dir() / f"agent-{hashlib.sha256(str(output.resolve()).encode()).hexdigest()[:16]}.stamp"
+
+
 def _compile(command: Sequence[str], output: Path) -> Path:
     """Run the compiler unless `output` was made from the same sources by the same command."""
     output.parent.mkdir(parents=True, exist_ok=True)
     cache = _cache_dir()
     cache.mkdir(parents=True, exist_ok=True)
-    stamp = _stamp(command)
-    # Stamps lie in the cache, not in the package. The path is part of the name: several outputs, several stamps.
-    mark = cache / f"agent-{hashlib.sha256(str(output.resolve()).encode()).hexdigest()[:16]}.stamp"
+    stamp, mark = stamp_of(command), mark_of(output)
     with (cache / "agent.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two test runs may start at once
         if not (output.is_file() and mark.is_file() and mark.read_text() == stamp):
@@ -105,24 +109,15 @@ def build(out_dir: Path = DEFAULT_OUT, arches: Sequence[str] = ARCHES) -> list[P
 
     Raises ValueError for an unknown architecture, RuntimeError with the compiler's words when it fails.
     """
+    return [_compile(command_for(arch), Path(out_dir) / f"agent-{arch}") for arch in arches]
+
+
+def command_for(arch: str) -> list[str]:
+    """What compiles the agent, but for its output. Raises ValueError for an unknown architecture."""
+    if arch not in ARCHES:
+        raise ValueError(f"no agent for architecture {arch!r}: choose from {', '.join(ARCHES)}")
     sources = [str(file) for file in _files() if file.suffix == ".c"]
-    made = []
-    for arch in arches:
-        if arch not in ARCHES:
-            raise ValueError(f"no agent for architecture {arch!r}: choose from {', '.join(ARCHES)}")
-        command = [
-            sys.executable,
-            "-m",
-            "ziglang",
-            "cc",
-            "-target",
-            f"{arch}-linux-musl",
-            *RELEASE,
-            *WARNINGS,
-            *sources,
-        ]
-        made.append(_compile(command, Path(out_dir) / f"agent-{arch}"))
-    return made
+    return [sys.executable, "-m", "ziglang", "cc", "-target", f"{arch}-linux-musl", *RELEASE, *WARNINGS, *sources]
 
 
 def build_sanitized(out_dir: Path) -> Path:

@@ -48,9 +48,11 @@ SHELL = ("/bin/bash", "--norc", "--noprofile")
 NOBODY = 65534
 
 
-def load_build() -> ModuleType:
+BUILD = Path(__file__).resolve().parents[2] / "agent" / "build.py"
+
+
+def load_build(path: Path = BUILD) -> ModuleType:
     """agent/build.py, which is no part of any package."""
-    path = Path(__file__).resolve().parents[2] / "agent" / "build.py"
     spec = importlib.util.spec_from_file_location("agent_build", path)
     assert spec is not None
     assert spec.loader is not None
