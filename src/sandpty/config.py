@@ -195,6 +195,7 @@ VOLUMES_MAX: Final = 200  # per team; a record and a sparse file each
 VOLUME_DISK_MB: Final = 10_240  # what a volume can hold when nobody says; a sparse file takes what is in it
 VOLUMES_DISK_MB_MAX: Final = 2 * 1024 * 1024  # what all volumes of a team can hold together
 VOLUME_MOUNTS_MAX: Final = 16  # per sandbox: each costs a mount at every start, 1 ms
+VOLUMES_IN_PARALLEL: Final = 2  # made or grown at once: each takes one of the few threads that creates need too
 VOLUME_UID_BASE: Final = 2_100_000_000  # the disk's number for a guest's uid 0: beyond every range of a sandbox
 VOLUME_USER: Final = 1000  # the guest's `user`: owns a new volume and what is written without a sandbox
 VOLUME_OPEN_S: Final = 60.0  # how long a volume's files are served after somebody asked for them

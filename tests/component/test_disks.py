@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -34,3 +35,28 @@ def test_sizes_that_clients_choose_do_not_fill_the_host(tmp_path: Path, monkeypa
     assert len(list(tmp_path.glob("*.img"))) == 3
     disks.copy_blank(tmp_path / "again", 16)
     assert is_whole(tmp_path / "again")
+
+
+def test_a_volume_that_grows_holds_no_other_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checking and growing one may take minutes; the others are somebody else's."""
+    disks, begun, going_on = disk.Disk(tmp_path / "blank"), threading.Event(), threading.Event()
+    large, small = tmp_path / "large", tmp_path / "small"
+    for directory in (large, small):
+        directory.mkdir()
+        (directory / disk.IMAGE_NAME).touch()
+
+    def tool(name: str, *arguments: str) -> None:
+        if str(large) in arguments[-1]:
+            begun.set()
+            assert going_on.wait(30)
+
+    monkeypatch.setattr(disk, "_run_tool", tool)
+    with ThreadPoolExecutor(2) as threads:
+        growing = threads.submit(disks.grow, large, 32)
+        try:
+            assert begun.wait(30)
+            threads.submit(disks.grow, small, 32).result(30)
+            assert not growing.done()
+        finally:
+            going_on.set()
+        growing.result(30)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import time
 from pathlib import Path
@@ -12,20 +14,23 @@ import pytest
 from sandpty.config import DataDir
 from sandpty.isolation.background import Background
 from sandpty.isolation.driver import Driver, Plan, Started
+from sandpty.supervisor import lifecycle
 from sandpty.supervisor.events import Events
 from sandpty.supervisor.lifecycle import Sandboxes
 from sandpty.supervisor.template_records import TemplateRecords
 from sandpty.templates.catalog import Catalog, Ready
 from sandpty.wire.verbs import CreateArgs
+from tests.waiting import until
 
 
 class Failing:
-    """A driver whose machine is out of threads."""
+    """A driver whose machine is out of threads, and for a moment out of descriptors."""
 
     name, isolated = "failing", False
 
     def __init__(self) -> None:
         self.destroyed: list[int] = []
+        self.refusals = 1
 
     async def reserve(self) -> int:
         return 7
@@ -34,14 +39,19 @@ class Failing:
         raise RuntimeError("can't start new thread")
 
     async def stop(self, plan: Plan, started: Started) -> None:
-        pass
+        if self.refusals:
+            self.refusals -= 1
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     async def destroy(self, plan: Plan) -> None:
         self.destroyed.append(plan.slot)
 
 
-async def test_a_create_that_fails_in_an_unforeseen_way_leaves_nothing(tmp_path: Path) -> None:
-    """No entry that takes a place of the host's for ever, no directory, no slot."""
+async def test_a_create_that_fails_in_an_unforeseen_way_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No entry that takes a place of the host's for ever, no directory, no slot; also if they cannot go at once."""
+    monkeypatch.setattr(lifecycle, "END_AGAIN_S", 0.0)
     data, driver = DataDir(tmp_path), Failing()
     for directory in (data.sandboxes, data.agents):
         directory.mkdir(parents=True)
@@ -58,7 +68,7 @@ async def test_a_create_that_fails_in_an_unforeseen_way_leaves_nothing(tmp_path:
         )
         args: dict[str, Any] = {"template": "host-usr", "end_at": time.time() + 60}
         with pytest.raises(RuntimeError):
-            await sandboxes.create(CreateArgs(**args), lambda template: None)
-        assert dict(sandboxes.entries) == {}
+            await sandboxes.create(CreateArgs(**args), lambda template, asked: None)
+        await until(lambda: not sandboxes.entries, 30)
         assert list(data.sandboxes.iterdir()) == []
         assert driver.destroyed == [7]

@@ -6,13 +6,15 @@ import asyncio
 import json
 import math
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from sandpty.interpreter import environments, limits, specs
+from sandpty.interpreter import environments, keeper, limits, specs
 from sandpty.interpreter.http import Connection, ProblemError, Request
 from sandpty.interpreter.results import line, result
+from tests.waiting import until_sync
 
 
 def test_a_result_has_a_field_for_each_kind_and_the_rest_is_extra() -> None:
@@ -129,3 +131,22 @@ async def test_a_connection_that_ends_has_no_request() -> None:
     assert await asked(b"") is None
     assert await asked(b"GET / HT") is None
     assert await asked(b"POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc") is None
+
+
+def test_a_restart_while_a_program_is_being_started_ends_it_too() -> None:
+    """Between vfork and exec its parent cannot be stopped, only killed."""
+    starting = "import ctypes, time; ctypes.CDLL(None).vfork(); time.sleep(1000)"
+    argv = [sys.executable, "-I", "-S", str(Path(keeper.__file__))]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        assert running.stdin is not None
+        assert running.stdout is not None
+        running.stdin.write(json.dumps([sys.executable, "-c", starting]).encode() + b"\n")
+        running.stdin.flush()
+        kernel = Path(f"/proc/{int(running.stdout.readline())}")
+        until_sync(lambda: (kernel / "stat").read_text().rpartition(")")[2].split()[0] == "D", 30)
+        running.stdin.close()
+        try:
+            running.wait(30)
+        finally:
+            running.kill()
+        assert not kernel.exists()

@@ -98,6 +98,8 @@ def _end_all() -> None:
             if roots := _send(signal.SIGSTOP, moving):
                 _kill_as_root(roots)
                 beyond |= _send(0, roots)
+            if all(below[pid] == "D" for pid in moving):
+                break  # about to stop, or between vfork and exec of a child that has stopped: only SIGKILL moves it
             time.sleep(_RESCAN_S)
             below = _below(beyond)
         _send(signal.SIGKILL, set(below))

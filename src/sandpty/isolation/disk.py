@@ -53,7 +53,7 @@ class Disk:
         self.limited = False
         self.detail = "none"
         self._devices: dict[Path, str] = {}  # of what is shared, while somebody uses it; checked before each use
-        self._attaching = threading.Lock()
+        self._attaching: dict[Path, threading.Lock] = {}  # of what is shared: whoever repairs one holds up no other
         self._making = threading.Lock()
 
     def open(self, mountpoint: Path) -> None:
@@ -108,6 +108,7 @@ class Disk:
     def forget_copy(self, directory: Path) -> None:
         """It is being removed."""
         self._devices.pop(directory / IMAGE_NAME, None)
+        self._attaching.pop(directory / IMAGE_NAME, None)
 
     def copy_blank(self, target: Path, disk_mb: int, *, journal: bool = False) -> None:
         """An empty image of that size. Raises OSError."""
@@ -143,7 +144,7 @@ class Disk:
         if not image.exists():
             return directory / "disk"
         # Two devices for one image would be two file systems that know nothing of each other: the end of both.
-        with self._attaching, contextlib.ExitStack() as held:
+        with self._attaching.setdefault(image, threading.Lock()), contextlib.ExitStack() as held:
             device = loop.reopened(self._devices.get(image), image, held) or loop.reopened(loop.of(image), image, held)
             if device is None:
                 check(directory)
@@ -158,7 +159,7 @@ class Disk:
         image = directory / IMAGE_NAME
         if not image.exists():
             return
-        with self._attaching:
+        with self._attaching.setdefault(image, threading.Lock()):
             _wait_released(image)
             os.truncate(image, disk_mb * 1024 * 1024)
             _run_tool("e2fsck", "-f", "-p", str(image))

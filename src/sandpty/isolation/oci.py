@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import json
 import logging
 import os
@@ -39,6 +38,7 @@ from sandpty.isolation import (
 from sandpty.isolation.background import Background
 from sandpty.isolation.copies import Copies
 from sandpty.isolation.driver import Copy, GuestNetwork, Layer, Plan, Started, Stats, TierRefusedError
+from sandpty.isolation.failures import failure
 from sandpty.isolation.idmap import range_of, tag_of
 from sandpty.isolation.namespaces import Launcher, Namespaces
 from sandpty.isolation.network import Network
@@ -300,7 +300,7 @@ class OciDriver:
             finally:
                 os.close(netns)
         except (OSError, ValueError) as error:
-            raise SandptyError("runtime_failed", f"limits cannot be applied: {error}") from error
+            raise failure("limits cannot be applied", error) from error
 
     async def freeze(self, plan: Plan) -> None:
         try:
@@ -308,13 +308,13 @@ class OciDriver:
         except OSError as error:
             with contextlib.suppress(OSError):
                 self._cgroups.thaw(group_of(plan.slot))
-            raise SandptyError("runtime_failed", f"the sandbox does not freeze: {error}") from error
+            raise failure("the sandbox does not freeze", error) from error
 
     async def thaw(self, plan: Plan) -> None:
         try:
             self._cgroups.thaw(group_of(plan.slot))
         except OSError as error:
-            raise SandptyError("runtime_failed", f"the sandbox does not thaw: {error}") from error
+            raise failure("the sandbox does not thaw", error) from error
 
     def network(self, plan: Plan, started: Started) -> GuestNetwork:
         try:
@@ -335,7 +335,7 @@ class OciDriver:
         try:
             await asyncio.to_thread(self._copy, plan, started, directory)
         except OSError as error:
-            raise _disk_error("the disk cannot be copied", error) from error
+            raise failure("the disk cannot be copied", error) from error
         return Copy(directory, range_of(self._tag, plan.slot).base, plan.id)
 
     def _copy(self, plan: Plan, started: Started, directory: Path) -> None:
@@ -354,7 +354,7 @@ class OciDriver:
         try:
             await asyncio.to_thread(disk.take, plan.directory, directory)
         except OSError as error:
-            raise SandptyError("runtime_failed", f"the disk cannot be taken: {error}") from error
+            raise failure("the disk cannot be taken", error) from error
         return Copy(directory, range_of(self._tag, plan.slot).base, plan.id)
 
     async def merge(self, copies: Sequence[Copy], directory: Path, *, layers: int, disk_mb: int) -> Copy:
@@ -375,13 +375,13 @@ class OciDriver:
         try:
             await asyncio.to_thread(self._volumes.make, directory, disk_mb)
         except (OSError, subprocess.SubprocessError) as error:
-            raise _disk_error("the volume cannot be made", error) from error
+            raise failure("the volume cannot be made", error) from error
 
     async def grow_volume(self, directory: Path, disk_mb: int) -> None:
         try:
             await asyncio.to_thread(self._disk.grow, directory, disk_mb)
         except (OSError, subprocess.SubprocessError) as error:
-            raise _disk_error("the volume cannot grow", error) from error
+            raise failure("the volume cannot grow", error) from error
 
     # --- end ---
 
@@ -395,6 +395,8 @@ class OciDriver:
             pidfd = process_table.open_pidfd(started)
         except ProcessLookupError:
             return
+        except OSError as error:
+            raise failure("the sandbox cannot be ended", error) from error
         try:
             # The death of PID 1 is the death of its pid namespace.
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
@@ -433,9 +435,3 @@ def _bounds_of_host() -> tuple[int, int]:
     pids = int(Path("/proc/sys/kernel/pid_max").read_text(encoding="ascii"))
     kept = max(int(memory_bytes * HOST_SHARE), HOST_MEMORY_MIN_BYTES)
     return max(memory_bytes - kept, memory_bytes // 2), int(pids * (1 - HOST_SHARE))
-
-
-def _disk_error(what: str, error: Exception) -> SandptyError:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return SandptyError("no_space", "the data directory's disk is full")
-    return SandptyError("runtime_failed", f"{what}: {error}")

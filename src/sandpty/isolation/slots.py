@@ -19,6 +19,7 @@ from typing import TypeVar
 from sandpty import config
 from sandpty.isolation.background import Background
 from sandpty.isolation.cgroup import Cgroups
+from sandpty.isolation.failures import failure
 from sandpty.isolation.idmap import SLOTS_MAX, range_of
 from sandpty.isolation.namespaces import Launcher, Namespaces, Nursery
 from sandpty.isolation.network import Network
@@ -120,14 +121,14 @@ class Slots:
                 made.close()
                 if isinstance(error, asyncio.CancelledError):
                     raise
-                raise SandptyError("runtime_failed", f"the sandbox's network cannot be made: {error}") from error
+                raise failure("the sandbox's network cannot be made", error) from error
         return made
 
     async def _make(self, slot: int, *, spare: bool) -> Prepared:
         try:
             return await self._in_thread(self._make_now, slot, spare)
         except OSError as error:
-            raise SandptyError("runtime_failed", f"namespaces, groups or disk cannot be made: {error}") from error
+            raise failure("namespaces, groups or disk cannot be made", error) from error
 
     def _make_now(self, slot: int, spare: bool) -> Prepared:
         made = Prepared(self._nursery.make(range_of(self._tag, slot)))

@@ -45,9 +45,13 @@ class Trash:
         while names := [name for name in _names(self._directory) if name not in failed]:
             for name in names:
                 argv = [self._rm, "-rf", "--one-file-system", "--", str(self._directory / name)]
-                if await program.run(argv, timeout_s=REMOVE_TIMEOUT_S) != 0:
+                try:
+                    if await program.run(argv, timeout_s=REMOVE_TIMEOUT_S) == 0:
+                        continue
                     log.warning("cannot remove %s", self._directory / name)
-                    failed.add(name)
+                except OSError as error:  # out of processes, perhaps
+                    log.warning("cannot remove %s: %s", self._directory / name, error)
+                failed.add(name)  # with the next tree that comes it is tried again
 
 
 def _names(directory: Path) -> list[str]:

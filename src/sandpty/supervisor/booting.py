@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import socket
 import uuid
 from collections.abc import Callable, Sequence
 
 from sandpty import config
 from sandpty.isolation.driver import Driver
+from sandpty.isolation.failures import failure
 from sandpty.supervisor import state
-from sandpty.supervisor.checks import disk_error
 from sandpty.supervisor.entry import Entry
+from sandpty.supervisor.listening import listen
 from sandpty.supervisor.parking import park, run_from_boot
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.first_shell import FirstShell
@@ -33,7 +31,8 @@ class Booting:
         """`shells`: to be started in advance, where sandboxes have accounts of their own."""
         meta = entry.meta
         meta.seen_ready = False  # of this boot
-        listener = self._listen(meta.socket)
+        # The agent will listen on it: made here, so that its path means nothing inside.
+        listener = listen(meta.socket, self._server_uid, config.AGENT_BACKLOG)
         try:
             if self._driver.isolated:
                 park(meta, shells)
@@ -58,20 +57,6 @@ class Booting:
                 entry.unfollow()
                 await self._driver.stop(entry.plan, entry.meta.started)
                 entry.meta.pid = entry.meta.start_time = 0
-                raise (disk_error(error) if isinstance(error, OSError) else error) from error
-
-    def _listen(self, path: str) -> socket.socket:
-        """The socket on which the agent will listen: made here, so that its path means nothing inside."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            listener.bind(path)
-            os.chmod(path, 0o600)
-            if os.geteuid() == 0:
-                os.chown(path, self._server_uid, 0)
-            listener.listen(config.AGENT_BACKLOG)
-        except BaseException:
-            listener.close()
-            raise
-        return listener
+                if isinstance(error, OSError):
+                    raise failure("the sandbox could not be made", error) from error
+                raise

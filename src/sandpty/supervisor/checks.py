@@ -1,8 +1,7 @@
-"""What is checked before anything is made, and how a full disk is told."""
+"""What is checked before anything is made."""
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -86,10 +85,3 @@ def check_disk(directory: Path, more_bytes: int = 0) -> None:
     """Raises no_space when the little that is left (after `more_bytes` more) belongs to the sandboxes that run."""
     if not disk.has_room(directory, more_bytes):
         raise SandptyError("no_space", "the data directory's disk is full")
-
-
-def disk_error(error: OSError) -> SandptyError:
-    """An OSError while a sandbox was made, as what the server is told."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return SandptyError("no_space", "the data directory's disk is full")
-    return SandptyError("runtime_failed", f"the sandbox could not be made: {error.strerror or error}")

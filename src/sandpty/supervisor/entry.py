@@ -12,8 +12,8 @@ from typing import Any
 
 from sandpty.isolation import process_table
 from sandpty.isolation.driver import Plan
+from sandpty.isolation.failures import failure
 from sandpty.supervisor import state
-from sandpty.supervisor.checks import disk_error
 from sandpty.supervisor.state import Meta
 from sandpty.wire.verbs import EndReason
 
@@ -64,7 +64,7 @@ class Entry:
             state.write(self.directory, self.meta, durable=self.meta.phase == "stopped")
         except OSError as error:
             self._set(before)
-            raise disk_error(error) from error
+            raise failure("the change could not be written down", error) from error
 
     def take_back(self, **members: Any) -> None:
         """What was changed did not come true. Never raises: a disk that does not take it has the wrong word."""

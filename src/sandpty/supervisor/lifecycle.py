@@ -12,9 +12,8 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -22,10 +21,12 @@ from sandpty import config
 from sandpty.config import DataDir
 from sandpty.isolation.background import Background
 from sandpty.isolation.driver import Driver
+from sandpty.isolation.failures import failure
 from sandpty.isolation.trash import Trash
 from sandpty.supervisor import state
 from sandpty.supervisor.booting import Booting
-from sandpty.supervisor.checks import check_annotations, check_disk, check_limits, disk_error
+from sandpty.supervisor.changing import Changing
+from sandpty.supervisor.checks import check_annotations, check_disk, check_limits
 from sandpty.supervisor.entry import Entry
 from sandpty.supervisor.events import Events
 from sandpty.supervisor.laying import Laying
@@ -44,6 +45,7 @@ from sandpty.wire.templates import Defaults
 from sandpty.wire.verbs import CreateArgs, EndReason, Limits, Sandbox
 
 log = logging.getLogger(__name__)
+END_AGAIN_S = 5.0  # after an end that failed and that nobody waits for
 
 
 class Sandboxes:
@@ -72,6 +74,7 @@ class Sandboxes:
         self._booting = Booting(driver, server_uid, self._agent_ended)
         self.pausing = Pausing(self, driver, self._booting, background)
         self.policies = Policies(driver)
+        self.changing = Changing(self, driver, self.policies, background)
         self.trash = Trash(data.root / "trash", background)
         self.snapshots = Snapshots(data.snapshots, self, driver, background, records)
         self.origins = Origins(catalog, self.snapshots, records, images or NoImages())
@@ -242,9 +245,10 @@ class Sandboxes:
                 entry.keep()
             except Exception as error:
                 log.warning("create %s failed: %s", entry.meta.id, error)
-                entry.ended = "failed"
-                await self._remove(entry)
-                raise (disk_error(error) if isinstance(error, OSError) else error) from error
+                await self._drop(entry)
+                if isinstance(error, OSError):
+                    raise failure("the sandbox could not be made", error) from error
+                raise
         return entry
 
     # --- exits ---
@@ -263,12 +267,14 @@ class Sandboxes:
                 return
             if entry.meta.phase == "warm":
                 log.warning("warm sandbox %s ended by itself", entry.meta.id)
-                entry.ended = "failed"
                 self.warm_ended()
-                await self._remove(entry)
+                await self._drop(entry)
                 return
             oom = self._driver.stats(entry.plan, entry.meta.started).out_of_memory_kills > 0
-            await self._end(entry, "out_of_memory" if oom else "agent_exited")
+            try:
+                await self._end(entry, "out_of_memory" if oom else "agent_exited")
+            except Exception as error:
+                self._again(self._ended_by_itself, entry, error)
 
     # --- end ---
 
@@ -298,8 +304,24 @@ class Sandboxes:
         """End a sandbox that nobody has been told of."""
         async with entry.lock:
             if entry.ended is None:
-                entry.ended = "failed"
-                await self._remove(entry)
+                await self._drop(entry)
+
+    async def _drop(self, entry: Entry) -> None:
+        """The same, of one that is locked. Nobody else would ask again if it fails."""
+        entry.ended = "failed"
+        try:
+            await self._remove(entry)
+        except Exception as error:
+            entry.ended = None
+            self._again(self.discard, entry, error)
+
+    def _again(self, work: Callable[[Entry], Awaitable[None]], entry: Entry, error: Exception) -> None:
+        async def later() -> None:
+            await asyncio.sleep(END_AGAIN_S)
+            await work(entry)
+
+        log.error("sandbox %s is not gone yet: %r", entry.meta.id, error)
+        self._background.spawn(later(), f"end {entry.meta.id} again")
 
     async def kill_all(self) -> None:
         """End every sandbox that somebody knows of."""
@@ -350,46 +372,6 @@ class Sandboxes:
         self._entries.pop(meta.id, None)
         if meta.copies:
             self.snapshots.collect()
-
-    # --- changes of words ---
-
-    async def set_deadline(self, sandbox_id: str, end_at: float) -> Sandbox:
-        async with self.held(sandbox_id) as entry:
-            if entry.meta.phase != "running":
-                raise SandptyError("sandbox_paused", f"sandbox {sandbox_id} is paused and has no deadline")
-            entry.change(end_at=end_at)
-            return self.tell(entry, "deadline set")
-
-    async def set_network(self, sandbox_id: str, internet: bool, policy: NetworkPolicy) -> Sandbox:
-        """Replace the network policy. Once this returns no packet passes that it does not allow.
-
-        Raises bad_argument, unsupported, no_space; runtime_failed, after which the old one holds (or what both allow).
-        """
-
-        async def work() -> Sandbox:
-            async with self.held(sandbox_id) as entry:
-                whole = await self.policies.whole(policy, entry.meta.network, internet)
-                return await self.apply(entry, "network set", internet=internet, network=whole)
-
-        return await self._background.finish(work(), f"network {sandbox_id}")
-
-    async def apply(self, entry: Entry, what: str, **members: Any) -> Sandbox:
-        """Change what the driver has to hold. If it does not, the old holds (or what both allow)."""
-        before = {name: getattr(entry.meta, name) for name in members}
-        entry.change(**members)
-        try:
-            if entry.meta.phase != "stopped":
-                await self._driver.apply(entry.plan)
-        except BaseException:
-            entry.take_back(**before)
-            raise
-        return self.tell(entry, what)
-
-    async def annotate(self, sandbox_id: str, annotations: dict[str, Any]) -> Sandbox:
-        check_annotations(annotations)
-        async with self.held(sandbox_id) as entry:
-            entry.change(annotations=annotations)
-            return self.tell(entry, "annotated")
 
     def tell(self, entry: Entry, what: str) -> Sandbox:
         """Everybody what has become of it."""

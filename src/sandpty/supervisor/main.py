@@ -31,7 +31,6 @@ from sandpty.supervisor.key_file import KeyFile
 from sandpty.supervisor.layers import Layers
 from sandpty.supervisor.lifecycle import Sandboxes
 from sandpty.supervisor.pool import Pool
-from sandpty.supervisor.resizing import Resizing
 from sandpty.supervisor.service import Service, Verb
 from sandpty.supervisor.sockets import SocketService
 from sandpty.supervisor.state import ID_LENGTH
@@ -182,7 +181,6 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
         more={
             "usage": Usages(sandboxes, driver).verb,
             **remembering,
-            "set_memory": Resizing(sandboxes, background).verb,
             "certificate": certificates.verb(data),
             "layer": Layers(sandboxes.snapshots).verb,
             **template_verbs(records),

@@ -83,13 +83,12 @@ class Pool:
             await asyncio.sleep(DIED_PAUSE_S)
             self._died = False
         for waiting in self._warm.values():
-            waiting[:] = [entry for entry in waiting if entry.ended is None]
+            waiting[:] = [entry for entry in waiting if entry.ended is None and entry.alive]
         targets = self._targets()
         for name, waiting in self._warm.items():
             ready = targets[name][0] if name in targets else None
             for entry in [each for each in waiting if ready is None or not _is_of(each, ready)]:
-                waiting.remove(entry)
-                await self._sandboxes.discard(entry)
+                await self._give_up(entry, waiting)
         for name, (ready, count) in targets.items():
             waiting = self._warm.setdefault(name, [])
             while len(waiting) + sum(entry.meta.template == name for entry in self._warming) < count:
@@ -100,8 +99,12 @@ class Pool:
                     continue
                 await self._start(ready, waiting)
             for entry in waiting[count:]:
-                waiting.remove(entry)
-                await self._sandboxes.discard(entry)
+                await self._give_up(entry, waiting)
+
+    async def _give_up(self, entry: Entry, waiting: list[Entry]) -> None:
+        if entry in waiting:  # and was not claimed in the meantime
+            waiting.remove(entry)
+            await self._sandboxes.discard(entry)
 
     def _targets(self) -> dict[str, tuple[Ready, int]]:
         """What is to be warm, and how many: ours as they were asked for, built ones by the operator's word."""

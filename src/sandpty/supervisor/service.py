@@ -12,7 +12,6 @@ import logging
 import os
 import secrets
 import socket
-import struct
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -24,6 +23,7 @@ from sandpty.isolation.background import Background
 from sandpty.supervisor.events import Events
 from sandpty.supervisor.key_file import KeyFile
 from sandpty.supervisor.lifecycle import Sandboxes
+from sandpty.supervisor.listening import is_from, listen
 from sandpty.supervisor.pool import Pool
 from sandpty.wire import verbs
 from sandpty.wire.errors import SandptyError
@@ -32,7 +32,6 @@ from sandpty.wire.verbs import Failure, Host, Message, Request
 
 log = logging.getLogger(__name__)
 Verb = Callable[[msgspec.Raw], Awaitable[Any]]
-_PEER = struct.Struct("iII")
 _READ_BYTES = 64 * 1024
 _BEGINNING = ("create", "snapshot", "resume")  # what a shutdown that kills would have to wait for
 
@@ -77,6 +76,11 @@ class AnnotateArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     annotations: dict[str, Any]
 
 
+class MemoryArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    id: str
+    memory_mb: int
+
+
 class NetworkArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: str
     internet: bool = True
@@ -109,6 +113,7 @@ class Service:
         self._background = background
         self._host = host
         self._keys = keys
+        self._server_uid = server_uid
         self._allowed = {0, os.geteuid(), server_uid}
         self._connections = 0
         self.senders: set[asyncio.Task[None]] = set()  # of events, one for each connection that watches
@@ -129,6 +134,7 @@ class Service:
             "annotate": self._annotate,
             "network": self._network,
             "egress_authority": self._sandboxes.policies.authority,
+            "set_memory": self._set_memory,
             "keys": self._known_keys,
             "reload_keys": self._reload_keys,
             "shutdown": self._shutdown,
@@ -138,7 +144,8 @@ class Service:
 
     async def serve(self, data: DataDir) -> asyncio.Server:
         """Begin to listen; the caller closes the server."""
-        return await asyncio.start_unix_server(self._accepted, sock=listen(data, max(self._allowed)))
+        listener = listen(str(data.supervisor_socket), self._server_uid, config.AGENT_BACKLOG)
+        return await asyncio.start_unix_server(self._accepted, sock=listener)
 
     def end_events(self) -> None:
         """Nobody watches any more: these tasks have no end of their own that one could wait for."""
@@ -146,7 +153,8 @@ class Service:
             sender.cancel()
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._connections >= config.SUPERVISOR_CONNECTIONS_MAX or not self._trusted(writer):
+        peer: socket.socket = writer.get_extra_info("socket")
+        if self._connections >= config.SUPERVISOR_CONNECTIONS_MAX or not is_from(peer, self._allowed):
             writer.close()
             return
         self._connections += 1
@@ -157,14 +165,6 @@ class Service:
         finally:
             self._connections -= 1
             writer.close()
-
-    def _trusted(self, writer: asyncio.StreamWriter) -> bool:
-        peer: socket.socket = writer.get_extra_info("socket")
-        credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-        _, uid, _ = _PEER.unpack(credentials)
-        if uid not in self._allowed:
-            log.warning("refused a connection of uid %d", uid)
-        return uid in self._allowed
 
     async def answer(self, request: Request) -> Message:
         """What to say to one request; never raises but for cancellation."""
@@ -228,7 +228,7 @@ class Service:
 
     async def _set_deadline(self, raw: msgspec.Raw) -> verbs.Sandbox:
         args = msgspec.json.decode(raw, type=DeadlineArgs)
-        return await self._sandboxes.set_deadline(args.id, args.end_at)
+        return await self._sandboxes.changing.deadline(args.id, args.end_at)
 
     async def _snapshot(self, raw: msgspec.Raw) -> verbs.Snapshot:
         return await self._sandboxes.snapshots.create(msgspec.json.decode(raw, type=verbs.SnapshotArgs))
@@ -242,11 +242,15 @@ class Service:
 
     async def _annotate(self, raw: msgspec.Raw) -> verbs.Sandbox:
         args = msgspec.json.decode(raw, type=AnnotateArgs)
-        return await self._sandboxes.annotate(args.id, args.annotations)
+        return await self._sandboxes.changing.annotations(args.id, args.annotations)
 
     async def _network(self, raw: msgspec.Raw) -> verbs.Sandbox:
         args = msgspec.json.decode(raw, type=NetworkArgs)
-        return await self._sandboxes.set_network(args.id, args.internet, args.policy)
+        return await self._sandboxes.changing.network(args.id, args.internet, args.policy)
+
+    async def _set_memory(self, raw: msgspec.Raw) -> verbs.Sandbox:
+        args = msgspec.json.decode(raw, type=MemoryArgs)
+        return await self._sandboxes.changing.memory(args.id, args.memory_mb)
 
     async def _known_keys(self, raw: msgspec.Raw) -> verbs.Keys:
         content = self._keys.read()
@@ -329,21 +333,3 @@ def _packed(message: Message) -> bytes:
         return verbs.pack(message)
     except ValueError as error:
         return verbs.pack(Message(id=message.id, error=Failure("too_large", str(error))))
-
-
-def listen(data: DataDir, server_uid: int) -> socket.socket:
-    """The supervisor's socket, 0600 and the server's."""
-    path = str(data.supervisor_socket)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        listener.bind(path)
-        os.chmod(path, 0o600)
-        if os.geteuid() == 0:
-            os.chown(path, server_uid, 0)
-        listener.listen(config.AGENT_BACKLOG)
-    except BaseException:
-        listener.close()
-        raise
-    return listener

@@ -12,8 +12,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import secrets
-import string
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -40,9 +38,7 @@ from sandpty.wire.verbs import Limits, Snapshot, SnapshotArgs
 
 log = logging.getLogger(__name__)
 META_NAME = "snapshot.json"
-ID_LENGTH = 20  # as a template's in E2B's world: a snapshot is used as one
 _LAID_TOGETHER = "laid together"  # as a layer's key, which it never is
-_ID_LETTERS = string.ascii_lowercase + string.digits
 
 
 class Kept(msgspec.Struct, kw_only=True):
@@ -381,7 +377,7 @@ class Snapshots:
 
 
 def _new_id() -> str:
-    return "".join(secrets.choice(_ID_LETTERS) for _ in range(ID_LENGTH))
+    return state.new_record_id()
 
 
 def _size_bytes(directory: Path) -> int:

@@ -9,12 +9,10 @@ there.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import logging
 import os
 import socket
-import struct
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -25,12 +23,12 @@ from sandpty.isolation import syscalls
 from sandpty.isolation.background import Background
 from sandpty.isolation.driver import Driver, GuestNetwork
 from sandpty.supervisor.lifecycle import Sandboxes
+from sandpty.supervisor.listening import is_from, listen
 from sandpty.wire import sockets
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.sockets import SocketAnswer, SocketKind, SocketRequest
 
 log = logging.getLogger(__name__)
-_PEER = struct.Struct("iII")
 _FAMILY = {"4": socket.AF_INET, "6": socket.AF_INET6}
 _TYPE = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
@@ -53,7 +51,9 @@ class SocketService:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="guest-sockets")
 
     async def __aenter__(self) -> SocketService:
-        self._listener = _listen(self._data, self._server_uid)
+        self._listener = listen(
+            str(self._data.guest_sockets), self._server_uid, config.SUPERVISOR_CONNECTIONS_MAX, socket.SOCK_SEQPACKET
+        )
         self._spawn(self._accept(), "guest sockets")
         return self
 
@@ -81,17 +81,11 @@ class SocketService:
                 await asyncio.sleep(config.SUPERVISOR_RETRY_MIN_S)
                 continue
             peer.setblocking(False)
-            if self._connections >= config.SUPERVISOR_CONNECTIONS_MAX or not self._trusted(peer):
+            if self._connections >= config.SUPERVISOR_CONNECTIONS_MAX or not is_from(peer, self._allowed):
                 peer.close()
                 continue
             self._connections += 1
             self._spawn(self._serve(peer), "guest sockets connection")
-
-    def _trusted(self, peer: socket.socket) -> bool:
-        _, uid, _ = _PEER.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
-        if uid not in self._allowed:
-            log.warning("refused a connection of uid %d", uid)
-        return uid in self._allowed
 
     async def _serve(self, peer: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -189,21 +183,3 @@ def _bind(made: socket.socket, request: SocketRequest) -> None:
     made.bind((request.address, request.port))
     if made.type == socket.SOCK_STREAM:
         made.listen(config.GUEST_LISTEN_BACKLOG)
-
-
-def _listen(data: DataDir, server_uid: int) -> socket.socket:
-    """0600 and the server's, as the socket of the verbs."""
-    path = str(data.guest_sockets)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-    try:
-        listener.bind(path)
-        os.chmod(path, 0o600)
-        if os.geteuid() == 0:
-            os.chown(path, server_uid, 0)
-        listener.listen(config.SUPERVISOR_CONNECTIONS_MAX)
-    except BaseException:
-        listener.close()
-        raise
-    return listener

@@ -28,8 +28,13 @@ Phase = Literal["creating", "warm", "running", "frozen", "stopped"]
 
 
 def new_id() -> str:
-    """`i` and 20 characters of [a-z0-9]: the shape E2B's clients accept."""
-    return "i" + "".join(secrets.choice(_ID_LETTERS) for _ in range(ID_LENGTH))
+    """Of a sandbox: an `i` before what others have. The shape E2B's clients accept."""
+    return f"i{new_record_id()}"
+
+
+def new_record_id() -> str:
+    """Of a snapshot, a volume or a template: 20 characters of [a-z0-9], as E2B's of a template."""
+    return "".join(secrets.choice(_ID_LETTERS) for _ in range(ID_LENGTH))
 
 
 class KeptLayer(msgspec.Struct, frozen=True):

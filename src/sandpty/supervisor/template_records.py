@@ -15,7 +15,8 @@ from pathlib import Path
 import msgspec
 
 from sandpty import config
-from sandpty.supervisor.checks import check_limits, disk_error
+from sandpty.isolation.failures import failure
+from sandpty.supervisor.checks import check_limits
 from sandpty.templates.catalog import Catalog
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.templates import (
@@ -191,7 +192,7 @@ class TemplateRecords:
                     os.fsync(file.fileno())
             os.replace(new, place)
         except OSError as error:
-            raise disk_error(error) from error
+            raise failure("the template could not be written down", error) from error
 
 
 def _check_builds(new: Template) -> None:

@@ -40,7 +40,7 @@ class VolumeService:
         self._background = background
         self._open: dict[str, Entry] = {}  # by volume
         self._ends: dict[str, asyncio.TimerHandle] = {}
-        self._opening = asyncio.Lock()
+        self._locks: dict[str, asyncio.Lock] = {}  # by volume: one thing at a time with its files
 
     def table(self) -> dict[str, Callable[[msgspec.Raw], Awaitable[Any]]]:
         return {
@@ -59,29 +59,34 @@ class VolumeService:
 
     async def _grow(self, raw: msgspec.Raw) -> verbs.Volume:
         args = msgspec.json.decode(raw, type=GrowArgs)
-        async with self._opening:
+        async with self._held(args.id):
             await self._close(args.id)
             return await self._volumes.grow(args.id, args.disk_mb)
 
     async def _delete(self, raw: msgspec.Raw) -> dict[str, Any]:
         volume_id = msgspec.json.decode(raw, type=IdArgs).id
-        self._volumes.get(volume_id)
-        async with self._opening:
+        async with self._held(volume_id):
             await self._close(volume_id)
             self._volumes.remove(volume_id)
+        del self._locks[volume_id]
         return {}
 
     async def close(self) -> None:
         """End what serves files of volumes."""
-        async with self._opening:
-            for volume_id in list(self._open):
+        for volume_id in list(self._open):
+            async with self._locks.setdefault(volume_id, asyncio.Lock()):
                 await self._close(volume_id)
+
+    def _held(self, volume_id: str) -> asyncio.Lock:
+        """Raises no_such_volume; volume_in_use while it grows."""
+        self._volumes.get(volume_id)
+        return self._locks.setdefault(volume_id, asyncio.Lock())
 
     # --- its files ---
 
     async def _open_files(self, raw: msgspec.Raw) -> verbs.OpenVolume:
         volume_id = msgspec.json.decode(raw, type=IdArgs).id
-        async with self._opening:
+        async with self._held(volume_id):
             entry = self._open.get(volume_id)
             if entry is None or not entry.alive:
                 await self._close(volume_id)
@@ -104,10 +109,11 @@ class VolumeService:
 
     def _over(self, volume_id: str) -> None:
         async def work() -> None:
-            async with self._opening:
+            async with lock:
                 if volume_id not in self._ends:  # nobody has asked for it since
                     await self._close(volume_id)
 
+        lock = self._locks[volume_id]
         del self._ends[volume_id]
         self._background.spawn(work(), f"close volume {volume_id}")
 

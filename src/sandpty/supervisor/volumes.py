@@ -6,10 +6,9 @@ without it the directory was half made, and is removed at the next start. Who mo
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
-import secrets
-import string
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,8 +19,9 @@ from sandpty import config
 from sandpty.isolation import disk
 from sandpty.isolation.background import Background
 from sandpty.isolation.driver import Driver
+from sandpty.isolation.failures import failure
 from sandpty.supervisor import state
-from sandpty.supervisor.checks import check_disk, check_mounts, disk_error
+from sandpty.supervisor.checks import check_disk, check_mounts
 from sandpty.supervisor.snapshots import Snapshots, World
 from sandpty.supervisor.state import KeptMount
 from sandpty.wire.errors import SandptyError
@@ -29,8 +29,6 @@ from sandpty.wire.verbs import CreateArgs, CreateVolumeArgs, Volume, VolumeMount
 
 log = logging.getLogger(__name__)
 META_NAME = "volume.json"
-ID_LENGTH = 20
-_ID_LETTERS = string.ascii_lowercase + string.digits
 _NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _DISK_MB_MIN = 16
 
@@ -59,6 +57,7 @@ class Volumes:
         self._kept: dict[str, Kept] = {}
         self._making: dict[tuple[str, str], int] = {}  # (owner, name) of those that are not there yet: disk_mb
         self._growing: set[str] = set()
+        self._turn = asyncio.Semaphore(config.VOLUMES_IN_PARALLEL)
 
     # --- questions ---
 
@@ -124,13 +123,14 @@ class Volumes:
     async def _create(self, args: CreateVolumeArgs) -> Volume:
         disk_mb = args.disk_mb or config.VOLUME_DISK_MB
         self._check(args, disk_mb)
-        volume_id = "".join(secrets.choice(_ID_LETTERS) for _ in range(ID_LENGTH))
+        volume_id = state.new_record_id()
         directory = self._directory / volume_id
         key = args.owner, args.name
         self._making[key] = disk_mb
         try:
             directory.mkdir(mode=0o700)
-            await self._driver.make_volume(directory, disk_mb)
+            async with self._turn:
+                await self._driver.make_volume(directory, disk_mb)
             kept = Kept(id=volume_id, name=args.name, owner=args.owner, created_at=time.time(), disk_mb=disk_mb)
             state.write_durably(directory / META_NAME, kept)
         except BaseException as error:
@@ -182,12 +182,13 @@ class Volumes:
     async def _grow(self, kept: Kept, disk_mb: int) -> Volume:
         directory = self._directory / kept.id
         try:
-            await self._driver.grow_volume(directory, disk_mb)
+            async with self._turn:
+                await self._driver.grow_volume(directory, disk_mb)
             grown = msgspec.structs.replace(kept, disk_mb=disk_mb)
             state.write_durably(directory / META_NAME, grown)
             self._kept[kept.id] = grown
         except OSError as error:
-            raise disk_error(error) from error
+            raise failure("the volume's new size could not be written down", error) from error
         finally:
             self._growing.discard(kept.id)
         log.info("volume %s holds %d MiB now", kept.id, disk_mb)

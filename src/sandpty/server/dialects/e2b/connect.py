@@ -141,7 +141,7 @@ def decode_timeout_ms(header: str | None) -> int:
 def decode_keepalive_s(header: str | None) -> float:
     """`Keepalive-Ping-Interval` in seconds; E2B's default where it is absent, unparsable or not positive."""
     try:
-        interval_s = float(int(header or ""))
+        interval_s = int(header or "")
     except ValueError:
         return config.E2B_KEEPALIVE_S
     return min(interval_s, config.E2B_KEEPALIVE_S) if interval_s > 0 else config.E2B_KEEPALIVE_S

@@ -6,6 +6,7 @@ has its own boot id. Their `clone` is a fork.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Sequence
@@ -143,7 +144,8 @@ class Novita:
         failed = [fork for fork in forks if isinstance(fork, SandptyError)]
         if failed and (body.strict or not made):
             for clone in made:
-                await self._registry.kill(clone.id, principal)
+                with contextlib.suppress(SandptyError):  # the first that failed says why
+                    await self._registry.kill(clone.id, principal)
             raise failed[0]
         return json_reply({"sandboxes": [sandbox_reply(clone, self._domain) for clone in made]}, 201)
 

@@ -131,7 +131,8 @@ class StreamService:
             sandbox = await authorized_sandbox(self._context, request)
         except HttpError as error:
             return error.response()
-        assert request.transport is not None
+        if request.transport is None:
+            raise ConnectionResetError("the client has gone")
         keepalive_s = decode_keepalive_s(request.headers.get("Keepalive-Ping-Interval"))
         with ClientConnection(request.transport) as connection:
             stream = EventStream(request, connection, keepalive_s)

@@ -56,7 +56,8 @@ class WatchService:
             sandbox = await authorized_sandbox(self._context, request)
         except HttpError as error:
             return error.response()
-        assert request.transport is not None
+        if request.transport is None:
+            raise ConnectionResetError("the client has gone")
         with ClientConnection(request.transport) as connection:
             stream = WatchStream(request, connection)
             self._open.add(stream)
