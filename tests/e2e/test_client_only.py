@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sandpty.cli.main import SERVER_PACKAGES
 from tests.e2e.cli_fixture import Cli
+from tests.unit.test_cli_elsewhere import ELSEWHERE
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -79,3 +80,28 @@ def test_the_command_line_works_without_a_servers_packages(cli: Cli, box: str, t
         done = command(cli, *words)
         assert (done.returncode, done.stderr.count("\n")) == (69, 1), done.stderr
         assert "pip install 'sandpty[server]'" in done.stderr
+
+
+def elsewhere(cli: Cli, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """A command of ours where POSIX's modules, signals and calls are not."""
+    program = ELSEWHERE + "from sandpty.cli.main import main; main()"
+    env = {**os.environ, **cli.server.env}
+    command = [sys.executable, "-c", program, *words]
+    return subprocess.run(command, env=env, input=stdin, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_a_client_on_windows_runs_commands_and_copies_files(cli: Cli, box: str, tmp_path: Path) -> None:
+    """`exec` with its streams and status, `ls`, `ps`, `cp` both ways with directories: none needs what POSIX has."""
+    done = elsewhere(cli, "exec", box, "--", "sh", "-c", "cat; echo no >&2; exit 7", stdin="typed\n")
+    assert (done.stdout, done.stderr, done.returncode) == ("typed\n", "no\n", 7)
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "file").write_text("content")
+    for words in (
+        ("cp", "-qr", str(tmp_path / "tree"), f"{box}:"),
+        ("cp", "-qr", f"{box}:tree", str(tmp_path / "back")),
+    ):
+        copied = elsewhere(cli, *words)
+        assert (copied.returncode, copied.stderr) == (0, "")
+    assert (tmp_path / "back" / "file").read_text() == "content"
+    assert box in elsewhere(cli, "ls").stdout
+    assert elsewhere(cli, "ps", box).returncode == 0

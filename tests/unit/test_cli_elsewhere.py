@@ -11,16 +11,20 @@ import pytest
 
 # An interpreter as there: modules that do not exist, functions that os does not have, loops without signal handlers.
 ELSEWHERE = """
-import asyncio, os, signal, sys
+import asyncio, os, select, signal, sys
 for name in ("fcntl", "grp", "pty", "pwd", "resource", "termios", "tty", "uvloop", "readline"):
     sys.modules[name] = None
 for name in ("geteuid", "getuid", "getgid", "fork", "setuid", "getpgid", "killpg"):
     delattr(os, name) if hasattr(os, name) else None
-for name in ("SIGHUP", "SIGQUIT", "SIGWINCH", "SIGCONT", "SIGKILL"):
+for name in ("SIGHUP", "SIGQUIT", "SIGWINCH", "SIGCONT", "SIGKILL", "SIGTSTP", "SIGSTOP"):
     delattr(signal, name)
+for name in ("O_CLOEXEC", "O_DIRECTORY", "O_NOCTTY", "O_NOFOLLOW", "O_NONBLOCK", "chown", "fchmod", "fchown", "mkfifo"):
+    delattr(os, name)
+del select.poll
 def refuse(*_):
     raise NotImplementedError
 asyncio.SelectorEventLoop.add_signal_handler = refuse
+asyncio.SelectorEventLoop.add_reader = asyncio.SelectorEventLoop.add_writer = refuse
 """
 
 
@@ -56,6 +60,7 @@ def test_every_name_of_the_sdk_can_be_imported(tmp_path: Path) -> None:
         (("attach", "ID"), 2, "need a POSIX system"),
         (("shell", "ID"), 2, "need a POSIX system"),
         (("exec", "-t", "ID", "true"), 2, "need a POSIX system"),
+        (("ssh", "ID"), 2, "needs a POSIX system"),
         (("template", "build", "--help"), 0, "Dockerfile"),
         (("template", "ls"), 2, "needs Linux"),
         (("serve",), 2, "needs Linux"),

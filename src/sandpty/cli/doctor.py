@@ -18,7 +18,7 @@ MISSING_EXIT_STATUS = 1
 _MARKS = {"ok": ("ok", "green"), "note": ("--", "yellow"), "missing": ("NO", "red")}
 
 
-@click.command()
+@click.command(short_help="Say what isolation holds here, and what is missing.")
 @click.option(
     "--data-dir",
     metavar="DIR",

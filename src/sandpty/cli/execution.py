@@ -27,7 +27,11 @@ SIGNAL_RETRY_S = 0.5  # while the server is away
 FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
 
 
-@click.command(name="exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.command(
+    name="exec",
+    short_help="Run a command in a sandbox, as if it ran here.",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
 @server_options
 @click.option("-e", "--env", "envs", type=Pair(), multiple=True, metavar="NAME=VALUE", help="Environment; repeatable.")
 @click.option("--user", "-u", metavar="NAME", help="Whose process it is. [default: user]")

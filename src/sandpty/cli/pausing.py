@@ -71,7 +71,7 @@ def resume(
     do_each(find_server(url, data_dir), ids, do, as_json=as_json)
 
 
-@click.command()
+@click.command(short_help="Keep a sandbox's files, to make others from.")
 @server_options
 @click.option("--name", "-n", metavar="NAME", default="", help="What it is called; an older one of that name goes.")
 @json_option
@@ -135,7 +135,7 @@ def snapshots(url: str | None, data_dir: Path | None, delete: tuple[str, ...], a
         click.echo("  ".join(printable(field) for field in fields))
 
 
-@click.command()
+@click.command(short_help="Make sandboxes with the files of one.")
 @server_options
 @_TIMEOUT
 @click.option("--count", "-n", type=click.IntRange(1, 100), default=1, show_default=True, help="How many.")

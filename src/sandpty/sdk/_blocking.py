@@ -41,7 +41,9 @@ class ByteStream:
     @classmethod
     def open(cls, host: str, port: int, timeout_s: float) -> ByteStream:
         """Raises OSError (TimeoutError is one)."""
-        connected = socket.create_connection((host, port), timeout_s)
+        # As bytes a name need not be prepared for other alphabets, which takes a while to load.
+        name: Any = host.encode() if host.isascii() else host
+        connected = socket.create_connection((name, port), timeout_s)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return cls(connected)
 
@@ -90,7 +92,7 @@ class ByteStream:
         """Whether something, or the end, has come that nobody has read."""
         try:
             return bool(self._tls is not None and self._tls.pending()) or _can_read(self._socket, 0)
-        except (OSError, ValueError):  # closed
+        except OSError:  # closed
             return True
 
     def close(self) -> None:
@@ -100,11 +102,14 @@ class ByteStream:
 
 
 def _can_read(connected: socket.socket, timeout_s: float) -> bool:
-    if hasattr(select, "poll"):  # which knows descriptors of any number
-        poll = select.poll()
-        poll.register(connected, select.POLLIN)
-        return bool(poll.poll(timeout_s * 1000))
-    return bool(select.select([connected], [], [], timeout_s)[0])
+    try:
+        if hasattr(select, "poll"):  # which knows descriptors of any number
+            poll = select.poll()
+            poll.register(connected, select.POLLIN)
+            return bool(poll.poll(timeout_s * 1000))
+        return bool(select.select([connected], [], [], timeout_s)[0])
+    except ValueError as error:
+        raise ConnectionAbortedError("closed here, by another thread") from error
 
 
 class Pulse:
@@ -118,7 +123,7 @@ class Pulse:
         self._beat = weakref.WeakMethod(beat)
         with self._lock:
             self._beats.add(self)
-            if Pulse._thread is None or not Pulse._thread.is_alive():  # a fork leaves threads behind
+            if Pulse._thread is None:
                 Pulse._thread = threading.Thread(
                     target=self._run, args=(period_s,), name="sandpty heartbeats", daemon=True
                 )
@@ -127,6 +132,11 @@ class Pulse:
     def leave(self) -> None:
         with self._lock:
             self._beats.discard(self)
+
+    @classmethod
+    def begin_anew(cls) -> None:
+        """In a child of fork: the parent's connections are not ours to read, and its thread is not here."""
+        cls._lock, cls._beats, cls._thread = threading.Lock(), weakref.WeakSet(), None
 
     @classmethod
     def _run(cls, period_s: float) -> None:
@@ -139,6 +149,10 @@ class Pulse:
                     beat()
                 del beat  # else what it belongs to would live on until the next round
             del pulses
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=Pulse.begin_anew)
 
 
 class Worker:

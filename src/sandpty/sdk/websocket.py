@@ -6,7 +6,7 @@ line that is to be done in a fifth of a second, and for output that is to come a
 
 from __future__ import annotations
 
-import base64
+import binascii
 import hashlib
 import os
 from collections import deque
@@ -39,12 +39,12 @@ class ClosedWebSocketError(Exception):
 
 def new_key() -> bytes:
     """What a handshake proves to be answered."""
-    return base64.b64encode(os.urandom(16))
+    return binascii.b2a_base64(os.urandom(16), newline=False)
 
 
 def accepted(key: bytes) -> bytes:
     """The answer to it (RFC 6455, 4.2.2)."""
-    return base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
+    return binascii.b2a_base64(hashlib.sha1(key + _GUID, usedforsecurity=False).digest(), newline=False)
 
 
 def encode(kind: int, payload: bytes | memoryview) -> bytes:

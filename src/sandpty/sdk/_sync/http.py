@@ -7,7 +7,7 @@ serves where bodies are streams, and requests that go through a proxy.
 
 from __future__ import annotations
 
-import base64
+import binascii
 import contextlib
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -126,7 +126,7 @@ def _tunnel(stream: ByteStream, proxy: SplitResult, to: str) -> None:
     headers = [("Host", to)]
     if proxy.username is not None:
         login = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}".encode()
-        headers.append(("Proxy-Authorization", "Basic " + base64.b64encode(login).decode()))
+        headers.append(("Proxy-Authorization", "Basic " + binascii.b2a_base64(login, newline=False).decode()))
     connection = _Connection(stream)
     request = h11.Request(method="CONNECT", target=to, headers=headers)
     answer = connection.exchange(request, b"", CONNECT_TIMEOUT_S)

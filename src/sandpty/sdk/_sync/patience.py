@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 
 from sandpty.sdk._blocking import sleep
@@ -24,6 +23,8 @@ class Patience:
 
     def pause(self, cause: SandptyError) -> None:
         """Before the next attempt. Raises `cause` when there is no time for one."""
+        import random  # which takes a while to load, and few connections are ever lost
+
         if time.monotonic() + self._delay_s > self._give_up_at:
             raise cause
         sleep(self._delay_s * random.uniform(0.5, 1.0))
