@@ -177,7 +177,7 @@ async def test_an_archive_is_unpacked_in_a_sandbox_and_nowhere_else(
 
 async def test_hostile_steps_harm_nobody(builder: RunningServer, team: httpx.AsyncClient) -> None:
     """A flood of output, a fork bomb, a full disk, and a look for the host: the build says how it ended."""
-    flood = await begin(team, "flood", run("yes 0123456789 | head -c 8000000; head -c 3000000 /dev/zero"))
+    flood = await begin(team, "flood", run("yes 0123456789 | head -c 5000000; head -c 3000000 /dev/zero"))
     bomb = await begin(team, "bomb", run("bomb() { bomb | bomb & }; bomb; sleep 2; exit 4"))
     found = await ended(team, flood)
     assert found["status"] == "ready"
@@ -232,6 +232,41 @@ async def _hidden(builder: RunningServer) -> int:
     return sum('"owner":"build:' in meta for meta in metas)
 
 
+async def test_files_and_layers_are_their_teams_alone(builder: RunningServer, team: httpx.AsyncClient) -> None:
+    """Two dozen uploads at once, as SDKs send them; what lies about its hash, or was made of it, reaches no others."""
+    path = await begin(team, "own-files")
+    template = path.split("/")[2]
+    archives = [archive_of((f"f{number}", b"x" * 100_000, {})) for number in range(24)]
+    sent = await asyncio.gather(*(upload(team, path, archive) for archive in archives))
+    assert len(set(sent)) == 24
+    honest, lie = archive_of(("f", b"honest", {})), archive_of(("f", b"a lie", {}))
+    files = hashlib.sha256(honest).hexdigest()
+    link = (await team.get(f"/templates/{template}/files/{files}")).json()
+    async with httpx.AsyncClient(timeout=30) as anybody:
+        assert (await anybody.put(link["url"], content=lie)).status_code == 200
+    step = {"type": "COPY", "args": ["f", "/srv/f", "", ""], "filesHash": files}
+    assert (await ended(team, await begin(team, "own-files", step)))["status"] == "ready"
+    key = add_key(builder, "neighbours", "one")
+    async with httpx.AsyncClient(base_url=builder.url, headers={"X-API-Key": key}, timeout=30) as other:
+        theirs = await begin(other, "own-files", step)
+        assert "not uploaded" in (await ended(other, theirs))["reason"]["message"]
+        assert not (await other.get(f"/templates/{theirs.split('/')[2]}/files/{files}")).json()["present"]
+        assert await upload(other, theirs, honest) == files
+        again = await ended(other, await begin(other, "own-files", step))
+        assert not any("CACHED" in line["message"] for line in again["logEntries"])
+        assert await output(other, "own-files", "cat /srv/f") == "honest"
+
+
+async def test_builds_of_one_name_at_once_are_builds_of_one_template(team: httpx.AsyncClient) -> None:
+    """Also the first ones; each is told how it ended, and the name means one that is ready."""
+    paths = await asyncio.gather(*(begin(team, "at-once") for _ in range(10)))
+    assert {(await ended(team, path))["status"] for path in paths} == {"ready"}
+    assert len({path.split("/")[2] for path in paths}) == 1
+    found = (await team.get("/templates/at-once")).json()
+    assert {build["buildID"] for build in found["builds"]} == {path.split("/")[4] for path in paths}
+    assert found["buildStatus"] == "ready"
+
+
 async def test_what_several_sandboxes_stand_on_becomes_one_copy(
     builder: RunningServer, team: httpx.AsyncClient
 ) -> None:
@@ -277,14 +312,10 @@ async def test_sandboxes_of_a_built_template_are_kept_warm(builder: RunningServe
         assert (await ended(team, path))["status"] == "ready"
         return path.split("/")[2]
 
-    async def keep(count: int) -> None:
-        argv = sandpty("template", "warm", "--data-dir", str(builder.data_dir), template, str(count))
-        process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE)
-        said, _ = await process.communicate()
-        assert said.decode() == f"hot: {count} kept warm\n"
-
     template = await build("first")
-    await keep(1)
+    argv = sandpty("template", "warm", "--data-dir", str(builder.data_dir), template, "1")
+    process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE)
+    assert await process.communicate() == (b"hot: 1 kept warm\n", None)
     before = await until(warm, WAIT_S)
     made = (await team.post("/v1/sandboxes", json={"template": "hot", "timeout_s": 120})).json()
     assert {made["id"]} == before
@@ -295,7 +326,7 @@ async def test_sandboxes_of_a_built_template_are_kept_warm(builder: RunningServe
     await build("second")
     await until(lambda: warm() and not warm() & before, WAIT_S)
     assert await output(team, "hot", "curl -s localhost:8000/word") == "second\n"
-    await keep(0)
+    await team.delete("/templates/hot")
     await until(lambda: not warm(), WAIT_S)
 
 

@@ -6,6 +6,7 @@ A template is referred to by its id or by a name, with the team's name before it
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -18,7 +19,7 @@ from sandpty.wire.errors import SandptyError
 from sandpty.wire.templates import DEFAULT_TAG, EVERYBODY, Build, Tag, Template, TemplateArgs, TemplatesArgs, parted
 
 Change = Callable[[Template], Template]
-_ATTEMPTS = 8  # of a change while others change the same template
+_ATTEMPTS = 8  # of a change while others than this server change the same template
 
 
 class Teams(Protocol):
@@ -34,6 +35,7 @@ class Templates:
     def __init__(self, client: SupervisorClient, teams: Teams | None) -> None:
         self._client = client
         self._teams = teams
+        self._turns: dict[str, asyncio.Lock] = {}  # by team: its changes wait for each other
 
     async def list(self, principal: Principal | None) -> Sequence[Template]:
         """The principal's, public ones and ours, oldest first, with their latest builds only; None: everything."""
@@ -77,6 +79,23 @@ class Templates:
 
     async def change(self, template_id: str, principal: Principal, change: Change) -> Template:
         """What `change` makes of it, kept; it is asked again when somebody else was faster. Raises as `own`, `save`."""
+        async with self._turn(principal):
+            return await self._changed(template_id, principal, change)
+
+    async def change_or_make(self, name: str, principal: Principal, change: Change, new: Template) -> Template:
+        """As `change`; where there is none of this name, `new`. Raises as `own` (but for no_such_template), `save`."""
+        async with self._turn(principal):
+            try:
+                return await self._changed(name, principal, change)
+            except SandptyError as error:
+                if error.reason.name != "no_such_template":
+                    raise
+            return await self.save(new)
+
+    def _turn(self, principal: Principal) -> asyncio.Lock:
+        return self._turns.setdefault(principal.id, asyncio.Lock())
+
+    async def _changed(self, template_id: str, principal: Principal, change: Change) -> Template:
         for _ in range(_ATTEMPTS):
             template = await self.own(template_id, principal)
             try:

@@ -53,6 +53,25 @@ const checks = {
     assert.ok(steps.length >= 10 && steps.every((line) => line.startsWith('CACHED')), steps.join('\n'))
   },
 
+  'bun, MCP servers and development containers by the programs of their templates': async () => {
+    const script = (name) => `printf '#!/bin/sh\\necho ${name} "$*" >> /srv/said\\n' | sudo tee ${name} && sudo chmod +x ${name}`
+    const programs = ['/usr/bin/mcp-gateway', '/usr/bin/devcontainer', '/usr/bin/bun', '/prepare-exec.sh'].map(script)
+    const tools = Template().fromBaseImage().runCmd(['sudo install -m 666 /dev/null /srv/said', ...programs])
+    await Promise.all(['mcp-gateway', 'devcontainer'].map((name) => Template.build(tools, name)))
+    const gateway = Template().fromTemplate('mcp-gateway').addMcpServer(['exa', 'brave']).bunInstall(['a', 'b'], { g: true })
+    const contained = Template().fromTemplate('devcontainer').betaDevContainerPrebuild('/w')
+    await Promise.all([
+      Template.build(gateway.bunInstall('c', { dev: true }), 'js-tools'),
+      Template.build(contained.betaSetDevContainerStart('/w'), 'js-contained'),
+    ])
+    const asked = (await said('js-tools', 'cat /srv/said')).map((line) => line.replace('/usr/bin/', ''))
+    assert.deepEqual(asked, ['mcp-gateway pull exa brave', 'bun install -g a b', 'bun install --dev c'])
+    const up = (await said('js-contained', 'cat /srv/said; ls /devcontainer.*')).map((line) => line.replace('/usr/bin/', ''))
+    const folder = '--workspace-folder /w'
+    assert.deepEqual(up.slice(0, 2), [`devcontainer build ${folder}`, `devcontainer up ${folder}`])
+    assert.deepEqual(up.slice(-3), ['/prepare-exec.sh /w', '/devcontainer.sh', '/devcontainer.up'])
+  },
+
   'a start command, tags, a build in the background, a step that fails': async () => {
     const serving = Template()
       .fromBaseImage()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 import uuid
@@ -106,11 +107,9 @@ class Builds:
             updated_at=now,
         )
         name = self._own_name(name, principal)
-        with contextlib.suppress(SandptyError):
-            template = await self._templates.change(name, principal, lambda there: with_build(there, build))
-            return template, build
         new = Template(owner=principal.id, names=(name,), builds=(build,))
-        return await self._templates.save(new), build
+        with_it = functools.partial(with_build, build=build)
+        return await self._templates.change_or_make(name, principal, with_it, new), build
 
     def _own_name(self, name: str, principal: Principal) -> str:
         """Without the team before it. Raises bad_argument, forbidden."""
@@ -230,6 +229,8 @@ class Builds:
         running = self._running.get(build_id)
         if running is not None:
             return build, running.log.lines
+        if build.state == "building":  # nobody is at work on it, and the word of how it ended could not be kept
+            build = msgspec.structs.replace(build, state="failed", reason=INTERRUPTED)
         return build, await asyncio.to_thread(read_log, self._log_file(build_id))
 
     async def cancel(self, reference: str, build_id: str, principal: Principal) -> None:

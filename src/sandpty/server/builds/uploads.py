@@ -23,7 +23,7 @@ class Uploads:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._under_way = 0
+        self._turns: dict[str, asyncio.Semaphore] = {}  # by team: SDKs send all files of a template at once
 
     def find(self, team: str, files: str) -> Path | None:
         """The archive, which from now on counts as used. Raises bad_argument for what is not a hash."""
@@ -42,9 +42,18 @@ class Uploads:
     async def keep(self, team: str, files: str, pieces: AsyncIterator[bytes]) -> None:
         """Take an archive; a reader sees all of it or nothing. Raises bad_argument, limit, too_large, no_space."""
         place = self._place(team, files)
-        if self._under_way >= config.UPLOADS_AT_ONCE:
-            raise SandptyError("limit", f"{config.UPLOADS_AT_ONCE} uploads are under way: try again in a moment")
-        self._under_way += 1
+        turn = self._turns.setdefault(team, asyncio.Semaphore(config.UPLOADS_AT_ONCE))
+        try:
+            async with asyncio.timeout(config.UPLOAD_TURN_S):
+                await turn.acquire()
+        except TimeoutError:
+            raise SandptyError("limit", f"{config.UPLOADS_AT_ONCE} uploads of your team go on and on") from None
+        try:
+            await self._keep(place, pieces)
+        finally:
+            turn.release()
+
+    async def _keep(self, place: Path, pieces: AsyncIterator[bytes]) -> None:
         new = place.with_name(f".{secrets.token_hex(8)}")
         try:
             place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -60,7 +69,6 @@ class Uploads:
         except OSError as error:
             raise SandptyError("no_space", f"the upload cannot be kept: {error.strerror}") from error
         finally:
-            self._under_way -= 1
             new.unlink(missing_ok=True)
 
     def _make_room(self, directory: Path, size: int) -> None:
