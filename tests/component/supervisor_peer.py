@@ -166,6 +166,18 @@ class Supervised:
     def watcher_pid(self) -> int:
         return int((self.path / "supervisor-watch.pid").read_text())
 
+    async def answering(self, other_than: int) -> None:
+        """Wait until another supervisor answers."""
+
+        async def answers() -> bool:
+            try:
+                async with self.peer() as peer:
+                    return bool((await peer.call("hello"))["pid"] != other_than)
+            except (OSError, ValueError):
+                return False
+
+        await until(answers, 30, "a supervisor that answers")
+
     def log(self) -> str:
         return self.data.supervisor_log.read_text(errors="replace")
 

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -226,12 +227,24 @@ async def test_the_next_sandbox_of_a_slot_inherits_no_policy(peer: Peer) -> None
             assert await reached(sandbox, EVIL) is (network == {})
 
 
-async def test_a_policy_outlives_the_supervisor(world: World) -> None:
-    """Killed: nothing opens meanwhile, names go on, the policy can be changed afterwards."""
+async def test_a_policy_outlives_the_supervisor(world: World, tmp_path: Path) -> None:
+    """Killed: nothing opens meanwhile, names go on, the policy can be changed afterwards.
+
+    The process that goes on holds nothing of what was mounted; one that nobody came to use is ended.
+    """
+    idle = tmp_path / "sandpty" / "egress"
+    idle.mkdir(parents=True)
+    for path, text in ((idle.parent / "__init__.py", ""), (idle / "main.py", "import time; time.sleep(1000)")):
+        path.write_text(text)
+    (idle / "__init__.py").touch()
     async with world.host.peer() as peer:
         sandbox = await peer.create(network=NAMES)
         assert await reached(sandbox, "good.test")
         before = world.egress_pid()
+        process = Path(f"/proc/{before}")
+        assert "/run/sandpty-" not in (process / "mounts").read_text()
+        argv = (process / "cmdline").read_bytes().split(b"\0")[:-1]
+        stray = await asyncio.create_subprocess_exec(*argv, env={"PYTHONPATH": str(tmp_path)})
         heard = f"{{fetch({EVIL!r}, {SPEAKS_FIRST}, wait=0.2) for _ in range(20)}}"
         watching = asyncio.create_task(ask(sandbox, heard))
         killed = world.host.kill_supervisor()
@@ -242,6 +255,7 @@ async def test_a_policy_outlives_the_supervisor(world: World) -> None:
         assert await reached(sandbox, "good.test")
         assert not await reached(sandbox, EVIL)
         assert world.egress_pid() == before
+        assert await stray.wait() == -signal.SIGKILL
         await update(peer, sandbox, deny_out=[SITE])
         assert await reached(sandbox, EVIL)
         assert not await reached(sandbox, SITE)

@@ -28,19 +28,6 @@ async def host() -> AsyncIterator[Supervised]:
         yield running
 
 
-async def answering(host: Supervised, other_than: int) -> None:
-    """Wait until another supervisor answers."""
-
-    async def answers() -> bool:
-        try:
-            async with host.peer() as peer:
-                return bool((await peer.call("hello"))["pid"] != other_than)
-        except (OSError, ValueError):
-            return False
-
-    await until(answers, 30, "a supervisor that answers")
-
-
 async def shot_during(host: Supervised, verb: str, args: dict[str, Any], moment_s: float) -> None:
     """Ask, kill the supervisor `moment_s` later, and wait for the next one."""
     async with host.peer() as peer:
@@ -48,7 +35,7 @@ async def shot_during(host: Supervised, verb: str, args: dict[str, Any], moment_
         await asyncio.sleep(moment_s)
         killed = host.kill_supervisor()
         await asyncio.gather(asked, return_exceptions=True)
-    await answering(host, killed)
+    await host.answering(killed)
 
 
 async def awake(peer: Peer, sandbox_id: str) -> dict[str, Any]:
@@ -147,7 +134,7 @@ async def test_snapshots_and_what_is_paused_to_disk_outlive_the_machine(host: Su
     meta = host.data.sandboxes / sandbox["id"] / "meta.json"
     meta.write_text(meta.read_text().replace(state.host_boot_id(), "another-boot-of-the-machine"))
     host.kill_supervisor()
-    await answering(host, killed)
+    await host.answering(killed)
     async with host.peer() as peer:
         assert await peer.ids() == {child["id"]}
         assert [each["name"] for each in (await peer.call("snapshots"))["snapshots"]] == ["survives"]

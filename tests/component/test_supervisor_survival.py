@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -268,7 +269,10 @@ async def test_a_killed_runtime_is_an_error_and_leaves_nothing(monkeypatch: pyte
 
 
 async def test_a_full_disk_is_no_space_and_passes() -> None:
-    """create says no_space; running sandboxes and the supervisor live; with room again it works."""
+    """create says no_space; running sandboxes and the supervisor live; with room again it works.
+
+    A supervisor that has to start meanwhile does, below the same watcher, and without giving up the bound on disks.
+    """
     host = Supervised()
     program("mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", str(host.path))
     try:
@@ -280,7 +284,18 @@ async def test_a_full_disk_is_no_space_and_passes() -> None:
                 await peer.create()
             assert caught.value.reason.name == "no_space"
             assert await run(sandbox, "echo alive") == "alive\n"
-            (host.path / "filler").unlink()
+            before = await peer.call("hello")
+            with contextlib.suppress(OSError):
+                (host.path / "rest").write_bytes(b"x" * (200 << 20))
+            watcher, killed = host.watcher_pid, host.kill_supervisor()
+        await host.answering(killed)
+        async with host.peer() as peer:
+            assert (await peer.call("hello"))["facts"]["disk quota"] == before["facts"]["disk quota"]
+            assert host.watcher_pid == watcher
+            assert alive(watcher)
+            assert await run(sandbox, "echo alive") == "alive\n"
+            for name in ("filler", "rest"):
+                (host.path / name).unlink()
             await peer.create()
             await peer.call("shutdown", kill=True)
         await until(lambda: not host.running(), 10)

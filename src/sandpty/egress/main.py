@@ -32,6 +32,10 @@ from sandpty.egress.upstream import Upstream
 from sandpty.server.privileges import Account, drop_to
 
 _CLONE_NEWNET = 0x40000000
+_CLONE_NEWNS = 0x00020000
+_MS_REC_PRIVATE = 0x4000 | (1 << 18)
+_MNT_DETACH = 2
+_STAGES = b"/run/sandpty-"  # where the supervisor of each data directory mounts
 _CONTROL_FD = 3
 _LAZY_MODULES = ("asyncio.staggered", "encodings.idna", "encodings.latin_1", "linecache", "traceback")
 NAMES_PORT, HTTP_PORT, TLS_PORT, OTHER_PORT = 53, 80, 443, 1  # as the firewall's rules say
@@ -53,6 +57,16 @@ def leave_network() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_CLONE_NEWNET) != 0:
         raise OSError(ctypes.get_errno(), "unshare")
+
+
+def leave_mounts() -> None:
+    """What the supervisor mounted: we may outlive it, and a mount that we keep keeps the disk of what was removed."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNS) != 0 or libc.mount(b"none", b"/", None, ctypes.c_ulong(_MS_REC_PRIVATE), None) != 0:
+        raise OSError(ctypes.get_errno(), "unshare")
+    for line in reversed(Path("/proc/self/mounts").read_bytes().splitlines()):
+        if (place := line.split(b" ")[1]).startswith(_STAGES):
+            libc.umount2(place, _MNT_DETACH)
 
 
 def open_sockets() -> Sockets:
@@ -87,6 +101,7 @@ def main() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    leave_mounts()
     leave_network()
     sockets = open_sockets()
     authority, upstream = open_authority(Path(sys.argv[2])), Upstream(Resolver())

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -51,6 +52,7 @@ class Egress:
     ) -> None:
         self._directory = directory
         self._path = directory / "socket"
+        self._argv = [sys.executable, "-m", "sandpty.egress.main", str(config.EGRESS_UID), str(directory)]
         self._pid_path = directory / "pid"
         self._servers = _PUBLIC_SERVERS
         self._log_path = log_path
@@ -77,6 +79,19 @@ class Egress:
         if self._wired():
             with contextlib.suppress(OSError, ValueError, TimeoutError, EOFError):
                 await self._connect()
+        await asyncio.to_thread(self._end_strays)
+
+    def _end_strays(self) -> None:
+        """Those that an earlier supervisor had started when it died, and nobody talks to."""
+        taken = ""
+        if self._writer is not None:
+            with contextlib.suppress(OSError):
+                taken = self._pid_path.read_text(encoding="ascii").strip()
+        ours = b"\0".join(os.fsencode(word) for word in self._argv) + b"\0"
+        for name in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError):
+                if name != taken and Path(f"/proc/{name}/cmdline").read_bytes() == ours:
+                    os.kill(int(name), signal.SIGKILL)
 
     async def set(self, rules: GuestRules, servers: tuple[str, ...] | None) -> None:
         """Returns once this, and nothing else, is open for the sandbox with that address. Raises OSError.
@@ -145,9 +160,8 @@ class Egress:
     async def _start(self) -> None:
         await self._reap(kill=True)
         listener = self._listen()
-        argv = [sys.executable, "-m", "sandpty.egress.main", str(config.EGRESS_UID), str(self._directory)]
         try:
-            self._pid = program.spawn(argv, fd3=listener.fileno(), output=self._log_path, env=_environment())
+            self._pid = program.spawn(self._argv, fd3=listener.fileno(), output=self._log_path, env=_environment())
         finally:
             listener.close()
         written = self._pid_path.with_suffix(".new")
