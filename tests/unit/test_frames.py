@@ -397,6 +397,18 @@ def test_a_message_of_another_kind_is_left_where_it_is() -> None:
     assert reader.pop_message(FrameType.OUTPUT) is None
 
 
+def test_one_small_frame_that_comes_alone_is_cut_without_being_kept() -> None:
+    """Anything else is left to `push`: half a frame, two of them, one behind what waits, a big one."""
+    one = frames.frame(FrameType.OUTPUT, b"one")
+    reader = FrameReader()
+    assert reader.alone(one) == bytes([FrameType.OUTPUT]) + b"one"
+    assert not reader.held_bytes
+    for other in (b"", one[:3], one[:-1], one + one, struct.pack("<I", 0), frames.frame(FrameType.OUTPUT, bytes(8192))):
+        assert reader.alone(other) is None
+    reader.push(one[:5])
+    assert reader.alone(one) is None
+
+
 def test_a_broken_stream_says_so_at_every_asking() -> None:
     """`broken` warns who must not raise."""
     reader = FrameReader()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
+from asyncssh.encryption import get_encryption
 
 from sandpty import config
 from sandpty.cli import ssh_access
 from sandpty.cli.ssh import split
 from sandpty.server.dialects.ssh.login import Login, parse
+from sandpty.server.dialects.ssh.sealing import Gcm
 from sandpty.server.ssh_identity import SshIdentity, new_host_key
 from sandpty.supervisor import ssh_keys
 from sandpty.wire.errors import SandptyError
@@ -81,6 +84,33 @@ def test_a_certificate_is_for_its_api_key_alone_and_for_a_while(tmp_path: Path) 
     with pytest.raises(SandptyError, match="host key"):
         SshIdentity("nonsense", b"secret", "127.0.0.1", 22)
     assert config.SSH_CERTIFICATE_S > 2 * ssh_access.RENEW_BEFORE_S
+
+
+@pytest.mark.parametrize("bits", [128, 256])
+def test_packets_are_sealed_as_asyncssh_seals_them(bits: int) -> None:
+    """In any mixture of short and long way; what was changed on its way is not opened, and costs no packet."""
+    key, nonce = os.urandom(bits // 8), os.urandom(4) + b"\xff" * 7 + b"\xfe"  # its count begins anew soon
+
+    made = [get_encryption(f"aes{bits}-gcm@openssh.com".encode(), key, nonce) for _ in range(3)]
+    sender, receiver, theirs = Gcm.instead_of(made[0]), Gcm.instead_of(made[1]), made[2]
+    assert isinstance(sender, Gcm)
+    assert isinstance(receiver, Gcm)
+    for payload in (b"", b"k", bytes(15), os.urandom(40_000)):
+        wire = sender.seal(payload)
+        packet = receiver.opened(wire)
+        assert packet is not None
+        assert packet[1 : -packet[0]] == payload
+        assert packet[0] >= 4
+        assert len(packet) % 16 == 0
+        assert theirs.decrypt_packet(0, wire[:16], wire[16:-16], 4, wire[-16:]) == packet
+        for bad in (wire[:-1], wire + b"x", wire[:20] + bytes([wire[20] ^ 1]) + wire[21:], b"", bytes(4), bytes(20)):
+            assert receiver.opened(bad) is None
+        receiver.passed()
+        header = len(packet).to_bytes(4, "big")
+        long_way = b"".join(sender.encrypt_packet(0, header, packet))
+        assert theirs.decrypt_packet(0, long_way[:16], long_way[16:-16], 4, long_way[-16:]) == packet
+        assert receiver.decrypt_packet(0, long_way[:16], long_way[16:-16], 4, long_way[-16:]) == packet
+    assert Gcm.instead_of(None) is None
 
 
 def test_ssh_options_come_before_the_id() -> None:

@@ -79,21 +79,19 @@ class Attachment:
         except FrameError as error:
             raise self._misbehaved(str(error)) from error
 
-    def take_at_once(self, take: Callable[[], None]) -> None:
-        """`take` is called when something comes in while `receive_message` waits; it may use `take_message`."""
-        self._connection.take_at_once = take
+    def take_at_once(self, take: Callable[[bytes | memoryview], bool]) -> None:
+        """`take` is called with output that comes in while `receive_message` waits, as that would give it.
 
-    def take_message(self) -> bytes | memoryview | None:
-        """The next output, if that is what comes next and it is here, as `receive_message` would give it.
-
-        Never raises: what is wrong is told by `receive_message`.
+        It says whether it would take more; if not, what comes next is for `receive_message`.
         """
-        message = self._connection.pop_message(FrameType.OUTPUT)
-        if message is None:
-            return None
-        with contextlib.suppress(SandptyError):
-            return self._checked(message)
-        return None
+
+        def checked(message: bytes | memoryview) -> bool:
+            try:
+                return take(self._checked(message))
+            except SandptyError:  # `receive_message` raises it
+                return False
+
+        self._connection.take = checked
 
     def _checked(self, message: bytes | memoryview) -> bytes | memoryview:
         try:

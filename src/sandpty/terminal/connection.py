@@ -24,6 +24,7 @@ from sandpty.wire.frames import AgentError, AgentErrorCode, FrameError, FrameTyp
 T = TypeVar("T")
 _LENGTH = struct.Struct("<I")
 _READ_BYTES = 64 * 1024
+_OUTPUT = int(FrameType.OUTPUT)
 _REASONS: dict[int, str] = {
     AgentErrorCode.BAD_FRAME: "bad_frame",
     AgentErrorCode.UNSUPPORTED_VERSION: "agent_unreachable",
@@ -78,8 +79,10 @@ class AgentConnection(asyncio.Protocol):
         self._turn = 0  # frames given out since others last had their turn
         self._failure: SandptyError | None = None
         self.hello: Hello | None = None
-        # Called when something has come in for who waits in `receive_message`, who need not be woken for what it takes.
-        self.take_at_once: Callable[[], None] | None = None
+        # Called with output that comes in while somebody waits in `receive_message`, who is not woken for it. It says
+        # whether it would take more; if not, what comes next is for `receive_message`.
+        self.take: Callable[[bytes | memoryview], bool] | None = None
+        self._taking: Callable[[bytes | memoryview], bool] | None = None  # the same, while it may be called
 
     @classmethod
     async def open(cls, path: str, first: bytes = b"") -> AgentConnection:
@@ -111,16 +114,27 @@ class AgentConnection(asyncio.Protocol):
         transport.set_write_buffer_limits(high=config.CLIENT_WRITE_HIGH_BYTES)
 
     def data_received(self, data: bytes) -> None:
+        if self._taking is not None and (message := self._reader.alone(data)) and message[0] == _OUTPUT:
+            if not self._taking(message):
+                self._taking = None
+            return
         self._reader.push(data)
+        if self._taking is not None:
+            self._offer(self._taking)
         if not self._reader.ready:
             return
-        if self.take_at_once is not None and self._waiter is not None and not self._waiter.done():
-            self.take_at_once()
-            if not self._reader.ready:
-                return  # who waits goes on waiting
         if self._reader.held_bytes > config.AGENT_BUFFER_BYTES:
             self._pause()
         self._wake()
+
+    def _offer(self, take: Callable[[bytes | memoryview], bool]) -> None:
+        """What else has come is left for who waits."""
+        for _ in range(config.AGENT_FRAMES_PER_TURN):
+            if self._reader.broken or (message := self._reader.pop_message(_OUTPUT)) is None:
+                return
+            if not take(message):
+                self._taking = None
+                return
 
     def eof_received(self) -> bool:
         return False
@@ -204,10 +218,6 @@ class AgentConnection(asyncio.Protocol):
         """The next frame as a message of the native dialect: type and payload in one. As `receive` in all else."""
         return await self._next(self._reader.pop_message)
 
-    def pop_message(self, kind: FrameType) -> bytes | memoryview | None:
-        """The next frame as `receive_message`, if it is here and a `kind`. Leaves all that is wrong to the others."""
-        return None if self._reader.broken else self._reader.pop_message(kind)
-
     async def _next(self, pop: Callable[[], T | None]) -> T:
         self._turn += 1
         if self._turn >= config.AGENT_FRAMES_PER_TURN:  # a flood of tiny frames is no reason for others to wait
@@ -220,7 +230,11 @@ class AgentConnection(asyncio.Protocol):
                 self._resume()
                 self._turn = 0
                 self._waiter = asyncio.get_running_loop().create_future()
-                await self._waiter
+                self._taking = self.take
+                try:
+                    await self._waiter
+                finally:
+                    self._taking = None
             if not self._reading and self._reader.held_bytes <= config.AGENT_BUFFER_BYTES // 2:
                 self._resume()
             return found
@@ -258,9 +272,9 @@ class AgentConnection(asyncio.Protocol):
 
     def send_message_at_once(self, message: bytes) -> bool:
         """As `send_message` when a `drain` after it would neither wait nor raise. Else False, and nothing is sent."""
-        if self._failure is not None or self._writable is not None:
+        if self._failure is not None or self._writable is not None or self._transport is None:
             return False
-        self.send_message(message)
+        self._transport.write(_LENGTH.pack(len(message)) + message)
         return True
 
     def send_latest(self, data: bytes) -> None:

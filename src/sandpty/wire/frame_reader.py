@@ -55,6 +55,16 @@ class FrameReader:
         else:
             self._rest.append(bytes(data))
 
+    def alone(self, data: bytes) -> bytes | None:
+        """What `pop_message` would give after `push(data)`, if `data` is one small frame and nothing waits before it.
+
+        Nothing is pushed.
+        """
+        size = len(data) - 4
+        if self._held or not 0 < size < _SMALL_BYTES or _LENGTH.unpack_from(data)[0] != size:
+            return None
+        return data[4:]
+
     def _has(self, count: int) -> bool:
         """Make the next `count` bytes lie in one piece; False while they are not all here."""
         if len(self._piece) - self._at >= count:

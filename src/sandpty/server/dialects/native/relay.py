@@ -116,21 +116,16 @@ class Relay:
             if not self._client_acks:
                 self._attached.acknowledge()
 
-    def _output_at_once(self) -> None:
-        """What has just come in while `_output` waits for it, as long as the client takes it without waiting."""
+    def _output_at_once(self, message: bytes | memoryview) -> bool:
+        """What has just come in while `_output` waits for it; whether the client takes more without waiting."""
         transport = self._transport
         if transport is None or transport.is_closing() or self._socket.closed:
-            return
-        for _ in range(config.AGENT_FRAMES_PER_TURN):
-            if transport.get_write_buffer_size() > config.CLIENT_UNSENT_BYTES:
-                return
-            message = self._attached.take_message()
-            if message is None:
-                return
-            write_binary(transport, message)
-            self._sent += 1
-            if not self._client_acks:
-                self._attached.acknowledge()
+            return False
+        write_binary(transport, message)
+        self._sent += 1
+        if not self._client_acks:
+            self._attached.acknowledge()
+        return transport.get_write_buffer_size() <= config.CLIENT_UNSENT_BYTES
 
     async def _close(self, error: BaseException | None) -> None:
         if error is None:

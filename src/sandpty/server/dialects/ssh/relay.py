@@ -9,34 +9,40 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import struct
+from collections import deque
+from collections.abc import Coroutine
+from typing import Any
 
 from sandpty import config
 from sandpty.server.delivery import Delivery
 from sandpty.server.dialects.ssh.transport import Channel
-from sandpty.server.dialects.ssh.typist import END, Typist
 from sandpty.terminal.attachment import Attachment
 from sandpty.wire import frames
 from sandpty.wire.errors import SandptyError
-from sandpty.wire.frames import Exit, FrameType, Gap, ProcessFlags, Stream, Target
+from sandpty.wire.frames import NO_OFFSET, Exit, FrameType, Gap, ProcessFlags, Stream
 
 _HEADER_BYTES = 10  # of OUTPUT as a message: u8 type, u8 stream, u64 offset
+_INPUT_HEAD = struct.pack("<BQ", FrameType.INPUT, NO_OFFSET)
 _STDERR = 1  # SSH_EXTENDED_DATA_STDERR
+_STDERR_STREAM = int(Stream.STDERR)
 _LEAVE = b"\x03"  # typed by who may only look
 
 
 class Relay:
     """Make it, give it what the channel says, and `run` it.
 
-    `typist`: None for who may only look. `terminal`: the client has one. What a process without one says is then shown
-    as a terminal would: LF as CR LF.
+    `terminal`: the client has one. What a process without one says is then shown as a terminal would: LF as CR LF.
     """
 
-    def __init__(self, channel: Channel, attached: Attachment, typist: Typist | None, *, terminal: bool) -> None:
+    def __init__(self, channel: Channel, attached: Attachment, *, may_write: bool, terminal: bool) -> None:
         self._channel = channel
         self._connection = channel.connection
         self._attached = attached
         self._pty = bool(attached.info.flags & ProcessFlags.PTY)
-        self._typist = typist
+        self._may_write = may_write
+        self._waiting: deque[Coroutine[Any, Any, None]] = deque()  # for the program to take what was typed before
+        self._typing: asyncio.Task[None] | None = None  # while something waits
         self._cooked = terminal and not self._pty
         self._flowing = asyncio.Event()
         self._flowing.set()
@@ -53,24 +59,40 @@ class Relay:
         self._wrote()  # also what was written just before it was full
 
     def type(self, data: bytes) -> None:
-        if self._typist is not None:
-            self._typist.type(data)
-        elif _LEAVE in data:
-            self._left.set()
+        if not self._may_write:
+            if _LEAVE in data:
+                self._left.set()
+        elif self._typing is not None or not self._attached.relay_input_at_once(_INPUT_HEAD + data):
+            self._type_in_turn(self._attached.send_input(data))
 
     def end_input(self) -> None:
-        if self._typist is not None and not self._pty:
-            self._typist.type(END)
+        if self._may_write and not self._pty:
+            self._type_in_turn(self._attached.close_stdin())
 
     def resize(self, cols: int, rows: int) -> None:
         """A size of nothing means that the client does not know it."""
-        if self._typist is not None and self._pty and cols and rows:
+        if self._may_write and self._pty and cols and rows:
             most = frames.MAX_WINDOW_CELLS
-            self._typist.type((min(cols, most), min(rows, most)))
+            self._type_in_turn(self._attached.resize(min(cols, most), min(rows, most)))
 
-    async def signal(self, number: int) -> None:
-        if self._typist is not None:
-            await self._attached.signal(number, Target.GROUP)
+    def _type_in_turn(self, sending: Coroutine[Any, Any, None]) -> None:
+        """After all that came before. The client sends no more meanwhile than it is on the way to do."""
+        self._waiting.append(sending)
+        self._channel.pause_reading()
+        if self._typing is None:
+            self._typing = asyncio.create_task(self._type_waiting(), name="ssh-input")
+
+    async def _type_waiting(self) -> None:
+        try:
+            while self._waiting:
+                with contextlib.suppress(SandptyError):  # lost; whoever receives next is told
+                    await self._waiting.popleft()
+        finally:
+            self._typing = None
+            while self._waiting:
+                self._waiting.popleft().close()
+        if not self._channel.is_closing():
+            self._channel.resume_reading()
 
     @property
     def seen(self) -> int | None:
@@ -83,14 +105,14 @@ class Relay:
         """Until the process has ended, and everything was written; None: the viewer left. Raises SandptyError."""
         output = asyncio.create_task(self._output(), name="ssh-output")
         left = asyncio.create_task(self._left.wait(), name="ssh-left")
-        typing = [] if self._typist is None else [asyncio.create_task(self._typist.run(), name="ssh-input")]
         try:
             await asyncio.wait((output, left), return_when=asyncio.FIRST_COMPLETED)
             return await output if output.done() else None
         finally:
-            for task in (output, left, *typing):
+            tasks = (output, left) if self._typing is None else (output, left, self._typing)
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(output, left, *typing, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             if self._acks is not None:
                 self._acks.close()
 
@@ -112,23 +134,21 @@ class Relay:
             await self._connection.flowing.wait()
             self._wrote()
 
-    def _output_at_once(self) -> None:
-        """What has just come in while `_output` waits for it, as long as the client takes it without waiting."""
-        for _ in range(config.AGENT_FRAMES_PER_TURN):
-            if not (self._flowing.is_set() and self._connection.flowing.is_set()) or self._channel.is_closing():
-                return
-            message = self._attached.take_message()
-            if message is None:
-                return
-            self._write(message)
-            if self._flowing.is_set():
-                self._wrote()
+    def _output_at_once(self, message: bytes | memoryview) -> bool:
+        """What has just come in while `_output` waits for it; whether the client takes more without waiting."""
+        if self._channel.is_closing():
+            return False
+        self._write(message)
+        if not self._flowing.is_set():
+            return False
+        self._wrote()
+        return self._connection.flowing.is_set()
 
     def _write(self, message: bytes | memoryview) -> None:
         data = bytes(message[_HEADER_BYTES:])
         if self._cooked:
             data = data.replace(b"\n", b"\r\n")
-        to_stderr = message[1] == Stream.STDERR and not self._cooked
+        to_stderr = message[1] == _STDERR_STREAM and not self._cooked
         self._channel.write(data, _STDERR if to_stderr else None)
 
     def _wrote(self) -> None:

@@ -27,12 +27,12 @@ from sandpty.server.dialects.ssh.seen import Seen, Viewer
 from sandpty.server.dialects.ssh.sftp import SftpServer
 from sandpty.server.dialects.ssh.terminals import Wish
 from sandpty.server.dialects.ssh.transport import Channel
-from sandpty.server.dialects.ssh.typist import Typist
 from sandpty.server.ends import wait_for_the_end
+from sandpty.terminal import control
 from sandpty.terminal.attachment import Attachment
 from sandpty.terminal.signals import signal_number
 from sandpty.wire.errors import SandptyError
-from sandpty.wire.frames import MAX_WINDOW_CELLS, Exit, ExitReason
+from sandpty.wire.frames import MAX_WINDOW_CELLS, Exit, ExitReason, Selector, Target
 from sandpty.wire.verbs import Sandbox
 
 log = logging.getLogger(__name__)
@@ -71,6 +71,7 @@ class Session(asyncssh.SSHServerSession[bytes]):
         self._early: deque[bytes] = deque()
         self._early_end = False
         self._relay: Relay | None = None
+        self._process: tuple[str, int] | None = None  # the agent's socket, and its number there
         self._streams: SSHServerStreamSession[bytes] | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -147,9 +148,11 @@ class Session(asyncssh.SSHServerSession[bytes]):
     # --- ours ---
 
     def _signal(self, number: int) -> None:
-        if self._relay is not None:
-            task = asyncio.create_task(self._relay.signal(number), name="ssh-signal")
-            task.add_done_callback(_ignore_lost)
+        """Not behind what is typed: the program may not take it."""
+        if self._process is not None and not self._login().read_only:
+            socket, process = self._process
+            signalling = control.signal(socket, Selector.process(process), number, Target.GROUP)
+            asyncio.create_task(signalling, name="ssh-signal").add_done_callback(_ignore_lost)
 
     @property
     def _has_terminal(self) -> bool:
@@ -217,28 +220,16 @@ class Session(asyncssh.SSHServerSession[bytes]):
         self._say_end(ended)
 
     async def _relayed(self, sandbox: Sandbox, attached: Attachment, wish: Wish) -> Exit | None:
-        with contextlib.ExitStack() as stack:
-            typist = None
-            if not wish.login.read_only:
-                typist = await Typist.open(sandbox.socket, attached.info.process, self._typing_paused)
-                stack.callback(typist.close)
-            self._relay = Relay(self._channel, attached, typist, terminal=bool(wish.term))
-            self._catch_up(self._relay, wish)
-            try:
-                return await self._relay.run()
-            finally:
-                if self._relay.seen is not None and not wish.login.read_only:
-                    viewer = Viewer(wish.key, sandbox.boot_id, attached.info.process)
-                    self._shared.seen.remember(viewer, self._relay.seen)
-
-    def _typing_paused(self, paused: bool) -> None:
-        """The program does not take what is typed."""
-        if self._channel.is_closing():
-            return
-        if paused:
-            self._channel.pause_reading()
-        else:
-            self._channel.resume_reading()
+        may_write = not wish.login.read_only
+        self._process = (sandbox.socket, attached.info.process)
+        self._relay = Relay(self._channel, attached, may_write=may_write, terminal=bool(wish.term))
+        self._catch_up(self._relay, wish)
+        try:
+            return await self._relay.run()
+        finally:
+            if self._relay.seen is not None and may_write:
+                viewer = Viewer(wish.key, sandbox.boot_id, attached.info.process)
+                self._shared.seen.remember(viewer, self._relay.seen)
 
     def _catch_up(self, relay: Relay, wish: Wish) -> None:
         """What came before there was somebody to give it to."""

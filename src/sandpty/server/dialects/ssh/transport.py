@@ -7,18 +7,31 @@ The only module that touches what asyncssh keeps private; pyproject.toml allows 
 from __future__ import annotations
 
 import asyncio
+import struct
+import time
 from collections.abc import Awaitable, Callable
 from typing import AnyStr
 
 import asyncssh
 from asyncssh.channel import SSHChannel
-from asyncssh.constants import DISC_BY_APPLICATION, MSG_CHANNEL_WINDOW_ADJUST, MSG_IGNORE, OPEN_RESOURCE_SHORTAGE
+from asyncssh.constants import (
+    DISC_BY_APPLICATION,
+    MSG_CHANNEL_DATA,
+    MSG_CHANNEL_WINDOW_ADJUST,
+    MSG_IGNORE,
+    OPEN_RESOURCE_SHORTAGE,
+)
 from asyncssh.packet import SSHPacket, SSHPacketLogger
+from asyncssh.session import DataType
 
 from sandpty import config
 from sandpty.server.delivery import ClientConnection
+from sandpty.server.dialects.ssh.sealing import Gcm
 
 _PACKET_BYTES = 32 * 1024  # OpenSSH's own
+_DATA_HEAD_BYTES = 10  # of an opened packet: u8 padding, u8 type, u32 channel, u32 length
+_DATA_HEAD = struct.Struct(">BII")  # the same, as it is sent: type, channel, length
+_SEQUENCES = 1 << 32
 
 
 # No ChaCha20: here it takes four calls of the cipher library for each packet, and a third longer for each key typed.
@@ -53,7 +66,7 @@ class Connection(_Unlogged, asyncssh.SSHServerConnection):
         self.flowing = asyncio.Event()
         self.flowing.set()
         self.sent_bytes = 0
-        self._kept_alive_at = 0.0
+        self._heard_at = 0.0
         self.client: ClientConnection | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -100,11 +113,63 @@ class Connection(_Unlogged, asyncssh.SSHServerConnection):
         super()._send(data)
 
     def _reset_keepalive_timer(self) -> None:
-        """Each packet is a sign of life; that they are looked at once a second is enough."""
-        now = self._loop.time()
-        if now - self._kept_alive_at >= 1:
-            self._kept_alive_at = now
+        """Each packet is a sign of life. A timer is not made anew for each: it looks when the last one came."""
+        self._heard_at = self._loop.time()
+        if self._keepalive_timer is None:
             super()._reset_keepalive_timer()
+
+    def _keepalive_timer_callback(self) -> None:
+        silent_s = self._loop.time() - self._heard_at
+        if silent_s < self._keepalive_interval:
+            left_s = self._keepalive_interval - silent_s
+            self._keepalive_timer = self._loop.call_later(left_s, self._keepalive_timer_callback)
+        else:
+            super()._keepalive_timer_callback()
+
+    # --- a key, and its echo ---
+
+    def send_newkeys(self, k: bytes, h: bytes) -> None:
+        super().send_newkeys(k, h)
+        self._send_encryption = Gcm.instead_of(self._send_encryption)
+        self._next_recv_encryption = Gcm.instead_of(self._next_recv_encryption)
+
+    def data_received(self, data: bytes, datatype: DataType = None) -> None:
+        if self._inpbuf or not self._take_at_once(data):
+            super().data_received(data, datatype)
+
+    def _take_at_once(self, wire: bytes) -> bool:
+        """What is typed comes as one packet of data alone, and goes the short way. False: nothing was done."""
+        gcm = self._recv_encryption
+        if type(gcm) is not Gcm or self._recv_handler != self._recv_pkthdr or (packet := gcm.opened(wire)) is None:
+            return False
+        if len(packet) < _DATA_HEAD_BYTES or packet[1] != MSG_CHANNEL_DATA:
+            return False
+        channel = self._channels.get(int.from_bytes(packet[2:6], "big"))
+        data = packet[_DATA_HEAD_BYTES : -packet[0]]
+        if len(data) != int.from_bytes(packet[6:10], "big") or type(channel) is not Channel or not channel.take(data):
+            return False
+        gcm.passed()
+        self._recv_seq = (self._recv_seq + 1) % _SEQUENCES
+        self._reset_keepalive_timer()
+        return True
+
+    def send_at_once(self, payload: bytes) -> bool:
+        """Send a packet of a channel the short way. False: it goes the long way, nothing was done."""
+        gcm = self._send_encryption
+        if (
+            type(gcm) is not Gcm
+            or not self._kex_complete
+            or self._transport is None
+            or self._rekey_bytes_sent >= self._rekey_bytes
+            or (self._rekey_seconds and time.monotonic() >= self._rekey_time)
+        ):
+            return False
+        wire = gcm.seal(payload)
+        self._send_seq = (self._send_seq + 1) % _SEQUENCES
+        self._rekey_bytes_sent += len(wire)
+        self.sent_bytes += len(wire)
+        self._transport.write(wire)
+        return True
 
     def _send_kexinit(self) -> None:
         """The client's preference decides, and OpenSSH's is CTR with a MAC before GCM, which is one call for both."""
@@ -161,6 +226,37 @@ class Channel(_Unlogged, asyncssh.SSHServerChannel[bytes]):
     def untaken_bytes(self) -> int:
         """Written and, as far as the client has said, not taken out of its hands yet."""
         return self._client_window - self._send_window + self._send_buf_len
+
+    def take(self, data: bytes) -> bool:
+        """Data that has come in, if nothing waits or is to be said before it. False: nothing was done."""
+        left = self._recv_window - len(data)
+        if not data or self._recv_paused or self._recv_state != "open" or 2 * left < self._init_recv_window:
+            return False
+        if self._session is None or self._send_state != "open":
+            return False
+        self._recv_window = left
+        self._session.data_received(data, None)
+        return True
+
+    def write(self, data: bytes, datatype: DataType = None) -> None:
+        if datatype is not None or not self._write_at_once(data):
+            super().write(data, datatype)
+
+    def _write_at_once(self, data: bytes) -> bool:
+        """When nothing waits before it, and it fits into one packet that the client allows. Else nothing is done."""
+        size = len(data)
+        if (
+            self._send_buf
+            or self._send_state != "open"
+            or self._send_chan is None
+            or not 0 < size <= min(self._send_window, self._send_pktsize)
+        ):
+            return False
+        head = _DATA_HEAD.pack(MSG_CHANNEL_DATA, self._send_chan, size)
+        if not self.connection.send_at_once(head + data):
+            return False
+        self._send_window -= size
+        return True
 
     async def wait_taken(self) -> None:
         """Until the client says that it took something, or the channel is closed."""
