@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from sandpty import AsyncSandbox, Sandbox, ServerUnreachableError
 from tests.e2e.test_cli_commands import assert_one_line
 from tests.e2e.test_cli_serve import refused
 from tests.server_fixture import RunningServer, running_server, sandpty
@@ -27,7 +29,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     subprocess.run(
         [
             *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
-            *("-subj", f"/CN={DOMAIN}", "-addext", f"subjectAltName=DNS:{DOMAIN},DNS:*.{DOMAIN}"),
+            *("-subj", f"/CN={DOMAIN}", "-addext", f"subjectAltName=DNS:{DOMAIN},DNS:*.{DOMAIN},IP:127.0.0.1"),
             *("-keyout", str(key), "-out", str(cert)),
         ],
         check=True,
@@ -45,11 +47,16 @@ def secure(files: tuple[Path, Path]) -> Iterator[RunningServer]:
         yield server
 
 
+def tls_port(server: RunningServer) -> int:
+    """Where it listens for TLS."""
+    domain: str = json.loads((server.data_dir / "server.json").read_text())["domain"]
+    return int(domain.rpartition(":")[2])
+
+
 def ask(server: RunningServer, cert: Path, name: str, host: str, path: str = "/healthz") -> tuple[int, bytes]:
     """Status and body of a GET over TLS for `name`."""
-    domain = json.loads((server.data_dir / "server.json").read_text())["domain"]
     context = ssl.create_default_context(cafile=str(cert))
-    address = ("127.0.0.1", int(domain.rpartition(":")[2]))
+    address = ("127.0.0.1", tls_port(server))
     with (
         socket.create_connection(address, timeout=30) as plain,
         context.wrap_socket(plain, server_hostname=name) as connected,
@@ -71,6 +78,38 @@ def test_ones_own_certificate_is_served(secure: RunningServer, files: tuple[Path
     assert (status, json.loads(body)["sandboxId"]) == (502, "other")
 
 
+TEXT = "".join(f"{number:07}\n" for number in range(100_000))  # more than sockets hold
+
+
+def test_the_sdk_reads_and_types_at_once_over_tls(
+    secure: RunningServer, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One thread reads what another types, on one connection; then the same by tasks. A stranger is not believed."""
+    url = f"https://127.0.0.1:{tls_port(secure)}"
+    with pytest.raises(ServerUnreachableError, match="certificate"):
+        Sandbox(url=url, api_key=secure.api_key)
+    monkeypatch.setenv("SSL_CERT_FILE", str(files[0]))
+    with Sandbox(url=url, api_key=secure.api_key) as sandbox:
+        said: list[str] = []
+        echo = sandbox.commands.run("cat", background=True, on_stdout=said.append, stdin=True)
+        echo.send_stdin(TEXT)
+        sandbox.commands.close_stdin(echo.pid)
+        echo.wait()
+        assert "".join(said) == TEXT
+        assert asyncio.run(_echoed(url, secure.api_key, sandbox.id)) == TEXT
+
+
+async def _echoed(url: str, key: str, sandbox_id: str) -> str:
+    sandbox = await AsyncSandbox.connect(sandbox_id, url=url, api_key=key)
+    said: list[str] = []
+    echo = await sandbox.commands.run("cat", background=True, on_stdout=said.append, stdin=True)
+    await echo.send_stdin(TEXT)
+    await sandbox.commands.close_stdin(echo.pid)
+    await echo.wait()
+    await sandbox.close()
+    return "".join(said)
+
+
 def test_a_connection_for_one_name_serves_no_other(secure: RunningServer, files: tuple[Path, Path]) -> None:
     """The Host of a sandbox on a connection for another name: 421."""
     assert ask(secure, files[0], DOMAIN, f"80-i{'0' * 20}.{DOMAIN}")[0] == 421
@@ -78,8 +117,7 @@ def test_a_connection_for_one_name_serves_no_other(secure: RunningServer, files:
 
 def test_old_protocols_are_refused(secure: RunningServer) -> None:
     """TLS 1.2 is the oldest."""
-    domain = json.loads((secure.data_dir / "server.json").read_text())["domain"]
-    address = f"127.0.0.1:{domain.rpartition(':')[2]}"
+    address = f"127.0.0.1:{tls_port(secure)}"
     old = ["openssl", "s_client", "-connect", address, "-tls1_1", "-cipher", "DEFAULT:@SECLEVEL=0"]
     done = subprocess.run(old, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode != 0

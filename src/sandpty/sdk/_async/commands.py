@@ -137,5 +137,5 @@ class AsyncCommands:
         await self._handles.send_input(pid, data, request_timeout)
 
     async def close_stdin(self, pid: int, *, request_timeout: float | None = None) -> None:
-        """End of input. Raises no_such_process."""
-        await self._client.within(request_timeout).close_stdin(self._sandbox_id, f"pid:{pid}")
+        """End of input, after all that was sent. Raises no_such_process."""
+        await self._handles.close_stdin(pid, request_timeout)

@@ -57,3 +57,11 @@ class AsyncHandles:
         else:
             raw = data.encode() if isinstance(data, str) else data
             await self._client.within(request_timeout).send_input(self._sandbox_id, f"pid:{pid}", raw)
+
+    async def close_stdin(self, pid: int, request_timeout: float | None = None) -> None:
+        """The same way, so that it does not overtake what was typed."""
+        handle = self._handles.get(pid)
+        if handle is not None and handle.reads:
+            await handle.close_stdin()
+        else:
+            await self._client.within(request_timeout).close_stdin(self._sandbox_id, f"pid:{pid}")

@@ -136,5 +136,5 @@ class Commands:
         self._handles.send_input(pid, data, request_timeout)
 
     def close_stdin(self, pid: int, *, request_timeout: float | None = None) -> None:
-        """End of input. Raises no_such_process."""
-        self._client.within(request_timeout).close_stdin(self._sandbox_id, f"pid:{pid}")
+        """End of input, after all that was sent. Raises no_such_process."""
+        self._handles.close_stdin(pid, request_timeout)

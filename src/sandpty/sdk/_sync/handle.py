@@ -186,6 +186,10 @@ class ProcessHandle:
         """Type `data`; a text is sent as UTF-8."""
         (self._opened()).send_input(data.encode() if isinstance(data, str) else data)
 
+    def close_stdin(self) -> None:
+        """End of input, after all that was sent. For a process with pipes."""
+        (self._opened()).close_stdin()
+
     def resize(self, *, cols: int, rows: int) -> None:
         """Of a terminal. Raises not_a_pty, bad_window_size."""
         self._client.resize_process(self._sandbox_id, self._process, WindowSize(cols=cols, rows=rows))

@@ -58,3 +58,11 @@ class Handles:
         else:
             raw = data.encode() if isinstance(data, str) else data
             self._client.within(request_timeout).send_input(self._sandbox_id, f"pid:{pid}", raw)
+
+    def close_stdin(self, pid: int, request_timeout: float | None = None) -> None:
+        """The same way, so that it does not overtake what was typed."""
+        handle = self._handles.get(pid)
+        if handle is not None and handle.reads:
+            handle.close_stdin()
+        else:
+            self._client.within(request_timeout).close_stdin(self._sandbox_id, f"pid:{pid}")
