@@ -229,8 +229,10 @@ class Builds:
         running = self._running.get(build_id)
         if running is not None:
             return build, running.log.lines
-        if build.state == "building":  # nobody is at work on it, and the word of how it ended could not be kept
-            build = msgspec.structs.replace(build, state="failed", reason=INTERRUPTED)
+        if build.state == "building":  # it has ended since; or the word of how it ended could not be kept
+            build = _of(await self._templates.own(reference, principal), build_id)
+            if build.state == "building" and build_id not in self._running:
+                build = msgspec.structs.replace(build, state="failed", reason=INTERRUPTED)
         return build, await asyncio.to_thread(read_log, self._log_file(build_id))
 
     async def cancel(self, reference: str, build_id: str, principal: Principal) -> None:
