@@ -9,9 +9,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 POLL_S = 0.01
+DEADLINE_S = 30.0  # of what takes a moment: a loaded machine takes many times as long, and a failure is rare
+STILL_S = 0.5  # how long what stands still must stand: that nothing happens has no event of its own
 
 
-async def until(condition: Callable[[], Any | Awaitable[Any]], timeout_s: float = 10.0, what: str = "") -> Any:
+async def until(condition: Callable[[], Any | Awaitable[Any]], timeout_s: float = DEADLINE_S, what: str = "") -> Any:
     """Return the condition's first truthy value; raise TimeoutError when there is none within `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -25,7 +27,21 @@ async def until(condition: Callable[[], Any | Awaitable[Any]], timeout_s: float 
         await asyncio.sleep(POLL_S)
 
 
-def until_sync(condition: Callable[[], Any], timeout_s: float = 10.0, what: str = "") -> Any:
+async def until_still(count: Callable[[], int], timeout_s: float = DEADLINE_S, what: str = "") -> int:
+    """Return a count once it is not 0 and has not moved for STILL_S; raise TimeoutError when it moves on."""
+    last, since = 0, time.monotonic()
+
+    def still() -> bool:
+        nonlocal last, since
+        if (now := count()) != last:
+            last, since = now, time.monotonic()
+        return last != 0 and time.monotonic() - since > STILL_S
+
+    await until(still, timeout_s, what)
+    return last
+
+
+def until_sync(condition: Callable[[], Any], timeout_s: float = DEADLINE_S, what: str = "") -> Any:
     """The same for code without an event loop."""
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):

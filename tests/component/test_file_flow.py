@@ -22,10 +22,10 @@ from tests.component.agent_peer import Peer
 from tests.component.fake_host import open_fds, rss_bytes
 from tests.component.files_root import FilesRoot, files_root
 from tests.component.test_files import content, refused
-from tests.waiting import until, until_sync
+from tests.waiting import until, until_still, until_sync
 
 MIB = 1 << 20
-BIG = 96 * MIB
+BIG = 40 * MIB
 CHILDREN = 64  # FILES_CHILDREN_MAX
 FUZZ_S = 4.0
 
@@ -56,7 +56,7 @@ async def alone(guest: FilesRoot) -> int:
 
 
 async def test_a_big_file_passes_both_ways_in_little_memory(guest: FilesRoot) -> None:
-    """96 MiB up and down: neither this process nor the child grows with it."""
+    """40 MiB up and down: neither this process nor the child grows with it."""
     piece = os.urandom(MIB)
     async with await guest.open() as files:
         child = await alone(guest)
@@ -86,11 +86,7 @@ async def test_a_client_that_does_not_read_stops_the_child(guest: FilesRoot) -> 
     async with await guest.open() as files, files.open("/dev/zero", length=1 << 40) as reading:
         child = await alone(guest)
         assert await reading.piece()
-        last = -1
-        while (now := moved_bytes(child)) != last:
-            last = now
-            await asyncio.sleep(0.1)  # what we wait for is that nothing happens
-        assert now < 8 * MIB
+        assert await until_still(lambda: moved_bytes(child)) < 8 * MIB
 
 
 async def test_a_transfer_that_is_given_up_leaves_no_child_and_no_descriptor(guest: FilesRoot) -> None:
@@ -124,7 +120,7 @@ async def test_a_transfer_that_is_given_up_leaves_no_child_and_no_descriptor(gue
         assert not files.reusable
         files.close()
         await until(lambda: guest.children() == [], timeout_s=30)
-    assert open_fds() == before
+    await until(lambda: open_fds() <= before, timeout_s=30)  # fewer: what earlier tests left behind went meanwhile
 
 
 async def test_closing_wakes_who_waits(guest: FilesRoot) -> None:

@@ -265,7 +265,7 @@ async def test_a_list_that_never_ends_has_an_end(host: FakeHost, monkeypatch: py
         await peer.greeted()
         while True:
             await peer.say(process())
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)  # the agent's own pace
 
     sandbox = await host.sandbox(forever)
     status, body = await host.request("GET", f"/v1/sandboxes/{sandbox}/processes")

@@ -19,7 +19,7 @@ from sandpty.sdk import AsyncClient, Client, PortForward
 from sandpty.wire.errors import SandptyError
 from tests.component.fake_host import API_KEY, FakeHost, fake_host
 from tests.component.port_peer import DEADLINE_S, Seen, service
-from tests.waiting import until
+from tests.waiting import until, until_still
 
 NOWHERE = Path("/nonexistent")
 MB = 1 << 20
@@ -141,7 +141,7 @@ async def test_a_service_that_does_not_read_stops_the_client(client: AsyncClient
 
     async with service(sleep_then_count, read_head=False) as port, client.connect_port(sandbox, port) as guest:
         flooding = asyncio.create_task(flood(guest))
-        await stands_still(lambda: sent)
+        await until_still(lambda: sent, DEADLINE_S)
         assert sent < BUFFERED_MOST
         asleep.set()
         await asyncio.wait_for(flooding, DEADLINE_S)
@@ -162,26 +162,13 @@ async def test_a_client_that_does_not_read_stops_the_service(client: AsyncClient
             said += MB
 
     async with service(flood, read_head=False) as port, client.connect_port(sandbox, port) as guest:
-        await stands_still(lambda: said)
+        await until_still(lambda: said, DEADLINE_S)
         assert said < BUFFERED_MOST
         got = 0
         async with asyncio.timeout(DEADLINE_S):
             while data := await guest.receive():
                 got += len(data)
         assert got == 64 * MB
-
-
-async def stands_still(count: object) -> None:
-    """Until a count is not 0 and has not moved for a while."""
-    last, since = -1, 0
-
-    def still() -> bool:
-        nonlocal last, since
-        now = count()  # type: ignore[operator]
-        last, since = now, since + 1 if now == last and now else 0
-        return since > 50
-
-    await until(still, DEADLINE_S)
 
 
 # --- broken off ------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import pytest_asyncio
 from sandpty import config
 from tests.component.fake_host import FakeHost, fake_host, open_fds, rss_bytes
 from tests.component.port_peer import DEADLINE_S, Seen, ask, client, get, says, service
-from tests.waiting import until
+from tests.waiting import until, until_still
 
 NOWHERE = Path("/nonexistent")
 MB = 1 << 20
@@ -328,14 +328,7 @@ async def test_a_client_that_does_not_read_stops_the_service(host: FakeHost, san
             await loop.sock_connect(reader_socket, ("127.0.0.1", int(host.url.rsplit(":", 1)[1])))
             await loop.sock_sendall(reader_socket, get(sandbox, port, "/", "Upgrade: x", "Connection: upgrade"))
             await until(lambda: said > 0, DEADLINE_S)
-
-            async def at_rest() -> bool:
-                before = said
-                await asyncio.sleep(0.3)
-                return said == before
-
-            await until(at_rest, DEADLINE_S, "the service is stopped")
-            stopped_at = said
+            stopped_at = await until_still(lambda: said, DEADLINE_S, "the service is stopped")
             assert stopped_at < 24 * MB  # the kernel's own buffers on the way to the service are the most of it
             got = 0
             while got < stopped_at:

@@ -24,6 +24,7 @@ from tests.waiting import until
 
 NOWHERE = Path("/nonexistent")
 MB = 1 << 20
+NOT_YET_S = 0.15  # how late a service begins to listen: that is what is tested
 HELLO = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
 
 
@@ -220,7 +221,7 @@ async def test_a_service_is_left_when_its_client_leaves(host: FakeHost, sandbox:
             await seen.say(b"HTTP/1.1 200 OK\r\n\r\n")
             while True:
                 await seen.say(b"x")
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.01)  # the service's own pace
         finally:
             left += 1
 
@@ -235,9 +236,10 @@ async def test_a_service_is_left_when_its_client_leaves(host: FakeHost, sandbox:
 async def test_a_broken_upload_is_not_taken_for_a_whole_one(host: FakeHost, sandbox: str) -> None:
     """The client breaks off in the middle of its body: the service's connection ends before the body does."""
     got: list[bytes] = []
-    ended = asyncio.Event()
+    begun, ended = asyncio.Event(), asyncio.Event()
 
     async def read(seen: Seen) -> None:
+        begun.set()
         try:
             got.append(await seen.body())
         finally:
@@ -245,10 +247,11 @@ async def test_a_broken_upload_is_not_taken_for_a_whole_one(host: FakeHost, sand
 
     async with service(read) as port:
         for headers, sent in ((["Content-Length: 100"], b"half"), (["Transfer-Encoding: chunked"], b"4\r\nhalf\r\n")):
+            begun.clear()
             ended.clear()
             async with client(host) as connected:
                 await connected.send(get(sandbox, port, "/", *headers, method="POST") + sent)
-                await asyncio.sleep(0.1)
+                await asyncio.wait_for(begun.wait(), DEADLINE_S)
             await asyncio.wait_for(ended.wait(), DEADLINE_S)
     assert got == []
 
@@ -423,7 +426,7 @@ async def test_a_service_that_starts_meanwhile_is_waited_for(host: FakeHost, san
 
     with closed_port() as (port, bound):
         asked = asyncio.create_task(ask(host, get(sandbox, port)))
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(NOT_YET_S)
         server = await asyncio.start_server(hello, sock=bound)  # this begins to listen
         try:
             assert (await asked).body == b"hi"

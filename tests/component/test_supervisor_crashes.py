@@ -32,7 +32,7 @@ async def shot_during(host: Supervised, verb: str, args: dict[str, Any], moment_
     """Ask, kill the supervisor `moment_s` later, and wait for the next one."""
     async with host.peer() as peer:
         asked = asyncio.create_task(peer.call(verb, **args))
-        await asyncio.sleep(moment_s)
+        await asyncio.sleep(moment_s)  # the moment is what is tested
         killed = host.kill_supervisor()
         await asyncio.gather(asked, return_exceptions=True)
     await host.answering(killed)

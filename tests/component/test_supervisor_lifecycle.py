@@ -134,7 +134,7 @@ async def test_kill_answers_once_everything_is_gone(host: Supervised, peer: Peer
     pids = (pids_group / "cgroup.procs").read_text().split()
     assert len(pids) >= 5
     await peer.call("kill", id=sandbox["id"])
-    await until(lambda: all(not alive(int(each)) for each in [pid, *pids]), 2, "reaping")
+    await until(lambda: all(not alive(int(each)) for each in [pid, *pids]), what="reaping")
     assert not pids_group.exists()
     assert not (host.data.sandboxes / sandbox["id"]).exists()
     assert not (host.data.agents / f"{sandbox['id']}.sock").exists()
@@ -177,7 +177,7 @@ async def test_at_its_deadline_a_sandbox_can_be_paused_instead(peer: Peer, on_ti
         listed = (await peer.call("list"))["sandboxes"]
         return any(s["id"] == sandbox["id"] and s["state"] == "paused" for s in listed)
 
-    await until(paused, 5)
+    await until(paused)
     resumed = await peer.call("resume", id=sandbox["id"], end_at=time.time() + 60)
     assert resumed["state"] == "running"
     assert (resumed["boot_id"] == sandbox["boot_id"]) is memory
@@ -216,7 +216,7 @@ async def test_pause_to_disk_keeps_files_and_ends_processes(peer: Peer) -> None:
     for turn in range(2):
         paused = await peer.call("pause", id=sandbox["id"], memory=False)
         assert (paused["state"], paused["paused_memory"], paused["pid"]) == ("paused", False, 0)
-        await until(lambda pid=sandbox["pid"]: not alive(pid), 2)
+        await until(lambda pid=sandbox["pid"]: not alive(pid))
         sandbox = await peer.call("resume", id=sandbox["id"], end_at=time.time() + 60)
         text = await run(
             sandbox, "cat /data/b ~user/mine; stat -c %U ~user/mine; ls /etc/hostname || true", user="root"
@@ -260,7 +260,7 @@ async def test_a_paused_sandbox_can_be_killed(peer: Peer) -> None:
         sandbox = await peer.create()
         await peer.call("pause", id=sandbox["id"], memory=memory)
         await peer.call("kill", id=sandbox["id"])
-        await until(lambda pid=sandbox["pid"]: not alive(pid), 2)
+        await until(lambda pid=sandbox["pid"]: not alive(pid))
 
 
 async def test_the_end_of_the_agent_is_the_end_of_the_sandbox(peer: Peer) -> None:
@@ -276,7 +276,7 @@ async def test_annotations_are_kept_and_told(peer: Peer) -> None:
     sandbox = await peer.create(annotations={"a": 1})
     changed = await peer.call("annotate", id=sandbox["id"], annotations={"b": [2]})
     assert changed["annotations"] == {"b": [2]}
-    await until(lambda: {"b": [2]} in [event["sandbox"]["annotations"] for event in peer.events], 5, "the event")
+    await until(lambda: {"b": [2]} in [event["sandbox"]["annotations"] for event in peer.events], what="the event")
     await peer.call("kill", id=sandbox["id"])
 
 

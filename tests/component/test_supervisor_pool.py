@@ -88,7 +88,7 @@ async def test_a_warm_sandbox_that_died_is_not_given_out(host: Supervised, peer:
     before = pids()
     for pid in before:
         os.kill(pid, 9)
-    await until(lambda: not any(alive(pid) for pid in before), 5, "their end")
+    await until(lambda: not any(alive(pid) for pid in before), what="their end")
     assert (await peer.create())["pid"] not in before
     await until(lambda: warm(host) >= 2 and not set(pids()) & set(before), 20, "others")
     sandbox = await peer.create()

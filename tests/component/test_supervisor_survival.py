@@ -167,7 +167,7 @@ async def test_half_made_sandboxes_are_cleaned_up_at_start(host: Supervised) -> 
         again = await peer.call("resume", id=resumed["id"], end_at=time.time() + 60)
         assert await run(again, "cat /root/file") == "kept\n"
         await peer.call("kill", id=resumed["id"])
-    await until(lambda: not list(host.data.sandboxes.iterdir()), 5, "the directories' end")
+    await until(lambda: not list(host.data.sandboxes.iterdir()), what="the directories' end")
 
 
 async def test_after_a_restart_of_the_machine_only_sandboxes_paused_to_disk_are_left(host: Supervised) -> None:
@@ -243,7 +243,7 @@ async def test_other_accounts_are_not_heard(host: Supervised) -> None:
     argv = ["/usr/bin/python3", "-c", script, "65534", str(host.data.supervisor_socket)]
     done = program(*argv)
     assert done.returncode == 0, done.stderr
-    await until(lambda: "refused a connection of uid 65534" in host.log(), 5)
+    await until(lambda: "refused a connection of uid 65534" in host.log())
 
 
 async def test_a_killed_runtime_is_an_error_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ async def test_a_killed_runtime_is_an_error_and_leaves_nothing(monkeypatch: pyte
                 await peer.create()
             assert caught.value.reason.name == "runtime_failed"
         assert await peer.ids() == set()
-        await until(lambda: not list(host.data.sandboxes.iterdir()), 5)
+        await until(lambda: not list(host.data.sandboxes.iterdir()))
         assert list(host.data.agents.iterdir()) == []
         flag.unlink()
         sandbox = await peer.create()
@@ -320,7 +320,7 @@ async def test_a_refused_tier_is_told_in_one_line(monkeypatch: pytest.MonkeyPatc
         monkeypatch.delenv("SANDPTY_RUNTIME_PATH")
         with pytest.raises(RuntimeError, match="`runsc` is not offered yet"):
             watch.start(host.path, "runsc", SERVER_UID, templates_dir=TEMPLATES, build_base=False)
-        await until(lambda: not host.running(), 5)
+        await until(lambda: not host.running())
         assert host.traces() == []
     finally:
         await host.stop()
@@ -363,7 +363,7 @@ async def test_the_process_tier_works_and_says_that_it_is_none() -> None:
         async with host.peer() as peer:
             assert await peer.ids() == {sandbox["id"]}
             await peer.call("kill", id=sandbox["id"])
-            await until(lambda: not any(alive(int(pid)) for pid in pids), 5)
+            await until(lambda: not any(alive(int(pid)) for pid in pids))
 
 
 async def test_a_peer_that_watches_and_never_reads_costs_nothing(host: Supervised) -> None:

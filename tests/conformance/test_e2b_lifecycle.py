@@ -14,7 +14,7 @@ from e2b.exceptions import NotFoundException, SandboxException, SandboxNotFoundE
 from e2b.sandbox.sandbox_api import SandboxState
 
 from tests.server_fixture import RunningServer
-from tests.waiting import until
+from tests.waiting import until, until_sync
 
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 
@@ -31,10 +31,7 @@ def paused(sandbox: Sandbox) -> bool:
 
 def wait_paused(sandbox: Sandbox) -> None:
     """Until it is paused; thirty seconds at most."""
-    ends = time.monotonic() + 30
-    while not paused(sandbox):
-        assert time.monotonic() < ends, "the sandbox does not pause"
-        time.sleep(0.05)
+    until_sync(lambda: paused(sandbox), 30, "the sandbox pauses")
 
 
 @pytest.fixture(scope="module")

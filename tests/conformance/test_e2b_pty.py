@@ -216,7 +216,7 @@ def test_a_terminal_is_killed_at_its_timeout(sandbox: Sandbox) -> None:
     with pytest.raises(TimeoutException):
         terminal.wait()
     # The SDK keeps the deadline too, so it may be a moment ahead of the server.
-    until_sync(lambda: terminal.pid not in [process.pid for process in sandbox.commands.list()], 2)
+    until_sync(lambda: terminal.pid not in [process.pid for process in sandbox.commands.list()])
     assert sandbox.commands.run("ps -eo args | grep -c '^sleep 4245' || true").stdout == "0\n"
 
 

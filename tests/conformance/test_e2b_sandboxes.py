@@ -145,14 +145,14 @@ def test_set_timeout_counts_from_now_and_may_shorten(sandbox: Sandbox) -> None:
 def test_a_sandbox_ends_at_its_timeout() -> None:
     """And is then neither running nor listed."""
     sandbox = Sandbox.create(timeout=1)
-    until_sync(lambda: not sandbox.is_running(), 8, "the sandbox expires")
-    until_sync(lambda: sandbox.sandbox_id not in _listed(), 5, "it leaves the list")
+    until_sync(lambda: not sandbox.is_running(), what="the sandbox expires")
+    until_sync(lambda: sandbox.sandbox_id not in _listed(), what="it leaves the list")
 
 
 def test_a_timeout_of_zero_ends_it_at_once(sandbox: Sandbox) -> None:
     """0 is legal for set_timeout."""
     sandbox.set_timeout(0)
-    until_sync(lambda: not sandbox.is_running(), 5, "the sandbox ends")
+    until_sync(lambda: not sandbox.is_running(), what="the sandbox ends")
 
 
 def test_killing_is_complete_and_said_once(sandbox: Sandbox) -> None:
@@ -230,7 +230,7 @@ async def test_a_sandbox_that_pauses_at_its_timeout_waits_to_be_resumed() -> Non
         async def paused() -> bool:
             return (await sandbox.get_info()).state == SandboxState.PAUSED
 
-        await until(paused, 8)
+        await until(paused)
         await sandbox.connect(timeout=60)
         assert await sandbox.is_running()
         assert (await sandbox.commands.run("echo back")).stdout == "back\n"

@@ -399,7 +399,7 @@ def test_streams_that_come_and_go_leave_nothing(envd: Envd, server: RunningServe
     for _ in range(20):
         cycle()
     before = len(os.listdir(fds))
-    for _ in range(300):
+    for _ in range(100):
         cycle()
-    until_sync(lambda: len(os.listdir(fds)) <= before + 2, 5, "the descriptors come back")
+    until_sync(lambda: len(os.listdir(fds)) <= before + 2, what="the descriptors come back")
     keeper.close()

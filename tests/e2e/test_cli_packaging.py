@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
 import zipfile
 from pathlib import Path
@@ -33,9 +32,10 @@ def test_a_second_setup_has_nothing_to_do_and_is_quick() -> None:
     subprocess.run(command, check=True, capture_output=True, timeout=600)
     took = []
     for _ in range(3):
-        began = time.monotonic()
+        began = os.times()
         again = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
-        took.append(time.monotonic() - began)
+        ended = os.times()  # of its own: others may have the processors
+        took.append(ended.children_user + ended.children_system - began.children_user - began.children_system)
         assert again.stdout + again.stderr == ""
     assert min(took) < 0.5
 

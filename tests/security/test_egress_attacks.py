@@ -160,7 +160,7 @@ for name in ("good.test", "evil.test"):
     except ssl.SSLWantReadError: pass
     s = socket.create_connection(("good.test", 8443), 10)
     s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    time.sleep(0.6)
+    time.sleep(0.6) # the silence
     try:
         for byte in outward.read(): s.sendall(bytes([byte]))
         print(name, s.recv(1) == b"\\x16")
