@@ -64,6 +64,11 @@ class DataDir:
         return self.root / "runtime_secret"
 
     @property
+    def secrets(self) -> Path:
+        """Teams' secrets, which the server cannot read."""
+        return self.root / "secrets.json"
+
+    @property
     def ssh_host_key(self) -> Path:
         """The SSH gateway's private key, in OpenSSH's format; read before root is given up."""
         return self.root / "ssh_host_key"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -10,6 +12,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from sandpty import config
+from sandpty.egress.client_hello import HelloError
 from sandpty.egress.http_requests import RequestError
 from sandpty.egress.relay import Relay
 
@@ -27,12 +30,16 @@ class Joined:
 
 
 @asynccontextmanager
-async def joined(check: Callable[[bytes], bool | None]) -> AsyncIterator[Joined]:
-    """`check`: what the relay asks of a client that was silent so far."""
+async def joined(
+    check: Callable[[bytes], bool | None] | None = None, *, answer: bytes = b"", server_name: str = ""
+) -> AsyncIterator[Joined]:
+    """`check`: what the relay asks of a client that was silent so far. `answer`: the server's, `server_name`: whose the
+    first ClientHello was."""
     heard, ended = bytearray(), asyncio.Event()
     relays: asyncio.Queue[asyncio.Task[None]] = asyncio.Queue()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
         while data := await reader.read(65536):
             heard.extend(data)
         ended.set()
@@ -40,7 +47,7 @@ async def joined(check: Callable[[bytes], bool | None]) -> AsyncIterator[Joined]
 
     async def relaying(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server = await asyncio.open_connection(*there.sockets[0].getsockname())
-        relay = Relay(reader, writer, *server, check=check)
+        relay = Relay(reader, writer, *server, check=check, server_name=server_name)
         task = asyncio.create_task(relay.run())
         relays.put_nowait(task)
         await asyncio.wait([task])
@@ -75,3 +82,36 @@ async def test_a_short_last_word_arrives() -> None:
             await pair.relay
             await pair.ended.wait()
         assert pair.heard == b"QUIT"
+
+
+def hello(name: str) -> bytes:
+    """What a client says first to that server."""
+    inward, outward = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        ssl.create_default_context().wrap_bio(inward, outward, server_hostname=name).do_handshake()
+    return outward.read()
+
+
+RETRY = bytes.fromhex(
+    "160303003a 02000036 0303 cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c"
+) + bytes(20)
+BEFORE = bytes.fromhex("140303000101 1703030002aabb")  # a dummy and early data (RFC 8446, D.4)
+
+
+@pytest.mark.parametrize("name", ["good.test", "evil.test"])
+async def test_a_second_hello_names_the_same_server(name: str) -> None:
+    """A server that asks for another ClientHello gets one for itself, in whatever pieces, or none."""
+    async with joined(answer=RETRY, server_name="good.test") as pair:
+        said = BEFORE + hello(name)
+        for at in range(0, len(said), 100):
+            pair.client.write(said[at : at + 100])
+            await pair.client.drain()
+        pair.client.write_eof()
+        async with asyncio.timeout(WAIT_S):
+            if name == "good.test":
+                await pair.relay
+            else:
+                with pytest.raises(HelloError):
+                    await pair.relay
+            await pair.ended.wait()
+        assert pair.heard == (said if name == "good.test" else b"")

@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from e2b import ALL_TRAFFIC, AsyncSandbox, Sandbox
-from e2b.exceptions import SandboxException
+from e2b import ALL_TRAFFIC, AsyncSandbox, Sandbox, Secret
+from e2b.exceptions import SandboxException, SecretException
 from e2b.sandbox.commands.command_handle import CommandExitException
 from hyperbrowser import Hyperbrowser
 from hyperbrowser.models import CreateSandboxParams
@@ -120,6 +120,28 @@ def transforms() -> None:
         assert "X-Late: yes" in sandbox.commands.run(f"{curl} https://a.wild.test/head").stdout
 
 
+def stored_secrets() -> None:
+    """A placeholder is the secret's current value on the way out; nothing reads a value back."""
+    made = Secret.create("Api-Key", "one", metadata={"team": "a"})
+    assert (made.name, made.version, made.metadata) == ("api-key", 1, {"team": "a"})
+    headers = {"X-Key": f"Bearer {Secret.fill('api-key')}"}
+    with Sandbox.create(network={"rules": {"good.test": [{"transform": {"headers": headers}}]}}) as sandbox:
+        head = "http://good.test/head"
+        assert "X-Key: Bearer one" in fetched(sandbox, head)
+        assert Secret.update("api-key", "two").version == 2
+        assert "X-Key: Bearer two" in fetched(sandbox, head)
+        assert Secret.get_info(made.secret_id).metadata == {"team": "a"}
+        assert [each.name for each in Secret.list(limit=1).next_items()] == ["api-key"]
+        assert Secret.destroy("api-key")
+        assert "two" not in fetched(sandbox, head)
+    assert not Secret.exists("api-key")
+    assert not Secret.destroy("api-key")
+    unknown = {"good.test": [{"transform": {"headers": {"X-Key": Secret.fill("nobody")}}}]}
+    assert raises("no secret 'nobody'", lambda: Sandbox.create(network={"rules": unknown})).status_code == 400
+    with pytest.raises(SecretException):
+        Secret.create("sec_mine", "x")
+
+
 def forks() -> None:
     """A fork has its source's policy; another key's sandbox is not there."""
     with Sandbox.create(network={"deny_out": [EVIL]}) as sandbox:
@@ -160,7 +182,7 @@ async def asynchronous() -> None:
 
 
 if __name__ == "__main__":
-    for check in (addresses, names, updates, refusals, transforms, forks, hyperbrowser):
+    for check in (addresses, names, updates, refusals, transforms, stored_secrets, forks, hyperbrowser):
         check()
     asyncio.run(asynchronous())
     print("done")

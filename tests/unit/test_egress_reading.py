@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import ssl
 
@@ -12,6 +13,7 @@ import dns.rdatatype
 import dns.rrset
 import pytest
 
+from sandpty import config
 from sandpty.egress.client_hello import HelloError, HelloReader
 from sandpty.egress.guests import Guests
 from sandpty.egress.http_requests import RequestError, Requests, may_be_http
@@ -301,3 +303,23 @@ def test_a_wildcard_allows_names_and_nothing_else(name: str) -> None:
     assert guest.allows("a.wild.test")
     assert not guest.allows(name)
     assert not guest.allows("a." * 150 + "wild.test")
+
+
+def test_nobody_takes_what_is_left_for_the_others() -> None:
+    """However many sandboxes take all they can, the next one still gets some; what is closed is given back."""
+    guests = Guests()
+    taken: list[int] = []
+    with contextlib.ExitStack() as stack:
+        for number in range(64):
+            address = f"10.0.0.{number}"
+            guests.set(GuestRules(address=address))
+            guest = guests.get(address)
+            assert guest is not None
+            taken.append(0)
+            while not guest.full:
+                stack.enter_context(guest.opening(lambda: None))
+                taken[-1] += 1
+    assert taken[0] == config.EGRESS_CONNECTIONS_PER_GUEST
+    assert min(taken) == config.EGRESS_OWN_PER_GUEST
+    assert sum(taken) <= config.EGRESS_CONNECTIONS_MAX + 64 * config.EGRESS_OWN_PER_GUEST
+    assert not guest.full

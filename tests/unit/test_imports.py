@@ -161,7 +161,7 @@ def test_the_wire_does_no_io() -> None:
             used = {name.split(".")[0] for name in imports(tree, lazy=True)}
             assert not used & forbidden, f"{module} imports {used & forbidden}"
             assert "msgspec" not in used or module in {
-                f"sandpty.wire.{name}" for name in ("verbs", "templates", "images", "network_policy")
+                f"sandpty.wire.{name}" for name in ("verbs", "templates", "images", "network_policy", "secrets")
             }
 
 

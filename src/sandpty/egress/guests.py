@@ -50,7 +50,7 @@ class Guest:
         self._share = share
         self._reached: dict[str, tuple[str, float]] = {}  # address -> the name it stands for, until when
         self._open: set[Open] = set()
-        self._wide = self._inspected = 0
+        self._wide = self._shared = self._inspected = 0
         self._take(rules)
 
     def _take(self, rules: GuestRules) -> None:
@@ -120,22 +120,29 @@ class Guest:
 
     @property
     def full(self) -> bool:
-        """Nobody gets more than is left for the others: however many take all they can, there is room for one more."""
-        return len(self._open) >= min(config.EGRESS_CONNECTIONS_PER_GUEST, self._share.left)
+        """Some are its own, whoever else takes how many. Of the others it gets no more than are left for everybody."""
+        if self._shared == len(self._open) - config.EGRESS_OWN_PER_GUEST:
+            return self._shared >= min(
+                config.EGRESS_CONNECTIONS_PER_GUEST - config.EGRESS_OWN_PER_GUEST, self._share.left
+            )
+        return False
 
     @contextmanager
     def opening(self, cut: Callable[[], None]) -> Iterator[Open]:
         """Count a connection; `cut` is called when the rules do not allow it any more."""
         connection = Open(cut, wide=self._wide < config.EGRESS_WIDE_PER_GUEST)
+        shared = int(len(self._open) - self._shared >= config.EGRESS_OWN_PER_GUEST)
         self._open.add(connection)
         self._wide += connection.wide
-        self._share.left -= 1
+        self._shared += shared
+        self._share.left -= shared
         try:
             yield connection
         finally:
             self._open.discard(connection)
             self._wide -= connection.wide
-            self._share.left += 1
+            self._shared -= shared
+            self._share.left += shared
 
     @contextmanager
     def inspecting(self) -> Iterator[bool]:
@@ -148,7 +155,7 @@ class Guest:
 
 
 class Share:
-    """How many connections all sandboxes may still open."""
+    """How many connections all sandboxes may still open beside those that are their own."""
 
     def __init__(self) -> None:
         self.left = config.EGRESS_CONNECTIONS_MAX

@@ -21,6 +21,7 @@ from sandpty.server.creation import CreateSpec, Creation, check_annotations
 from sandpty.server.deadline import end_at
 from sandpty.server.egress_trust import EgressTrust
 from sandpty.server.ended import EndedSandboxes
+from sandpty.server.secrets import Secrets
 from sandpty.server.snapshots import Snapshots
 from sandpty.server.supervisor_client import EndedList, SupervisorClient
 from sandpty.server.templates import Teams, Templates
@@ -49,6 +50,7 @@ class Registry:
     ) -> None:
         self._client = SupervisorClient(supervisor_socket, self._on_list, self._on_event, on_keys)
         self._trust = EgressTrust(self._client)
+        self.secrets = Secrets(self._client)
         self._sandboxes: dict[str, Sandbox] = {}
         self._tokens: dict[str, str] = {}  # access token -> sandbox id
         self._keys: dict[str, str] = {}  # idempotency key's id -> sandbox id

@@ -49,7 +49,8 @@ class Changing:
 
         async def work() -> Sandbox:
             async with self._sandboxes.held(sandbox_id) as entry:
-                whole = await self._policies.whole(policy, entry.meta.network, internet)
+                meta = entry.meta
+                whole = await self._policies.whole(policy, meta.network, internet=internet, owner=meta.owner)
                 return await self._applied(entry, "network set", internet=internet, network=whole)
 
         return await self._background.finish(work(), f"network {sandbox_id[:64]}")

@@ -73,7 +73,7 @@ class Sandboxes:
         self._creating = 0
         self._booting = Booting(driver, server_uid, self._agent_ended)
         self.pausing = Pausing(self, driver, self._booting, background)
-        self.policies = Policies(driver)
+        self.policies = Policies(driver, self._entries)
         self.changing = Changing(self, driver, self.policies, background)
         self.trash = Trash(data.root / "trash", background)
         self.snapshots = Snapshots(data.snapshots, self, driver, background, records)
@@ -116,7 +116,7 @@ class Sandboxes:
     async def create(self, args: CreateArgs, claim: Callable[[Ready, str], Entry | None]) -> Sandbox:
         """A sandbox for the server: a warm one, if `claim` gives one, turned into what was asked for; or a new one."""
         before = self._get(args.network_of).meta.network if args.network_of else NetworkPolicy()
-        policy = await self.policies.whole(args.network, before, args.internet)
+        policy = await self.policies.whole(args.network, before, internet=args.internet, owner=args.owner)
         args = msgspec.structs.replace(args, network=policy)
         template = self.origins.ready(args)
         limits = args.limits or template.limits or Limits()

@@ -34,6 +34,7 @@ from sandpty.supervisor.pool import Pool
 from sandpty.supervisor.service import Service, Verb
 from sandpty.supervisor.sockets import SocketService
 from sandpty.supervisor.state import ID_LENGTH
+from sandpty.supervisor.team_secrets import TeamSecrets
 from sandpty.supervisor.template_builds import Building
 from sandpty.supervisor.template_records import TemplateRecords
 from sandpty.supervisor.template_verbs import template_verbs
@@ -143,6 +144,16 @@ def _remembering(data: DataDir, events: Events) -> dict[str, Verb]:
     return {"history": journal.verb, "ended": ended.verb}
 
 
+def _secrets(data: DataDir, driver: Driver, sandboxes: Sandboxes) -> TeamSecrets:
+    """Before sandboxes are adopted: their policies may refer to some."""
+    secrets = TeamSecrets(data.secrets)
+    secrets.load()
+    secrets.changed = sandboxes.policies.secret_changed
+    if driver.outward is not None:
+        driver.outward.secrets_of = secrets.values
+    return secrets
+
+
 async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, background: Background) -> None:
     templates = options.templates_dir or data.templates
     catalog = await _catalog(driver, data, templates)
@@ -161,6 +172,7 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
         server_uid=options.server_uid,
         images=images,
     )
+    secrets = _secrets(data, driver, sandboxes)
     pool = Pool(sandboxes, catalog, background, options.pool)
     # First what is there already: the canary must not take a slot that a living sandbox has.
     await adopt_all(data, driver, sandboxes, pool)
@@ -186,6 +198,7 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
             **template_verbs(records),
             **volumes.table(),
             **images.verbs,
+            **secrets.table(),
         },
     )
     for number in (signal.SIGTERM, signal.SIGINT):

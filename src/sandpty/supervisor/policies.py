@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from sandpty.isolation.driver import Driver, WayOut
 from sandpty.supervisor.checks import checked_network, revealed
-from sandpty.wire import verbs
+from sandpty.supervisor.entry import Entry
+from sandpty.wire import network_policy, verbs
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.network_policy import NetworkPolicy
 
 
 class Policies:
-    """For one driver."""
+    """For one driver. `entries`: all sandboxes, by id."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, entries: Mapping[str, Entry]) -> None:
         self._driver = driver
+        self._entries = entries
 
-    async def whole(self, policy: NetworkPolicy, before: NetworkPolicy, internet: bool) -> NetworkPolicy:
-        """Raises bad_argument, unsupported, runtime_failed."""
+    async def secret_changed(self, owner: str, name: str) -> None:
+        """From now on requests of the owner's sandboxes have the new value. Raises runtime_failed."""
+        for entry in tuple(self._entries.values()):
+            if entry.meta.owner == owner and name in network_policy.secrets_in(entry.meta.network):
+                async with entry.lock:
+                    if entry.ended is None and entry.meta.phase != "stopped":
+                        await self._driver.apply(entry.plan)
+
+    async def whole(self, policy: NetworkPolicy, before: NetworkPolicy, *, internet: bool, owner: str) -> NetworkPolicy:
+        """`owner`: whose secrets it may refer to. Raises bad_argument, unsupported, runtime_failed."""
         policy = revealed(checked_network(internet, policy, isolated=self._driver.isolated), before)
+        if wanted := network_policy.secrets_in(policy):
+            missing = wanted - self._outward.secrets_of(owner).keys()
+            if missing:
+                raise SandptyError("bad_argument", f"there is no secret {min(missing)!r}")
         if policy.proxy is not None and policy.proxy != before.proxy:
             await self._outward.check_proxy(policy.proxy.host)
         return policy

@@ -66,6 +66,7 @@ REASONS: dict[str, Reason] = _table(
     Reason("no_such_template", "not_found", 404, 1, "`base` always exists"),
     Reason("no_such_snapshot", "not_found", 404, 1),
     Reason("no_such_volume", "not_found", 404, 1, "`sandpty volumes ls` shows the volumes that exist"),
+    Reason("no_such_secret", "not_found", 404, 1),
     Reason("no_such_authority", "not_found", 404, 1, "`sandpty ca --domain NAME` makes one"),
     Reason("no_such_image", "not_found", 404, 1, "check the image's name and tag"),
     Reason("no_such_platform", "not_found", 404, 1, "name one that the image has, such as linux/amd64"),

@@ -102,7 +102,8 @@ def checked(policy: NetworkPolicy) -> NetworkPolicy:
     headers: dict[str, dict[str, str]] = {}
     for host, given in policy.headers.items():
         _check_headers(host, given)
-        headers[network_rules.name_pattern(host, "rules host")] = given
+        least = 1 if host.strip().startswith("*.") else 2  # E2B allows *.com, and says what that means
+        headers[network_rules.name_pattern(host, "rules host", least)] = given
     return msgspec.structs.replace(policy, headers=headers)
 
 
@@ -124,6 +125,12 @@ def _check_headers(host: str, headers: Mapping[str, str]) -> None:
             )
         if _IDENTITY in value:
             raise RuleError(f"{where}: {name!r} asks for a workload identity token, which this server does not mint")
+
+
+def is_header_value(value: str) -> bool:
+    """Whether a header may have it."""
+    clean = not _NOT_IN_VALUES.search(value) and value == value.strip(" \t")
+    return clean and _fits(value, HEADER_VALUE_BYTES_MAX)
 
 
 def _fits(text: str, bytes_max: int) -> bool:
@@ -181,13 +188,15 @@ def _patterns(name: str) -> Iterator[str]:
 def secrets_in(policy: NetworkPolicy) -> set[str]:
     """The names of the team's secrets that values refer to."""
     values = (value for headers in policy.headers.values() for value in headers.values())
-    return {name for value in values for name in _SECRET.findall(value)}
+    return {name.lower() for value in values for name in _SECRET.findall(value)}
 
 
 def filled(headers: Headers, secrets: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """With the secrets themselves. A secret that is no more is "": a header without it is refused by the service."""
+    """With the secrets themselves, by their names. One that is no more is "": the service refuses the request then."""
     return {
-        host: {name: _SECRET.sub(lambda match: secrets.get(match[1], ""), value) for name, value in given.items()}
+        host: {
+            name: _SECRET.sub(lambda match: secrets.get(match[1].lower(), ""), value) for name, value in given.items()
+        }
         for host, given in headers.items()
     }
 

@@ -124,11 +124,11 @@ def ipv4(text: str) -> IPv4Address | None:
         return None
 
 
-def name_pattern(entry: str, what: str = "allow out entry") -> str:
-    """`example.com` or `*.example.com`, in normal form. Raises RuleError."""
+def name_pattern(entry: str, what: str = "allow out entry", labels_min: int = 2) -> str:
+    """`example.com` or `*.example.com`, in normal form. labels_min: without the wildcard. Raises RuleError."""
     name = entry.strip().lower().removesuffix(".")
     labels = name.removeprefix("*.").split(".")
-    fits = len(labels) >= 2 and len(name) <= NAME_CHARACTERS_MAX and not labels[-1].isdigit()
+    fits = len(labels) >= labels_min and len(name) <= NAME_CHARACTERS_MAX and not labels[-1].isdigit()
     if not (fits and all(_LABEL.fullmatch(label) for label in labels)):
         hint = "; international names are given in punycode" if not entry.isascii() else ""
         kinds = "CIDR, IP, or domain" if what == "allow out entry" else "domain"

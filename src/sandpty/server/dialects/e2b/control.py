@@ -14,6 +14,7 @@ from sandpty.server.dialects.e2b.measures import Measures
 from sandpty.server.dialects.e2b.network import Network
 from sandpty.server.dialects.e2b.novita import Novita
 from sandpty.server.dialects.e2b.sandboxes import Sandboxes
+from sandpty.server.dialects.e2b.secrets import Secrets
 from sandpty.server.dialects.e2b.snapshots import Snapshots
 from sandpty.server.dialects.e2b.tags import Tags
 from sandpty.server.dialects.e2b.teams import teams
@@ -38,6 +39,7 @@ def routes(context: Context) -> list[web.RouteDef]:
         *Tags(context).routes(),
         *Templates(context).routes(),
         *Network(context).routes(),
+        *Secrets(context).routes(),
         *Volumes(context).routes(),
         ("GET", "/teams", teams),
         # What this dialect does not serve (yet) still answers in the shape that the SDKs can parse.
