@@ -181,6 +181,7 @@ COPIES_MOUNTED_MAX: Final = 256  # more than all creates at once can stand on (C
 LAID_TOGETHER_USES: Final = 2  # sandboxes of one template from which on its copies are made one
 COPIES_IN_PARALLEL: Final = 2  # disks being copied: more only fight over the disk
 DISK_FREE_MIN_BYTES: Final = 128 * 1024 * 1024  # below it no sandbox is made: those that run need what is left
+ROOM_PERIOD_S: Final = 5.0  # between looks how full the disk is; one takes microseconds
 AGENT_BACKLOG: Final = 512  # connections that wait while the agent boots or is frozen
 RUNTIME_TIMEOUT_S: Final = 30.0  # one call of the OCI runtime; it takes 10 ms
 STOP_TIMEOUT_S: Final = 15.0  # from SIGKILL to the end of the last process

@@ -31,6 +31,7 @@ from sandpty.supervisor.key_file import KeyFile
 from sandpty.supervisor.layers import Layers
 from sandpty.supervisor.lifecycle import Sandboxes
 from sandpty.supervisor.pool import Pool
+from sandpty.supervisor.room import Room
 from sandpty.supervisor.service import Service, Verb
 from sandpty.supervisor.sockets import SocketService
 from sandpty.supervisor.state import ID_LENGTH
@@ -205,7 +206,7 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
         asyncio.get_running_loop().add_signal_handler(number, service.ending.set)
     async with SocketService(data, sandboxes, driver, background, server_uid=options.server_uid):
         server = await service.serve(data)
-        loops = [background.spawn(Deadlines(sandboxes, background).run(), "deadlines")]
+        loops = [background.spawn(each.run(), "loop") for each in (Deadlines(sandboxes, background), Room(data.root))]
         filling = background.spawn(pool.run(), "pool")
         if driver.isolated and not options.no_base_build:
             loops.append(background.spawn(Building(templates, catalog, pool).run(), "templates"))
