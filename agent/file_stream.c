@@ -73,16 +73,20 @@ static ssize_t splice_piece(struct served *served, size_t want, uint64_t offset)
 /* To the end of the file wherever that is: its size is only what it says, and files of /proc say 0. */
 static void stream(struct served *served, uint64_t offset, uint64_t length) {
     uint64_t sent = 0;
+    int error = 0;
     struct stat about;
     bool whole = fstat(served->open, &about) == 0 && S_ISREG(about.st_mode);
     if (offset > INT64_MAX) length = 0;
     /* What does not fit the guest's memory comes from the disk: then the kernel had better be ahead of us. */
     if (whole && length > FILES_AHEAD_BYTES && about.st_size > FILES_AHEAD_BYTES)
         posix_fadvise(served->open, 0, 0, POSIX_FADV_SEQUENTIAL);
+    struct passing passing = {0};
+    if (whole && length > FILES_BIG_BYTES) passing_begin(&passing, served->open, (uint64_t)about.st_size);
     while (sent < length) {
         size_t want = length - sent < FILES_PIECE_BYTES ? (size_t)(length - sent) : FILES_PIECE_BYTES;
         if (want > INT64_MAX - offset - sent) want = (size_t)(INT64_MAX - offset - sent);
         if (want == 0) break;
+        passing_reads(&passing, offset + sent);
         bool much = whole && offset + sent + FILES_SPLICE_BYTES <= (uint64_t)about.st_size;
         ssize_t got = much ? splice_piece(served, want, offset + sent) : -1;
         if (got < 0) {
@@ -90,11 +94,16 @@ static void stream(struct served *served, uint64_t offset, uint64_t length) {
             if (got > 0) send_piece(served, (size_t)got);
         }
         if (got < 0) {
-            served_error(served, errno);
-            return;
+            error = errno;
+            break;
         }
         if (got == 0) break;
         sent += (uint64_t)got;
+    }
+    passing_end(&passing);
+    if (error) {
+        served_error(served, error);
+        return;
     }
     struct writer writer = answer_begin(served, CONTENT_END);
     put_u64(&writer, sent);
@@ -237,6 +246,7 @@ static int write_all(int fd, const uint8_t *bytes, size_t count) {
 
 /* Takes DATA up to END. After an error the rest is taken and dropped, so that the connection stays good. */
 static int take_content(struct served *served, int fd, int error) {
+    struct growing growing = {.next = FILES_BIG_BYTES};
     for (;;) {
         while (served->in_last - served->in_first < FRAME_HEAD_BYTES) served_receive(served);
         uint32_t left = peek_u32(served->in + served->in_first);
@@ -244,7 +254,10 @@ static int take_content(struct served *served, int fd, int error) {
         if (type == FILE_END ? left != 1 : type != FILE_DATA || left < 2 || left > FILES_PIECE_BYTES + 1)
             served_broken(served);
         served->in_first += FRAME_HEAD_BYTES;
-        if (type == FILE_END) return error;
+        if (type == FILE_END) {
+            growing_end(&growing);
+            return error;
+        }
         for (left--; left > 0;) {
             if (served->in_first == served->in_last) served_receive(served);
             size_t have = served->in_last - served->in_first, take = have < left ? have : left;
@@ -254,6 +267,7 @@ static int take_content(struct served *served, int fd, int error) {
                 served_error(served, error);
                 served_flush(served);
             }
+            if (!error) growing_wrote(&growing, fd, take);
             served->in_first += take;
             left -= (uint32_t)take;
         }

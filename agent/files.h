@@ -104,6 +104,27 @@ void walk_end(struct walk *walk);
 int tree_remove(int directory, const char *name, bool recursive);
 int tree_copy(const struct place *from, const struct place *to, bool recursive, bool keep, bool all);
 
+/* --- file_memory.c: big files, which memory does not hold -------------------------------------------------------- */
+
+struct growing { /* a file that is written; .next: FILES_BIG_BYTES */
+    uint64_t written, next; /* bytes; when to look again */
+    off_t at;               /* where the file was at the last look; 0: there was none */
+    uint8_t *first;         /* its beginning, mapped */
+    bool full;              /* its beginning goes: nothing more of it shall stay in memory */
+};
+
+struct passing { /* a file that is read */
+    int fd;
+    uint8_t *absent; /* 1 for each part that was not in memory */
+    size_t count, done;
+};
+
+void growing_wrote(struct growing *growing, int fd, size_t count);
+void growing_end(struct growing *growing);
+void passing_begin(struct passing *passing, int fd, uint64_t size);
+void passing_reads(struct passing *passing, uint64_t at);
+void passing_end(struct passing *passing);
+
 /* --- the requests ------------------------------------------------------------------------------------------------ */
 
 void file_list(struct served *served, struct reader *reader);

@@ -74,6 +74,9 @@
 #define FILES_PIECE_BYTES (256 * KIB)           /* most of a file in one frame, both ways */
 #define FILES_SPLICE_BYTES (64 * KIB)           /* more of a file than this is moved without a copy */
 #define FILES_AHEAD_BYTES MIB                   /* bigger files are told to the kernel as read from end to end */
+#define FILES_BIG_BYTES (64 * MIB)              /* of bigger files it is minded what of them stays in memory */
+#define FILES_LOOK_BYTES (16 * MIB)             /* written between two looks whether memory still takes it */
+#define FILES_PASSING_BYTES_MAX (16ull * 1024 * MIB) /* to look which parts of a file are in memory takes 4 ms per GiB */
 #define FILES_GATHER_BYTES (32 * KIB)           /* answers are gathered up to this, then sent */
 #define FILES_NAMES_BYTES_MAX (32 * MIB)        /* names of the directories that one walk is in */
 #define FILES_BATCH_BYTES (256 * KIB)           /* names taken at a time from a directory that is being removed */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -76,6 +77,14 @@ def _curl(*words: str) -> float:
     return (float(down) if int(received) >= BIG_BYTES else float(up)) / 1e6
 
 
+def _cold(source: Path, url: str) -> float:
+    """As `_curl`, of a file that is not in memory: what the disk gives. No goal stands on it."""
+    with source.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return _curl(url)
+
+
 def _ways(server: Server, sdk: Worker, nginx: str, source: Path) -> dict[str, Callable[[], float]]:
     """Each way of moving the big file once; megabytes per second."""
     opened = sdk.ask("opened")
@@ -94,6 +103,7 @@ def _ways(server: Server, sdk: Worker, nginx: str, source: Path) -> dict[str, Ca
         "upload, httpx to nginx": lambda: through_sdk("put", source=str(source), url=f"{nginx}/up/big"),
         "download, curl": lambda: _curl(*headers, ours),
         "download, curl from nginx": lambda: _curl(f"{nginx}/big"),
+        "download, curl from nginx, file on disk alone": lambda: _cold(source, f"{nginx}/big"),
         "download, SDK": lambda: through_sdk("download"),
         "download, httpx from nginx": lambda: through_sdk("get", url=f"{nginx}/big"),
     }

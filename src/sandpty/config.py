@@ -156,7 +156,6 @@ FILE_GZIP_LEVEL: Final = 1  # the link is rarely slower than the compressor at h
 MULTIPART_BOUNDARY_BYTES: Final = 200  # RFC 2046 allows 70
 MULTIPART_HEAD_BYTES: Final = 16 * 1024  # headers of one part: a path of 4 KiB, escaped, fits
 UPLOAD_FILES_MAX: Final = 10_000  # of one multipart body; their paths are remembered and answered
-UPLOAD_LINGER_S: Final = 30.0  # after an early answer the rest of an upload is read so long, so that the answer arrives
 COMPOSES_IN_PARALLEL: Final = 4  # each holds two files connections, and waits for the second holding the first
 COMPOSE_SOURCES_MAX: Final = 10_000  # files joined into one by one request
 WATCH_MESSAGE_BYTES: Final = 1024  # from a native client: the one word it may say has four

@@ -287,26 +287,27 @@ def test_the_signature_is_the_one_e2b_makes() -> None:
 
 def test_files_are_composed(envd: Envd, shared: Sandbox) -> None:
     """One after the other, the parts are gone, and what was there is replaced only by the whole."""
+    name = "w" * 255  # as long as names may be
     for i in range(3):
         shared.files.write(f"/tmp/part{i}", f"{i}" * 100_000)
-    body = {"source_paths": [f"/tmp/part{i}" for i in range(3)], "destination": "~/new/whole"}
+    body = {"source_paths": [f"/tmp/part{i}" for i in range(3)], "destination": f"~/new/{name}"}
     answer = httpx.post(f"{envd.url}/files/compose", json=body, headers=envd.headers, timeout=20)
-    assert answer.json() == {"path": "/home/user/new/whole", "name": "whole", "type": "file"}
-    assert shared.files.read("new/whole") == "0" * 100_000 + "1" * 100_000 + "2" * 100_000
+    assert answer.json() == {"path": f"/home/user/new/{name}", "name": name, "type": "file"}
+    assert shared.files.read(f"new/{name}") == "0" * 100_000 + "1" * 100_000 + "2" * 100_000
     assert not shared.files.exists("/tmp/part1")
-    assert shared.files.get_info("new/whole").owner == "user"
+    assert shared.files.get_info(f"new/{name}").owner == "user"
     for bad, status in [
         ({}, 400),
-        ({"source_paths": ["/tmp/none"], "destination": "new/whole"}, 404),
-        ({"source_paths": ["/tmp"], "destination": "new/whole"}, 400),
-        ({"source_paths": ["new/whole"], "destination": "new/whole"}, 400),
-        ({"source_paths": ["/home/user/./new/whole"], "destination": "new/whole"}, 400),
-        ({"source_paths": ["new/whole"], "destination": ""}, 400),
-        ({"source_paths": ["new/whole"], "destination": "x", "username": "nobody-here"}, 401),
+        ({"source_paths": ["/tmp/none"], "destination": f"new/{name}"}, 404),
+        ({"source_paths": ["/tmp"], "destination": f"new/{name}"}, 400),
+        ({"source_paths": [f"new/{name}"], "destination": f"new/{name}"}, 400),
+        ({"source_paths": [f"/home/user/./new/{name}"], "destination": f"new/{name}"}, 400),
+        ({"source_paths": [f"new/{name}"], "destination": ""}, 400),
+        ({"source_paths": [f"new/{name}"], "destination": "x", "username": "nobody-here"}, 401),
     ]:
         check_error(httpx.post(f"{envd.url}/files/compose", json=bad, headers=envd.headers), status)
-    assert len(shared.files.read("new/whole")) == 300_000
-    assert [entry.name for entry in shared.files.list("new")] == ["whole"]
+    assert len(shared.files.read(f"new/{name}")) == 300_000
+    assert [entry.name for entry in shared.files.list("new")] == [name]
 
 
 def test_metrics_and_environment_of_the_sandbox(envd: Envd, shared: Sandbox) -> None:

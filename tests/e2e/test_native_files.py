@@ -6,6 +6,8 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -65,6 +67,35 @@ async def test_a_big_file_passes_both_ways_in_pieces(box: Box) -> None:
         async for piece in response.aiter_bytes():
             back.update(piece)
     assert back.digest() == hashlib.sha256(content).digest()
+
+
+def read_from_disk(box: Box) -> int:
+    """Bytes that the kernel has read from the sandbox's disk so far."""
+    image = f"{box.server.data_dir}/sandboxes/{box.id}/disk.img"
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with suppress(OSError):
+            if backing.read_text().strip() == image:
+                return int((backing.parent.parent / "stat").read_text().split()[2]) * 512
+    raise AssertionError(f"no device has {image}")
+
+
+async def test_a_file_bigger_than_the_memory_is_mostly_read_from_memory(server: RunningServer) -> None:
+    """What was written last has not driven out what is read first: neither after the upload nor after a download."""
+    memory, size = 192 * MIB, 208 * MIB
+
+    async def zeros() -> AsyncIterator[bytes]:
+        for _ in range(size // MIB):
+            yield bytes(MIB)
+
+    async with sandbox(server, limits={"memory_mb": memory // MIB}) as own:
+        assert (await put(own, "/home/user/big", zeros())).status_code == 201
+        for _ in range(2):
+            before, count = read_from_disk(own), 0
+            async with own.api.stream("GET", f"{own.path}/files/content?path=/home/user/big") as response:
+                async for piece in response.aiter_raw():
+                    count += len(piece)
+            assert count == size
+            assert read_from_disk(own) - before < size // 2
 
 
 async def test_a_download_goes_on_where_it_was_cut_unless_the_file_is_another(box: Box) -> None:

@@ -185,7 +185,8 @@ async def _place(guest: Acting, path: str) -> str:
 
 async def _join(guest: Acting, source: Acting, paths: list[str], target: str) -> None:
     account = guest.account
-    unfinished = f"{target}.e2b-compose.{secrets.token_hex(8)}.tmp"
+    # Beside it, but not called after it: a name of 255 bytes leaves no room for more.
+    unfinished = f"{target.rpartition('/')[0]}/.e2b-compose.{secrets.token_hex(8)}.tmp"
     try:
         async with guest.files.create(
             unfinished, exclusive=True, parents=True, uid=account.uid, gid=account.gid
