@@ -46,10 +46,11 @@ def test_the_generator_says_when_it_is_not(tmp_path: Path) -> None:
 
 
 def test_importing_the_package_loads_no_server_and_no_sdk() -> None:
-    """`import sandpty` is free; the SDK brings the client's libraries and none of the server's."""
+    """`import sandpty` is free; the SDK brings the client's libraries, the blocking one no event loop."""
     program = (
         "import sys, sandpty; early = [name for name in ('httpx', 'asyncio', 'sandpty.sdk') if name in sys.modules];"
-        "from sandpty import Sandbox, AsyncSandbox, PtySize;"
+        "from sandpty import Sandbox; early += [n for n in ('httpx', 'asyncio', 'ssl') if n in sys.modules];"
+        "from sandpty import AsyncSandbox, PtySize;"
         "late = [n for n in ('aiohttp', 'msgspec', 'uvloop', 'sandpty.server') if n in sys.modules];"
         "print(early, late)"
     )

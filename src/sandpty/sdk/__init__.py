@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from sandpty.sdk._sync.terminal import Terminal
     from sandpty.sdk._sync.terminals import SandboxTerminalConnection, SandboxTerminalHandle, SandboxTerminals
     from sandpty.sdk._sync.watch import WatchHandle
+    from sandpty.sdk.async_sandbox import AsyncSandbox
+    from sandpty.sdk.blocking_sandbox import Sandbox
     from sandpty.sdk.exceptions import (
         CommandExitError,
         DirectoryThereError,
@@ -64,7 +66,6 @@ if TYPE_CHECKING:
     )
     from sandpty.sdk.file_values import EntryInfo, FilesystemEvent, FilesystemEventType, FileType, WriteEntry
     from sandpty.sdk.forwarding import BlockingPortForward, PortForward
-    from sandpty.sdk.sandboxes import AsyncSandbox, Sandbox
     from sandpty.sdk.terminal_values import (
         SandboxTerminalCreateParams,
         SandboxTerminalExitEvent,
@@ -109,6 +110,8 @@ _NAMES = {
     "sdk._sync.terminal": ("Terminal",),
     "sdk._sync.terminals": ("SandboxTerminalConnection", "SandboxTerminalHandle", "SandboxTerminals"),
     "sdk._sync.watch": ("WatchHandle",),
+    "sdk.async_sandbox": ("AsyncSandbox",),
+    "sdk.blocking_sandbox": ("Sandbox",),
     "sdk.exceptions": (
         "CommandExitError",
         "DirectoryThereError",
@@ -122,7 +125,6 @@ _NAMES = {
     ),
     "sdk.file_values": ("EntryInfo", "FilesystemEvent", "FilesystemEventType", "FileType", "WriteEntry"),
     "sdk.forwarding": ("BlockingPortForward", "PortForward"),
-    "sdk.sandboxes": ("AsyncSandbox", "Sandbox"),
     "sdk.terminal_values": (
         "SandboxTerminalCreateParams",
         "SandboxTerminalExitEvent",

@@ -14,9 +14,9 @@ from types import TracebackType
 from sandpty.sdk._async.client import AsyncClient
 from sandpty.sdk._async.port import PIECE_BYTES, AsyncPortConnection
 from sandpty.sdk._blocking import JOIN_TIMEOUT_S
+from sandpty.sdk.settings import LOCAL_HOST
 from sandpty.wire.errors import SandptyError
 
-LOCAL_HOST = "127.0.0.1"
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close() sends RST
 
 

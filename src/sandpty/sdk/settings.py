@@ -8,6 +8,7 @@ from urllib.parse import SplitResult, urlsplit
 from sandpty.wire.errors import SandptyError
 
 DEFAULT_URL = "http://127.0.0.1:3980"
+LOCAL_HOST = "127.0.0.1"  # where forwarded ports listen
 
 
 def server_from_environment(url: str | None, api_key: str | None) -> tuple[str, str]:

@@ -1,15 +1,16 @@
-"""The two flavours by the names that programs use: `Sandbox` blocks, `AsyncSandbox` is awaited."""
+"""`Sandbox`, which blocks. Its asynchronous sister is loaded by who wants her."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NoReturn
+from typing import TYPE_CHECKING
 
-from sandpty.sdk._async.client import AsyncClient
-from sandpty.sdk._async.sandbox import AsyncSandboxBase
 from sandpty.sdk._sync.client import OnTimeout
 from sandpty.sdk._sync.sandbox import TIMEOUT_S, SandboxBase
-from sandpty.sdk.forwarding import LOCAL_HOST, BlockingPortForward, PortForward
+from sandpty.sdk.settings import LOCAL_HOST
+
+if TYPE_CHECKING:
+    from sandpty.sdk.forwarding import BlockingPortForward
 
 
 class Sandbox(SandboxBase):
@@ -65,23 +66,9 @@ class Sandbox(SandboxBase):
         with sandbox.forward_port(8000) as forward:
             ...  # http://127.0.0.1:{forward.port}/
         """
+        # It is carried by an event loop, in a thread: loaded when it is wanted.
+        from sandpty.sdk._async.client import AsyncClient
+        from sandpty.sdk.forwarding import BlockingPortForward, PortForward
+
         client = AsyncClient(self._client.url, self._client._api_key)  # each connection is its own: nothing to close
         return BlockingPortForward(PortForward(client, self.info.id, port, local_port, host=host))
-
-
-class AsyncSandbox(AsyncSandboxBase):
-    """A sandbox: `await AsyncSandbox.create()`, or `async with await AsyncSandbox.create() as sandbox:`.
-
-    All that `Sandbox` has, awaited; `help(sandpty.Sandbox)` says what there is.
-    """
-
-    def __init__(self, *_: object, **__: object) -> NoReturn:
-        raise TypeError("an asynchronous sandbox is made with `await AsyncSandbox.create()`")
-
-    def forward_port(self, port: int, local_port: int = 0, *, host: str = LOCAL_HOST) -> PortForward:
-        """What listens on that port in the sandbox, loopback included, as a port of this machine; 0: any free one.
-
-        async with sandbox.forward_port(8000) as forward:
-            ...  # http://127.0.0.1:{forward.port}/
-        """
-        return PortForward(self._client, self.info.id, port, local_port, host=host)
