@@ -323,3 +323,13 @@ def test_nobody_takes_what_is_left_for_the_others() -> None:
     assert min(taken) == config.EGRESS_OWN_PER_GUEST
     assert sum(taken) <= config.EGRESS_CONNECTIONS_MAX + 64 * config.EGRESS_OWN_PER_GUEST
     assert not guest.full
+
+
+def test_certificates_without_end_are_not_made() -> None:
+    """For one sandbox that names host after host below its wildcard."""
+    guests = Guests()
+    guests.set(GuestRules(address="10.0.0.1", headers={"*.wild.test": {"X": "y"}}))
+    guest = guests.get("10.0.0.1")
+    assert guest is not None
+    granted = sum(guest.may_have_leaf() for _ in range(10_000))
+    assert config.EGRESS_LEAVES_PER_S <= granted < 10_000

@@ -31,6 +31,10 @@ class Authority:
         self._key = signing.new_key()
         self._contexts: dict[str, tuple[datetime.datetime, ssl.SSLContext]] = {}
 
+    def has(self, name: str) -> bool:
+        """Whether nothing has to be made for that host."""
+        return name in self._contexts
+
     def context(self, name: str) -> ssl.SSLContext:
         """For a server that is `name` (in normal form) to a sandbox."""
         until, context = self._contexts.pop(name, (signing.now(), None))

@@ -51,6 +51,7 @@ class Guest:
         self._reached: dict[str, tuple[str, float]] = {}  # address -> the name it stands for, until when
         self._open: set[Open] = set()
         self._wide = self._shared = self._inspected = 0
+        self._leaf_second = self._leaves = 0
         self._take(rules)
 
     def _take(self, rules: GuestRules) -> None:
@@ -143,6 +144,14 @@ class Guest:
             self._wide -= connection.wide
             self._shared -= shared
             self._share.left += shared
+
+    def may_have_leaf(self) -> bool:
+        """Whether another certificate may be made for it: each takes milliseconds that are everybody's."""
+        second = int(time.monotonic())
+        if second != self._leaf_second:
+            self._leaf_second, self._leaves = second, 0
+        self._leaves += 1
+        return self._leaves <= config.EGRESS_LEAVES_PER_S
 
     @contextmanager
     def inspecting(self) -> Iterator[bool]:

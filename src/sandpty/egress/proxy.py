@@ -206,6 +206,8 @@ class Proxy:
         with guest.inspecting() as granted:
             if not granted:
                 raise RefusedError("too many connections are looked into already")
+            if not (self._authority.has(name) or guest.may_have_leaf()):
+                raise RefusedError("too many certificates are made for it already")
             streams = (client.reader, client.writer)
             context = self._authority.context(name)
             client.connection.name = name

@@ -17,6 +17,7 @@ import msgspec
 
 from sandpty import config
 from sandpty.certificates.store import write
+from sandpty.isolation.failures import failure
 from sandpty.supervisor.service import OwnerArgs
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.network_policy import HEADER_VALUE_BYTES_MAX, is_header_value
@@ -122,11 +123,11 @@ class TeamSecrets:
         return {}
 
     def _keep(self, secrets: dict[str, Kept]) -> None:
-        """Raises no_space, after which nothing has changed."""
+        """Raises no_space, runtime_failed, after which nothing has changed."""
         try:
             write(self._path, msgspec.json.encode(_File(list(secrets.values()))), 0o600)
         except OSError as error:
-            raise SandptyError("no_space", f"secrets cannot be kept: {error.strerror}") from error
+            raise failure("the secret could not be written down", error) from error
         self._kept = secrets
 
     async def _tell(self, kept: Kept) -> None:
