@@ -7,6 +7,7 @@ another copy belongs to the range of the sandbox that wrote it, and needs a name
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import threading
@@ -15,15 +16,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sandpty import config
-from sandpty.isolation import disk, merging, overlay
-from sandpty.isolation.driver import MERGED_BASE, Copy, Plan
+from sandpty.isolation import disk, merging, overlay, syscalls
+from sandpty.isolation.driver import MERGED_BASE, Copy, Plan, Started
+from sandpty.isolation.failures import failure
+from sandpty.isolation.idmap import range_of
 from sandpty.isolation.slots import Slots
+from sandpty.wire.errors import SandptyError
 
 
 class Copies:
-    """`place`: a directory for mount points, which nobody else uses. Methods that say so block, and raise OSError."""
+    """`place`: a directory for mount points of ours. Coroutines raise SandptyError, the others OSError."""
 
-    def __init__(self, disks: disk.Disk, slots: Slots, place: Path) -> None:
+    def __init__(self, tag: str, disks: disk.Disk, slots: Slots, place: Path) -> None:
+        self._tag = tag
         self._disks = disks
         self._slots = slots
         self._place = place
@@ -71,10 +76,35 @@ class Copies:
                 _unmount(mountpoint)
         self._disks.forget_copy(directory)
 
+    # --- make ---
+
+    async def copy(self, plan: Plan, started: Started, directory: Path) -> Copy:
+        """See Driver.copy."""
+        try:
+            await asyncio.to_thread(_copy, plan, started, directory)
+        except OSError as error:
+            raise failure("the disk cannot be copied", error) from error
+        return Copy(directory, range_of(self._tag, plan.slot).base, plan.id)
+
+    async def take(self, plan: Plan, directory: Path) -> Copy:
+        """See Driver.take."""
+        try:
+            await asyncio.to_thread(disk.take, plan.directory, directory)
+        except OSError as error:
+            raise failure("the disk cannot be taken", error) from error
+        return Copy(directory, range_of(self._tag, plan.slot).base, plan.id)
+
     async def merge(self, copies: Sequence[Copy], directory: Path, *, layers: int, disk_mb: int) -> Copy:
         """See Driver.merge."""
         await merging.run(directory, 2 * disk_mb, layers, copies)
         return Copy(directory, MERGED_BASE, copies[0].sandbox_id)
+
+    async def sync(self, directory: Path) -> None:
+        """See Driver.sync_copy."""
+        try:
+            await asyncio.to_thread(disk.sync, directory)
+        except OSError as error:
+            raise SandptyError("no_space", f"the copy cannot be written out: {error.strerror}") from error
 
     def close(self) -> None:
         """Unmount all."""
@@ -82,6 +112,19 @@ class Copies:
             for mountpoint in self._mounted.values():
                 _unmount(mountpoint)
             self._mounted.clear()
+
+
+def _copy(plan: Plan, started: Started, directory: Path) -> None:
+    if started.pid:
+        # Of its overlay, and so of the disk below it. Opened through init's root, which no guest can change.
+        root = os.open(f"/proc/{started.pid}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            syscalls.syncfs(root)
+        finally:
+            os.close(root)
+    else:
+        disk.wait_released(plan.directory)
+    disk.copy(plan.directory, directory)
 
 
 def _unmount(mountpoint: Path) -> None:

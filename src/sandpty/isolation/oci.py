@@ -87,7 +87,7 @@ class OciDriver:
             background=background,
             launchers=self._own_groups,
         )
-        self._copies = Copies(self._disk, self._slots, self._stage / "copies")
+        self._copies = Copies(self._tag, self._disk, self._slots, self._stage / "copies")
         self._volumes = Volumes(self._disk, self._slots, self._stage)
         self.outward = Outward(self._network, self._slots, data)
         self._profile: dict[str, Any] | None = None
@@ -332,39 +332,16 @@ class OciDriver:
     # --- copies ---
 
     async def copy(self, plan: Plan, started: Started, directory: Path) -> Copy:
-        try:
-            await asyncio.to_thread(self._copy, plan, started, directory)
-        except OSError as error:
-            raise failure("the disk cannot be copied", error) from error
-        return Copy(directory, range_of(self._tag, plan.slot).base, plan.id)
-
-    def _copy(self, plan: Plan, started: Started, directory: Path) -> None:
-        if started.pid:
-            # Of its overlay, and so of the disk below it. Opened through init's root, which no guest can change.
-            root = os.open(f"/proc/{started.pid}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                syscalls.syncfs(root)
-            finally:
-                os.close(root)
-        else:
-            disk.wait_released(plan.directory)
-        disk.copy(plan.directory, directory)
+        return await self._copies.copy(plan, started, directory)
 
     async def take(self, plan: Plan, directory: Path) -> Copy:
-        try:
-            await asyncio.to_thread(disk.take, plan.directory, directory)
-        except OSError as error:
-            raise failure("the disk cannot be taken", error) from error
-        return Copy(directory, range_of(self._tag, plan.slot).base, plan.id)
+        return await self._copies.take(plan, directory)
 
     async def merge(self, copies: Sequence[Copy], directory: Path, *, layers: int, disk_mb: int) -> Copy:
         return await self._copies.merge(copies, directory, layers=layers, disk_mb=disk_mb)
 
     async def sync_copy(self, directory: Path) -> None:
-        try:
-            await asyncio.to_thread(disk.sync, directory)
-        except OSError as error:
-            raise SandptyError("no_space", f"the copy cannot be written out: {error.strerror}") from error
+        await self._copies.sync(directory)
 
     def forget_copy(self, directory: Path) -> None:
         self._copies.forget(directory)
