@@ -128,6 +128,71 @@ def test_a_sandbox_reaches_a_port_here(ssh: Client, box: str, tmp_path: Path) ->
         served.shutdown()
 
 
+INSTALLS = """set -e
+mkdir -p ~/.editor-server/bin
+cat >~/.editor-server/bin/serve.py <<'end'
+import os, socket, threading
+def echo(connection):
+    connection.sendall(b"hello ")
+    while data := connection.recv(65536):
+        connection.sendall(data)
+    connection.close()
+for server in (socket.socket(socket.AF_UNIX), socket.create_server(("127.0.0.1", 0))):
+    if server.family == socket.AF_UNIX:
+        server.bind(os.path.expanduser("~/.editor-server/socket"))
+        server.listen()
+    else:
+        print("listening on", server.getsockname()[1], flush=True)
+    def serve(server=server):
+        while True:
+            threading.Thread(target=echo, args=(server.accept()[0],)).start()
+    threading.Thread(target=serve).start()
+end
+nohup python3 ~/.editor-server/bin/serve.py >~/.editor-server/log 2>&1 </dev/null &
+until grep -q listening ~/.editor-server/log; do read -t 0.05 <> <(:) || :; done
+cat ~/.editor-server/log
+"""
+
+
+def test_an_editor_installs_its_server_and_talks_to_it(ssh: Client, box: str, tmp_path: Path) -> None:
+    """As Remote-SSH does: a script for `bash` without a terminal, then its server's port, or its unix socket."""
+    said = ssh.out("-T", box, "bash", stdin=INSTALLS.encode()).decode()
+    port = said.split()[-1]
+    data = os.urandom(500_000)
+    assert ssh.out("-W", f"localhost:{port}", box, stdin=data) == b"hello " + data
+    here, refused = tmp_path / "here.sock", tmp_path / "refused.sock"
+    words = ("-L", f"{here}:.editor-server/socket", "-L", f"{refused}:/etc/passwd", "-o", "LogLevel=INFO")
+    with ssh.running("-N", *words, box) as process:
+        until_sync(here.exists, TIMEOUT_S, "it listens")
+        for _ in range(2):
+            assert _through(here, data) == b"hello " + data
+        assert _through(refused, b"x") == b""
+        process.terminate()
+        assert process.stderr is not None
+        assert b"Permission denied" in process.stderr.read()
+    until_sync(lambda: "shutdown(socket.SHUT_WR)" not in ssh.cli("ps", box.partition("@")[0]).stdout, TIMEOUT_S)
+
+
+def _through(path: Path, data: bytes) -> bytes:
+    """What a unix socket says to `data`, to its end."""
+    said = b""
+    with socket.socket(socket.AF_UNIX) as connection, suppress(ConnectionError, BrokenPipeError):
+        connection.settimeout(TIMEOUT_S)
+        connection.connect(str(path))
+        sender = threading.Thread(target=_send, args=(connection, data))
+        sender.start()
+        while more := connection.recv(65536):
+            said += more
+        sender.join(TIMEOUT_S)
+    return said
+
+
+def _send(connection: socket.socket, data: bytes) -> None:
+    with suppress(OSError):
+        connection.sendall(data)
+        connection.shutdown(socket.SHUT_WR)
+
+
 # --- strangers ---
 
 

@@ -16,12 +16,12 @@ from contextlib import AbstractContextManager
 
 import asyncssh
 from asyncssh.constants import OPEN_CONNECT_FAILED
-from asyncssh.stream import SSHReader, SSHTCPStreamSession, SSHWriter
+from asyncssh.stream import SSHReader, SSHTCPStreamSession, SSHUNIXStreamSession, SSHWriter
 
 from sandpty import config
 from sandpty.server.auth import Principal
 from sandpty.server.context import Context
-from sandpty.server.dialects.ssh import guest_command
+from sandpty.server.dialects.ssh import guest_command, unix_sockets
 from sandpty.server.dialects.ssh.background import Background
 from sandpty.server.dialects.ssh.login import Login
 from sandpty.server.dialects.ssh.transport import Connection
@@ -69,6 +69,22 @@ class Forwarding:
             await self._carry(sandbox, streams, reader, writer)
 
         return SSHTCPStreamSession[bytes](carry)
+
+    async def connect_unix(self, path: str) -> asyncssh.SSHUNIXSession[bytes]:
+        """For a `direct-streamlocal` channel. Raises ChannelOpenError with words for a person."""
+        try:
+            if self._login.read_only:
+                raise SandptyError("read_only", "+ro may only look")
+            sandbox = await self._sandbox()
+            attached = await unix_sockets.connect(sandbox, self._login.user or default_user(sandbox), path)
+        except SandptyError as error:
+            raise asyncssh.ChannelOpenError(OPEN_CONNECT_FAILED, error.message) from error
+
+        async def carry(reader: SSHReader[bytes], writer: SSHWriter[bytes]) -> None:
+            with self.cutting(sandbox, attached.close):
+                await unix_sockets.carry(attached, self._connection, reader, writer)
+
+        return SSHUNIXStreamSession[bytes](carry)
 
     async def _reach(self, sandbox: Sandbox, host: str, port: int) -> _Streams:
         sockets = self._context.guest_sockets

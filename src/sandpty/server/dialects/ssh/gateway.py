@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Awaitable
 
 import asyncssh
-from asyncssh.channel import SSHTCPChannel
+from asyncssh.channel import SSHTCPChannel, SSHUNIXChannel
 from asyncssh.constants import OPEN_CONNECT_FAILED
 
 from sandpty import config
@@ -223,6 +223,16 @@ class Client(asyncssh.SSHServer):
             raise asyncssh.ChannelOpenError(OPEN_CONNECT_FAILED, error.message) from error
         channel: SSHTCPChannel[bytes] = self.connection.create_tcp_channel(window=config.SSH_FORWARD_WINDOW_BYTES)
         return channel, forwarding.connect(dest_host, dest_port)
+
+    def unix_connection_requested(
+        self, dest_path: str
+    ) -> tuple[SSHUNIXChannel[bytes], Awaitable[asyncssh.SSHUNIXSession[bytes]]]:
+        try:
+            forwarding = self._forward()
+        except SandptyError as error:
+            raise asyncssh.ChannelOpenError(OPEN_CONNECT_FAILED, error.message) from error
+        channel: SSHUNIXChannel[bytes] = self.connection.create_unix_channel(window=config.SSH_FORWARD_WINDOW_BYTES)
+        return channel, forwarding.connect_unix(dest_path)
 
     def server_requested(  # type: ignore[override]
         self, listen_host: str, listen_port: int
