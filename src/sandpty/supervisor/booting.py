@@ -49,6 +49,8 @@ class Booting:
     async def boot_again(self, entry: Entry, end_at: float) -> None:
         """On the files of an earlier boot, with a new boot id, until `end_at`. If it fails it is stopped, as before."""
         async with self.turn:
+            if entry.meta.pid:  # the pause could not end it
+                await self._driver.stop(entry.plan, entry.meta.started)
             entry.meta.boot_id = str(uuid.uuid4())
             try:
                 await self.boot(entry)

@@ -77,11 +77,14 @@ class Pausing:
         meta = entry.meta
         entry.change(phase="stopped", end_at=_ended_now(entry))
         entry.unfollow()
-        await self._driver.stop(entry.plan, meta.started)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(meta.socket)
-        meta.pid = meta.start_time = 0  # not written: whoever adopts it looks what of it still runs
-        return self._sandboxes.tell(entry, "paused to disk")
+        try:
+            await self._driver.stop(entry.plan, meta.started)
+            meta.pid = meta.start_time = 0  # not written: whoever adopts it looks what of it still runs
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(meta.socket)
+            sandbox = self._sandboxes.tell(entry, "paused to disk")  # as it is written; a resume ends what is left
+        return sandbox
 
     async def resume(self, sandbox_id: str, end_at: float, memory: bool = True) -> Sandbox:
         """Thaw, or (not `memory`, or paused without) start again from the kept files with a new boot id.
