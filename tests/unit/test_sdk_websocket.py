@@ -84,6 +84,19 @@ def test_messages_are_the_same_however_they_are_cut() -> None:
         frame(BINARY, bytes(MAX_FRAME_BYTES), is_last=False) + frame(0, b"1"),
         frame(TEXT, b"\xff"),
     ],
+    ids=[
+        "masked",
+        "extension",
+        "kind-3",
+        "kind-11",
+        "of-nothing",
+        "unfinished",
+        "half-ping",
+        "long-ping",
+        "too-long",
+        "too-long-in-pieces",
+        "not-utf-8",
+    ],  # named, because a mask is random
 )
 def test_what_is_no_websockets_is_refused(stream: bytes) -> None:
     """By name, whatever it is; nothing is kept of what is too long."""
