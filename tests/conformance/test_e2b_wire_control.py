@@ -115,7 +115,6 @@ def test_refreshes_extend_a_life(server: RunningServer, key: dict[str, str], san
         ("GET", "/v2/nothing"),
         ("GET", f"/volumes/{UNKNOWN}"),
         ("DELETE", f"/volumes/{UNKNOWN}"),
-        ("GET", "/secrets"),
     ],
 )
 def test_what_is_not_there_is_a_json_404(server: RunningServer, key: dict[str, str], method: str, path: str) -> None:

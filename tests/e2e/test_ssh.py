@@ -226,7 +226,8 @@ def test_a_second_window_is_a_second_terminal(ssh: Client, box: str) -> None:
     """Only a terminal that nobody looks at is come back to; `new` never comes back."""
     with person(ssh, box) as one, person(ssh, with_words(box, "new")) as two:
         for each in (one, two):
-            each.until(r"\$ ")
+            each.until(r"\$ ")  # both, before one ends: its number would be free
+        for each in (one, two):
             each.type("tty; exit\r")
         first, second = (each.until(r"/dev/pts/\d+") for each in (one, two))
         assert first[0] != second[0]
