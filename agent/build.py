@@ -76,8 +76,9 @@ def _run(command: Sequence[str], output: Path, cache: Path) -> None:
     # Beside the target, then renamed: whoever runs the old binary keeps it, and nobody ever sees half of the new one.
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".agent-") as scratch:
         made = Path(scratch) / output.name
+        # Of a compiler below the working directory zig keeps other C libraries than of the same one elsewhere.
         result = subprocess.run(
-            [*command, "-o", str(made)], env=environment, capture_output=True, text=True, check=False
+            [*command, "-o", str(made.absolute())], env=environment, cwd="/", capture_output=True, text=True, check=False
         )
         if result.returncode != 0:
             raise RuntimeError(f"compiling the agent failed:\n{' '.join(command)}\n{result.stderr}")
