@@ -6,7 +6,9 @@ import asyncio
 import errno
 import os
 import socket
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +25,13 @@ from sandpty.supervisor.template_records import TemplateRecords
 from sandpty.templates.catalog import Catalog, Ready
 from sandpty.wire.verbs import CreateArgs
 from tests.waiting import until
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    """Short: paths of sockets have at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="sp-", dir="/tmp") as directory:
+        yield Path(directory)
 
 
 class Failing:
@@ -50,18 +59,18 @@ class Failing:
 
 
 async def test_a_create_that_fails_in_an_unforeseen_way_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No entry that takes a place of the host's for ever, no directory, no slot; also if they cannot go at once."""
     monkeypatch.setattr(lifecycle, "END_AGAIN_S", 0.0)
     driver = Failing()
     async with Background() as background:
-        sandboxes = _sandboxes(tmp_path, driver, background)
+        sandboxes = _sandboxes(root, driver, background)
         args: dict[str, Any] = {"template": "host-usr", "end_at": time.time() + 60}
         with pytest.raises(RuntimeError):
             await sandboxes.create(CreateArgs(**args), lambda template, asked: None)
         await until(lambda: not sandboxes.entries, 30)
-        assert list(DataDir(tmp_path).sandboxes.iterdir()) == []
+        assert list(DataDir(root).sandboxes.iterdir()) == []
         assert driver.destroyed == [7]
 
 
@@ -90,11 +99,11 @@ class Enduring(Failing):
                 await agent.wait()
 
 
-async def test_a_sandbox_whose_pause_could_not_end_it_is_ended_before_it_runs_again(tmp_path: Path) -> None:
+async def test_a_sandbox_whose_pause_could_not_end_it_is_ended_before_it_runs_again(root: Path) -> None:
     """It is told as paused, as it is written down; never do two agents write to the same files."""
     driver = Enduring()
     async with Background() as background:
-        sandboxes = _sandboxes(tmp_path, driver, background)
+        sandboxes = _sandboxes(root, driver, background)
         args: dict[str, Any] = {"template": "host-usr", "end_at": time.time() + 60}
         made = await sandboxes.create(CreateArgs(**args), lambda template, asked: None)
         try:
