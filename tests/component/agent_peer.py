@@ -39,6 +39,7 @@ from sandpty.wire.frames import (
 )
 
 TIMEOUT_S = 10.0
+RECEIVE_BYTES = 256 * 1024  # a peer takes this much at once, before it has looked at any of it
 T = TypeVar("T")
 PTY = StartFlags.PTY
 PIPES = StartFlags(0)
@@ -112,7 +113,7 @@ class Peer:
                 raise TimeoutError("no frame from the agent")
             self.socket.settimeout(left)
             try:
-                data = self.socket.recv(1 << 18)
+                data = self.socket.recv(RECEIVE_BYTES)
             except ConnectionResetError:
                 data = b""
             if not data:
