@@ -266,6 +266,7 @@ TAG_ASSIGNMENTS_PAGE: Final = 50
 LAYERS_MAX: Final = 2000  # per team, kept for builds to come
 LAYERS_BYTES_MAX: Final = 64 * 1024**3  # per team, of those that are kept for builds to come
 LAYER_UNUSED_S: Final = 14 * 86_400.0  # then nobody will build on it, or copy the files of an upload, any more
+LAYER_HELD_S: Final = 600.0  # a build goes on with its layer so soon, or has it written down: see BUILD_READY_TIMEOUT_S
 LAYER_TOUCH_S: Final = 3600.0  # how well it is remembered on the disk when a layer was last asked for
 LAYER_SEAL_TIMEOUT_S: Final = 900.0  # for a layer to be kept: written out, and perhaps merged with those below
 LAYERS_DEEP_MAX: Final = 8  # of one build before they are merged: each is a mount at every start

@@ -267,6 +267,21 @@ async def test_builds_of_one_name_at_once_are_builds_of_one_template(team: httpx
     assert found["buildStatus"] == "ready"
 
 
+async def test_builds_of_the_same_steps_at_once_take_nothing_from_each_other(team: httpx.AsyncClient) -> None:
+    """One that makes a layer anew while another, which has made the same one, is not over yet: both templates work."""
+    step = run("echo same > /srv/same", "root")
+    slow = await begin(team, "same-slow", step, startCmd="sleep 1000", readyCmd="sleep 1")
+
+    async def has_its_layer() -> bool:
+        return "ready command" in (await team.get(f"{slow}/status")).text
+
+    await until(has_its_layer, WAIT_S)
+    quick = await begin(team, "same-quick", step, force=True)
+    for path in (quick, slow):
+        assert (await ended(team, path))["status"] == "ready"
+    assert [await output(team, name, "cat /srv/same") for name in ("same-slow", "same-quick")] == ["same\n"] * 2
+
+
 async def test_what_several_sandboxes_stand_on_becomes_one_copy(
     builder: RunningServer, team: httpx.AsyncClient
 ) -> None:

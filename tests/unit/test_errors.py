@@ -49,6 +49,13 @@ def test_every_error_of_an_agent_has_a_reason(code: AgentErrorCode) -> None:
         assert error.reason.name != "internal"
 
 
+def test_an_error_is_never_without_words() -> None:
+    """Also when whoever said it, such as a hostile agent, said nothing: then the reason's name is better than none."""
+    assert str(agent_error(AgentError(AgentErrorCode.LIMIT, ""))) == "limit"
+    error = SandptyError("no_such_image", "")
+    assert error.message == str(error) == "no such image"
+
+
 def test_an_unknown_code_of_an_agent_is_internal() -> None:
     """A newer or hostile agent's code does not crash the lookup."""
     assert agent_error(AgentError(60_000, "?")).reason.name == "internal"

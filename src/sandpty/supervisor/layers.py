@@ -48,11 +48,16 @@ class Layers:
         return sorted(mine, key=lambda kept: -kept.used_at)
 
     def make_room(self, owner: str) -> None:
-        """Drop the owner's layers that are old or too many, and those that were made anew."""
+        """Drop the owner's layers that are old or too many, and those that were made anew.
+
+        Not at once: two builds of the same steps make the same layer, and each goes on with its own.
+        """
         total, now, keys = 0, time.time(), set[str]()
         for number, kept in enumerate(self._of(owner)):
             total += kept.size_bytes
-            old = kept.layer in keys or now - kept.used_at > config.LAYER_UNUSED_S
+            unused_s = now - kept.used_at
+            again = kept.layer in keys and unused_s > config.LAYER_HELD_S
             keys.add(kept.layer)
-            if old or total > config.LAYERS_BYTES_MAX or number >= config.LAYERS_MAX:
+            too_many = number > 0 and (total > config.LAYERS_BYTES_MAX or number >= config.LAYERS_MAX)
+            if again or too_many or unused_s > config.LAYER_UNUSED_S:
                 self._snapshots.drop(kept.id)

@@ -113,9 +113,10 @@ REASONS: dict[str, Reason] = _table(
 
 
 class SandptyError(Exception):
-    """An error that may cross the wire: a reason from the table and a message for a person."""
+    """An error that may cross the wire: a reason from the table and a message for a person, which is never empty."""
 
     def __init__(self, reason: str, message: str) -> None:
+        message = message or reason.replace("_", " ")  # others' words, such as an agent's, may be none
         super().__init__(message)
         self.reason = REASONS[reason]
         self.message = message

@@ -104,4 +104,9 @@ const checks = {
 }
 
 const name = process.argv[2]
-await checks[name]()
+try {
+  await checks[name]()
+} catch (error) {
+  console.error(error.message) // a BuildError's stack is the line of the step, without the message
+  throw error
+}
