@@ -7,7 +7,8 @@ import logging
 import os
 
 from sandpty.config import DataDir
-from sandpty.isolation.driver import Driver, Plan, Started
+from sandpty.isolation import process_table
+from sandpty.isolation.driver import Driver, Started, TierRefusedError
 from sandpty.supervisor import state
 from sandpty.supervisor.entry import Entry
 from sandpty.supervisor.lifecycle import Sandboxes
@@ -17,19 +18,45 @@ from sandpty.wire.errors import SandptyError
 log = logging.getLogger(__name__)
 
 
+def refuse_beside_others(data: DataDir, driver: Driver) -> None:
+    """Raises TierRefusedError while sandboxes of another tier run: only that tier can end or pause them in time."""
+    running: dict[str, int] = {}
+    for directory in data.sandboxes.iterdir():
+        with contextlib.suppress(OSError):
+            meta = state.read(directory)
+            if meta is not None and meta.tier != driver.name and _runs(meta):
+                running[meta.tier] = running.get(meta.tier, 0) + 1
+    for tier, count in running.items():
+        raise TierRefusedError(
+            f"sandboxes of the isolation `{tier}` still run here ({count}): start with `--isolation {tier}`, and "
+            f"pause them to disk or end them (`sandpty down`) before you change it"
+        )
+
+
+def _runs(meta: state.Meta) -> bool:
+    return meta.pid > 0 and meta.host_boot_id == state.host_boot_id() and process_table.is_alive(meta.started)
+
+
 async def adopt_all(data: DataDir, driver: Driver, sandboxes: Sandboxes, pool: Pool) -> None:
-    """Take over what an earlier supervisor left. What cannot be taken over is removed; nothing is left half made."""
+    """Take over what an earlier supervisor left. What is half made is removed; what is of another tier is kept."""
     for directory in sorted(data.sandboxes.iterdir()):
         try:
             meta = state.read(directory)
         except OSError as error:  # it may be another time
             log.error("sandbox %s cannot be read and is left alone: %s", directory.name, error)
             continue
-        if meta is None or meta.tier != driver.name or meta.id != directory.name:
-            log.warning("removing %s: it is not a complete sandbox of this tier", directory.name)
-            await _remove_remains(driver, sandboxes, directory.name, meta, directory)
+        if meta is None or meta.id != directory.name:
+            log.warning("removing %s: it is not a complete sandbox", directory.name)
+            sandboxes.trash.take(directory)
+            continue
+        if meta.tier != driver.name and meta.phase != "stopped":
+            log.warning("sandbox %s (%s) did not survive, and is left for its own tier", meta.id, meta.tier)
             continue
         entry = sandboxes.entries[meta.id] = Entry(meta, directory)
+        if meta.tier != driver.name:
+            meta.pid = meta.start_time = 0
+            log.info("kept %s (paused to disk; it needs --isolation %s)", meta.id, meta.tier)
+            continue
         try:
             await _adopt(driver, sandboxes, pool, entry)
         except (OSError, SandptyError) as error:
@@ -63,15 +90,6 @@ async def _adopt(driver: Driver, sandboxes: Sandboxes, pool: Pool, entry: Entry)
     else:
         await (driver.freeze if meta.phase == "frozen" else driver.thaw)(entry.plan)
         log.info("adopted %s pid=%d %s", meta.id, meta.pid, meta.phase)
-
-
-async def _remove_remains(
-    driver: Driver, sandboxes: Sandboxes, sandbox_id: str, meta: state.Meta | None, directory: object
-) -> None:
-    if meta is not None and meta.tier == driver.name:
-        plan: Plan = meta.plan(sandboxes.directory_of(sandbox_id))
-        await driver.stop(plan, meta.started)
-    sandboxes.trash.take(sandboxes.directory_of(sandbox_id))
 
 
 def _remove_stray_sockets(data: DataDir, sandboxes: Sandboxes) -> None:

@@ -81,6 +81,13 @@ def check_limits(limits: Limits) -> None:
             raise SandptyError("bad_argument", f"{name}={value} is not between {low} and {high}")
 
 
+def check_tier(sandbox_id: str, made_by: str, here: str) -> None:
+    """Raises unsupported for a sandbox whose files only another isolation can run."""
+    if made_by != here:
+        text = f"sandbox {sandbox_id} is of the isolation `{made_by}`, this server has `{here}`: "
+        raise SandptyError("unsupported", f"{text}`sandpty serve --isolation {made_by}` brings it back")
+
+
 def check_disk(directory: Path, more_bytes: int = 0) -> None:
     """Raises no_space when the little that is left (after `more_bytes` more) belongs to the sandboxes that run."""
     if not disk.has_room(directory, more_bytes):

@@ -363,7 +363,7 @@ class Sandboxes:
     async def _remove(self, entry: Entry) -> None:
         meta = entry.meta
         entry.unfollow()
-        if meta.slot >= 0:
+        if meta.slot >= 0 and meta.tier == self._driver.name:  # of another tier there are files only
             await self._driver.stop(entry.plan, meta.started)
             await self._driver.destroy(entry.plan)
         with contextlib.suppress(FileNotFoundError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import pwd
@@ -21,7 +22,7 @@ from sandpty.isolation.choice import choose
 from sandpty.isolation.driver import Driver, TierRefusedError
 from sandpty.supervisor import certificates
 from sandpty.supervisor import log as supervisor_log
-from sandpty.supervisor.adopt import adopt_all
+from sandpty.supervisor.adopt import adopt_all, refuse_beside_others
 from sandpty.supervisor.deadlines import Deadlines
 from sandpty.supervisor.ended import Ended
 from sandpty.supervisor.events import Events
@@ -97,10 +98,12 @@ def _group_of(uid: int) -> int:
         return uid  # an account that exists as a number only
 
 
-def tell_ready(fd: int, line: str) -> None:
-    """Say to who started us that we serve, or in one line why we do not."""
+def tell_ready(options: argparse.Namespace, line: str) -> None:
+    """Say once to who started us that we serve, or in one line why we do not."""
+    fd, options.ready_fd = options.ready_fd, -1
     if fd >= 0:
-        os.write(fd, (" ".join(line.split()) + "\n").encode("utf-8", "replace"))
+        with contextlib.suppress(OSError):  # the watcher died: who serves goes on
+            os.write(fd, (" ".join(line.split()) + "\n").encode("utf-8", "replace"))
         os.close(fd)
 
 
@@ -108,6 +111,7 @@ async def run(options: argparse.Namespace, data: DataDir) -> None:
     """Serve until told to end. Raises TierRefusedError when the isolation does not hold."""
     async with Background() as background:
         driver = choose(options.isolation, data, agent_binary(), background)
+        refuse_beside_others(data, driver)
         try:
             await driver.open()
             await _serve(options, driver, data, background)
@@ -210,7 +214,7 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
         filling = background.spawn(pool.run(), "pool")
         if driver.isolated and not options.no_base_build:
             loops.append(background.spawn(Building(templates, catalog, pool).run(), "templates"))
-        tell_ready(options.ready_fd, "ready")
+        tell_ready(options, "ready")
         log.info("serving tier=%s pid=%d pool=%d", driver.name, os.getpid(), options.pool)
         await service.ending.wait()
         log.info(
@@ -244,7 +248,7 @@ def main() -> None:
         uvloop.run(run(options, data))  # a tenth of a millisecond less for each of the four hops of a create
     except (TierRefusedError, SandptyError) as error:
         log.error("refused: %s", error)
-        tell_ready(options.ready_fd, f"refused: {error}")
+        tell_ready(options, f"refused: {error}")
         passes = isinstance(error, SandptyError) and error.reason.name == "no_space"
         sys.exit(EXIT_NOT_STARTED if passes else EXIT_REFUSED)
     except Exception:

@@ -16,6 +16,7 @@ from typing import Protocol
 from sandpty.isolation.background import Background
 from sandpty.isolation.driver import Driver
 from sandpty.supervisor.booting import Booting
+from sandpty.supervisor.checks import check_tier
 from sandpty.supervisor.entry import Entry
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import Sandbox
@@ -89,7 +90,7 @@ class Pausing:
     async def resume(self, sandbox_id: str, end_at: float, memory: bool = True) -> Sandbox:
         """Thaw, or (not `memory`, or paused without) start again from the kept files with a new boot id.
 
-        Raises conflict when it is running.
+        Raises conflict when it is running, unsupported when it is of another isolation.
         """
 
         async def work() -> Sandbox:
@@ -97,6 +98,7 @@ class Pausing:
                 meta = entry.meta
                 if meta.phase == "running":
                     raise SandptyError("conflict", f"sandbox {sandbox_id} is running")
+                check_tier(meta.id, meta.tier, self._driver.name)
                 if meta.phase == "frozen" and not memory:
                     await self.stop(entry)
                 if meta.phase == "frozen":

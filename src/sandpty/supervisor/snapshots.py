@@ -26,7 +26,7 @@ from sandpty.isolation.background import Background
 from sandpty.isolation.driver import Copy, Driver
 from sandpty.isolation.trash import Trash
 from sandpty.supervisor import state
-from sandpty.supervisor.checks import check_disk
+from sandpty.supervisor.checks import check_disk, check_tier
 from sandpty.supervisor.entry import Entry
 from sandpty.supervisor.pausing import Holder
 from sandpty.supervisor.state import KeptCopy, KeptLayer, KeptMount
@@ -210,7 +210,8 @@ class Snapshots:
         return kept.snapshot()
 
     def _check(self, entry: Entry, args: SnapshotArgs) -> None:
-        """Raises limit, no_space."""
+        """Raises limit, no_space, unsupported."""
+        check_tier(entry.meta.id, entry.meta.tier, self._driver.name)
         if args.layer:
             return  # there is a bound for those too, and older ones make room (layers.py)
         mine = [kept for kept in self._kept.values() if kept.owner == entry.meta.owner and not kept.layer]
