@@ -190,6 +190,39 @@ async def test_after_a_restart_of_the_machine_only_sandboxes_paused_to_disk_are_
     os.kill(running["pid"], signal.SIGKILL)
 
 
+async def test_another_isolation_keeps_what_it_cannot_run(host: Supervised) -> None:
+    """It does not start beside sandboxes that run; those paused to disk are listed, and resumed by their own."""
+    async with host.peer() as peer:
+        running, paused, unwanted = [await peer.create() for _ in range(3)]
+        await run(paused, "echo kept > /root/file")
+        for each in (paused, unwanted):
+            await peer.call("pause", id=each["id"], memory=False)
+        await peer.call("shutdown")
+    await until(lambda: not host.running(), 30)
+    host.isolation = "process"
+    with pytest.raises(RuntimeError, match=r"isolation `crun` still run here \(1\): start with `--isolation crun`"):
+        host.start()
+    os.kill(running["pid"], signal.SIGKILL)
+    await until(lambda: not alive(running["pid"]), 30)
+    host.start()
+    async with host.peer() as peer:
+        listed = {each["id"]: (each["state"], each["tier"]) for each in (await peer.call("list"))["sandboxes"]}
+        assert listed == dict.fromkeys((paused["id"], unwanted["id"]), ("paused", "crun"))
+        for verb, args in (("resume", {"end_at": time.time() + 60}), ("snapshot", {})):
+            with pytest.raises(SandptyError, match="serve --isolation crun` brings it back") as refused:
+                await peer.call(verb, id=paused["id"], **args)
+            assert refused.value.reason.name == "unsupported"
+        await peer.call("kill", id=unwanted["id"])
+        await peer.call("shutdown", kill=False)
+    await until(lambda: not host.running(), 30)
+    host.isolation = "crun"
+    host.start()
+    async with host.peer() as peer:
+        assert await peer.ids() == {paused["id"]}
+        resumed = await peer.call("resume", id=paused["id"], end_at=time.time() + 60)
+        assert await run(resumed, "cat /root/file") == "kept\n"
+
+
 async def test_garbage_on_the_socket_hurts_only_its_sender(host: Supervised) -> None:
     """Huge lengths, no JSON, unknown verbs, half messages: the others are served."""
     async with host.peer() as peer:
@@ -324,6 +357,50 @@ async def test_a_refused_tier_is_told_in_one_line(monkeypatch: pytest.MonkeyPatc
         assert host.traces() == []
     finally:
         await host.stop()
+
+
+# Starts a watcher that gives up soon, and waits for its end as its parent would.
+_WATCH = """
+import ctypes, os, sys
+from sandpty.supervisor import watch
+watch.FAILED_STARTS_MAX, watch.FAILED_STARTS_FOR_S = 3, 0.0
+ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: the watcher becomes ours when its own parent ends
+print(watch.main(sys.argv[1:]), flush=True)
+while True:
+    pid, status = os.wait()
+    print(os.waitstatus_to_exitcode(status), flush=True)
+"""
+
+
+async def test_a_supervisor_that_cannot_start_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once the first time; later, when one had served, after some more tries. The log's last line says why."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    broken = tmp_path / "uvloop.py"  # found before the real one
+    async with supervised("process") as host:
+        async with host.peer() as peer:
+            await peer.call("shutdown")
+        await until(lambda: not host.running(), 30)
+        argv = [sys.executable, "-c", _WATCH, "--data-dir", str(host.path), "--isolation", "process"]
+        argv += ["--server-uid", str(SERVER_UID), "--pool", "0"]
+        broken.write_text("raise ImportError('it is being replaced')")
+        first = program(*argv)
+        assert first.stdout.split() == ["1", "0", "70"]  # the first child only forks
+        assert "did not start: ImportError: it is being replaced" in first.stderr
+        assert not host.running()
+        broken.unlink()
+        watching = await asyncio.create_subprocess_exec(*argv, stdout=-1, stderr=-3)
+        try:
+            await host.answering(0)
+            await host.answering(host.kill_supervisor())  # one that served is started again
+            broken.write_text("raise ImportError('it is being replaced')")
+            host.kill_supervisor()
+            said, _ = await asyncio.wait_for(watching.communicate(), 60)
+        finally:
+            broken.unlink()
+        assert said.split() == [b"0", b"0", b"70"]
+        assert "does not start (3 times" in host.log().splitlines()[-1]
+        assert not host.data.supervisor_pid.exists()
+        assert not (host.path / "supervisor-watch.pid").exists()
 
 
 async def test_a_data_directory_with_too_long_a_path_is_refused(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -32,6 +33,10 @@ RESTART_PAUSE_MIN_S = 0.05
 RESTART_PAUSE_MAX_S = 10.0
 LOOK_AGAIN_S = 0.05  # while another supervisor of this data directory starts or ends
 STABLE_AFTER_S = 60.0  # a supervisor that ran this long starts again without a pause
+# One that served is started again for ever. One that does not come to serve any more is given up after so many starts
+# over at least so long: what passes (a package being replaced, a full disk) has passed by then.
+FAILED_STARTS_MAX = 20
+FAILED_STARTS_FOR_S = 300.0
 _CLONE_NEWNS = 0x00020000
 _MS_REC_PRIVATE = 0x4000 | (1 << 18)
 _MNT_DETACH = 2
@@ -152,57 +157,93 @@ def _write_pid(path: Path, pid: int) -> None:
         finally:
             os.close(fd)
     except OSError as error:  # the supervisor is worth more than a word of where it is
-        print(f"watcher: {path.name} cannot be written: {error}", file=sys.stderr, flush=True)
+        _say(f"{path.name} cannot be written: {error}")
 
 
 class _Watcher:
-    def __init__(self, data: DataDir, options: list[str], lock_fd: int, ready_fd: int) -> None:
+    """`starter_fd`: where who started us waits for the supervisor's first line."""
+
+    def __init__(self, data: DataDir, options: list[str], lock_fd: int, starter_fd: int) -> None:
         self._data = data
         self._options = options
         self._lock_fd = lock_fd
-        self._ready_fd = ready_fd
+        self._starter_fd = starter_fd
         self._child = 0
         self._ending = False
+        self._serving = False  # it has said so
 
     def _end(self, *_: object) -> None:
         self._ending = True
         if self._child:
             os.kill(self._child, signal.SIGTERM)
 
-    def run(self) -> None:
+    def run(self) -> int:
+        """Exit status 0: the supervisor was asked to end; else its own, or what it was given up with."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._end)
         pause_s = RESTART_PAUSE_MIN_S
-        last = {0, STATUS_REFUSED, STATUS_NOT_STARTED}  # the first time; later a failed start may pass
+        failed, failing_since = 0, 0.0
+        served = False
         while True:
             began = time.monotonic()
             status = self._run_child()
-            if status in last or self._ending:
-                return
-            last = {0, STATUS_REFUSED}
+            if status in (0, STATUS_REFUSED) or self._ending:
+                return max(status, 0)
+            served = served or self._serving
+            if not served:  # its starter says why
+                return STATUS_NOT_STARTED
+            if self._serving:
+                failed = 0
+            elif failed == 0:
+                failed, failing_since = 1, began
+            else:
+                failed += 1
+            failing_s = time.monotonic() - failing_since
+            if failed >= FAILED_STARTS_MAX and failing_s >= FAILED_STARTS_FOR_S:
+                _say(
+                    f"the supervisor does not start ({failed} times in {failing_s:.0f} s, the last with status "
+                    f"{status}) and is given up; sandboxes live on, `sandpty serve` tries again"
+                )
+                return STATUS_NOT_STARTED
             if time.monotonic() - began > STABLE_AFTER_S:
                 pause_s = RESTART_PAUSE_MIN_S
-            print(
-                f"watcher: supervisor ended with status {status}, again in {pause_s:g} s", file=sys.stderr, flush=True
-            )
+            _say(f"supervisor ended with status {status}, again in {pause_s:g} s")
             time.sleep(pause_s)
             pause_s = min(pause_s * 2, RESTART_PAUSE_MAX_S)
 
     def _run_child(self) -> int:
         """The supervisor's exit status; negative: the signal that ended it."""
-        self._child = _spawn(self._options, self._lock_fd, self._ready_fd)
-        if self._ready_fd >= 0:
-            os.close(self._ready_fd)
-            self._ready_fd = -1
+        self._serving = False
+        told, tell = os.pipe()
+        self._child = _spawn(self._options, self._lock_fd, tell)
+        os.close(tell)
+        listening = threading.Thread(target=self._listen, args=(told,), daemon=True)
+        listening.start()
         _write_pid(self._data.supervisor_pid, self._child)
         while True:
             pid, status = os.waitpid(-1, 0)  # also reaps agents and whatever else lost its parent
             if pid == self._child:
                 self._child = 0
+                listening.join()
                 return os.waitstatus_to_exitcode(status)
 
+    def _listen(self, told: int) -> None:
+        """To the line that it says once it serves, or why it does not."""
+        with os.fdopen(told, "rb") as answer:
+            line = answer.readline()
+        self._serving = line == b"ready\n"
+        if line and self._starter_fd >= 0:  # without a line the starter waits until all of us are gone
+            with contextlib.suppress(OSError):  # it waits no more
+                os.write(self._starter_fd, line)
+            os.close(self._starter_fd)
+            self._starter_fd = -1
 
-def _daemon(data: DataDir, options: list[str], isolation: str, lock_fd: int, ready_fd: int) -> None:
+
+def _say(words: str) -> None:
+    print(f"watcher: {words}", file=sys.stderr, flush=True)
+
+
+def _daemon(data: DataDir, options: list[str], isolation: str, lock_fd: int, starter_fd: int) -> int:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     os.umask(0o077)
@@ -216,7 +257,7 @@ def _daemon(data: DataDir, options: list[str], isolation: str, lock_fd: int, rea
     watch_pid = data.root / "supervisor-watch.pid"
     _write_pid(watch_pid, os.getpid())
     try:
-        _Watcher(data, options, lock_fd, ready_fd).run()
+        return _Watcher(data, options, lock_fd, starter_fd).run()
     finally:
         for path in (data.supervisor_pid, watch_pid):
             with contextlib.suppress(FileNotFoundError):
@@ -248,11 +289,12 @@ def main(argv: list[str] | None = None) -> int:
     options = ["--data-dir", str(data.root), "--isolation", known.isolation, *rest]
     if _detach_into_session():
         os.close(told)
+        status = STATUS_NOT_STARTED
         try:
-            _daemon(data, options, known.isolation, lock, tell)
+            status = _daemon(data, options, known.isolation, lock, tell)
         except OSError as error:
-            print(f"watcher: {error}", file=sys.stderr, flush=True)
-        os._exit(0)
+            _say(str(error))
+        os._exit(status)
     os.close(tell)
     os.close(lock)
     with os.fdopen(told, encoding="utf-8", errors="replace") as answer:
