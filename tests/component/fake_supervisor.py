@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from sandpty.wire import verbs
+from sandpty.wire.network_policy import NetworkPolicy
 from sandpty.wire.verbs import EndReason, Failure, Host, Limits, Message, Request, Sandbox
 
 
@@ -72,9 +73,15 @@ class FakeSupervisor:
                 return {request.verb: []}
             case "kill":
                 self.end(args["id"], "killed")
-            case "pause" | "annotate":
-                fields = {"state": "paused"} if request.verb == "pause" else {"annotations": args["annotations"]}
-                sandbox = self.sandboxes[args["id"]] = msgspec.structs.replace(self.sandboxes[args["id"]], **fields)
+            case "pause" | "annotate" | "set_memory" | "network":
+                before = self.sandboxes[args["id"]]
+                fields = {
+                    "pause": {"state": "paused"},
+                    "annotate": {"annotations": args.get("annotations")},
+                    "set_memory": {"limits": Limits(memory_mb=args.get("memory_mb", 0))},
+                    "network": {"network": msgspec.convert(args.get("policy", {}), NetworkPolicy)},
+                }[request.verb]
+                sandbox = self.sandboxes[args["id"]] = msgspec.structs.replace(before, **fields)
                 self._tell("changed", sandbox)
                 return sandbox
         return {}

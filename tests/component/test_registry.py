@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import msgspec
@@ -18,6 +18,7 @@ from sandpty.server.creation import CreateSpec
 from sandpty.server.deadline import end_at
 from sandpty.server.registry import Registry
 from sandpty.wire.errors import SandptyError
+from sandpty.wire.network_policy import NetworkPolicy
 from sandpty.wire.verbs import Sandbox
 from tests.component.fake_supervisor import FakeSupervisor
 from tests.waiting import until
@@ -99,6 +100,24 @@ async def test_changes_of_a_sandboxs_metadata_at_the_same_time_all_count(
     await first
     await asyncio.gather(second, add("three"))
     assert {"one", "two", "three"} <= registry.get("i1").annotations.keys()
+
+
+async def test_more_memory_and_network_asked_for_at_the_same_time_all_count(
+    supervisor: FakeSupervisor, registry: Registry
+) -> None:
+    """Each starts from what the one before it has made, however they come."""
+    before = supervisor.add("i1", SOCKET).limits.memory_mb
+    await until(lambda: _ids(registry) == ["i1"])
+
+    def allow(address: str) -> Callable[[Sandbox], tuple[bool, NetworkPolicy]]:
+        return lambda now: (now.internet, NetworkPolicy(allow_out=(*now.network.allow_out, address)))
+
+    more = [registry.change_memory("i1", ME, lambda memory_mb: memory_mb + 64) for _ in range(3)]
+    opened = [registry.change_network("i1", ME, allow(address)) for address in ("10.0.0.1", "10.0.0.2")]
+    await asyncio.gather(*more, *opened)
+    sandbox = registry.get("i1")
+    assert sandbox.limits.memory_mb == before + 3 * 64
+    assert sandbox.network.allow_out == ("10.0.0.1", "10.0.0.2")
 
 
 async def test_a_sandbox_of_somebody_else_does_not_exist(supervisor: FakeSupervisor, registry: Registry) -> None:

@@ -60,7 +60,7 @@ class Registry:
         self.on_new: list[Callable[[Sandbox], None]] = []  # called for each sandbox that was not known
         self.on_gone: list[Callable[[str], None]] = []  # by id, when one is no more
         self.ended = EndedSandboxes()
-        self._annotating: dict[str, asyncio.Lock] = {}  # by sandbox
+        self._changing: dict[str, asyncio.Lock] = {}  # by sandbox
         self.snapshots = Snapshots(self, self._client)
         self.volumes = Volumes(self._client)
         self.templates = Templates(self._client, teams)
@@ -131,7 +131,7 @@ class Registry:
             self._tokens.pop(sandbox.annotations.get("token", ""), None)
             if key := sandbox.annotations.get("idempotency"):
                 self._keys.pop(key["id"], None)
-            self._annotating.pop(sandbox.id, None)
+            self._changing.pop(sandbox.id, None)
             for tell_gone in self.on_gone:
                 tell_gone(sandbox.id)
         self._cut(sandbox.id)
@@ -310,10 +310,13 @@ class Registry:
             await readiness.until_booted(sandbox)  # its files are worth more than its being ready: it stays
         return sandbox
 
-    async def set_memory(self, sandbox_id: str, principal: Principal, memory_mb: int) -> Sandbox:
-        """Raises bad_argument, no_such_sandbox, runtime_failed."""
+    async def change_memory(self, sandbox_id: str, principal: Principal, change: Callable[[int], int]) -> Sandbox:
+        """Replace its MiB by what `change` makes of them; one change after the other. Raises bad_argument,
+        no_such_sandbox, runtime_failed."""
         self.get(sandbox_id, principal)
-        return await self._change("set_memory", {"id": sandbox_id, "memory_mb": memory_mb})
+        async with self._changing.setdefault(sandbox_id, asyncio.Lock()):
+            memory_mb = change(self.get(sandbox_id, principal).limits.memory_mb)
+            return await self._change("set_memory", {"id": sandbox_id, "memory_mb": memory_mb})
 
     async def set_deadline(self, sandbox_id: str, principal: Principal, ends: float) -> Sandbox:
         self.get(sandbox_id, principal)
@@ -324,7 +327,7 @@ class Registry:
     ) -> Sandbox:
         """Replace the annotations by what `change` makes of them; one change after the other. Raises too_large."""
         self.get(sandbox_id, principal)
-        async with self._annotating.setdefault(sandbox_id, asyncio.Lock()):
+        async with self._changing.setdefault(sandbox_id, asyncio.Lock()):
             annotations = change(dict(self.get(sandbox_id, principal).annotations))
             check_annotations(annotations)
             return await self._change("annotate", {"id": sandbox_id, "annotations": annotations})
@@ -333,8 +336,16 @@ class Registry:
         self, sandbox_id: str, principal: Principal, internet: bool, policy: NetworkPolicy
     ) -> Sandbox:
         """Replace the network policy; what it does not allow has ended when this returns. Raises bad_argument."""
+        return await self.change_network(sandbox_id, principal, lambda _: (internet, policy))
+
+    async def change_network(
+        self, sandbox_id: str, principal: Principal, change: Callable[[Sandbox], tuple[bool, NetworkPolicy]]
+    ) -> Sandbox:
+        """The same, by what `change` makes of what there is; one change after the other."""
         self.get(sandbox_id, principal)
-        sandbox = await self._change("network", {"id": sandbox_id, "internet": internet, "policy": policy})
+        async with self._changing.setdefault(sandbox_id, asyncio.Lock()):
+            internet, policy = change(self.get(sandbox_id, principal))
+            sandbox = await self._change("network", {"id": sandbox_id, "internet": internet, "policy": policy})
         await self._trust.install(sandbox)
         return sandbox
 

@@ -153,12 +153,16 @@ class Novita:
         """More memory for a sandbox that runs, at most the host's."""
         body = await read_json(request, HotplugBody)
         sandbox = self._registry.running(request.match_info["id"], principal)
-        memory_mb = sandbox.limits.memory_mb + body.requested_size_mib
-        if body.requested_size_mib < 1 or memory_mb > _host_memory_mb():
-            raise bad_request(
-                f"requested_size_mib goes from 1 to what this host has; it would be {memory_mb} MiB in all"
-            )
-        await self._registry.set_memory(sandbox.id, principal, memory_mb)
+
+        def more(memory_mb: int) -> int:
+            memory_mb += body.requested_size_mib
+            if body.requested_size_mib < 1 or memory_mb > _host_memory_mb():
+                raise bad_request(
+                    f"requested_size_mib goes from 1 to what this host has; it would be {memory_mb} MiB in all"
+                )
+            return memory_mb
+
+        await self._registry.change_memory(sandbox.id, principal, more)
         return no_content()
 
     async def mount(self, request: web.Request, principal: Principal) -> web.Response:

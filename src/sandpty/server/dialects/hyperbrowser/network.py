@@ -48,6 +48,7 @@ class Networks:
         """What is not allowed any more has ended when this answers."""
         body = await read_json(request, models.NetworkBody)
         sandbox = running(self._context, request.match_info["id"], principal)
-        internet, policy = policy_of(body, sandbox.internet, sandbox.network)
-        changed = await self._context.registry.set_network(sandbox.id, principal, internet, policy)
+        changed = await self._context.registry.change_network(
+            sandbox.id, principal, lambda now: policy_of(body, now.internet, now.network)
+        )
         return json_response({"network": shown(changed)})
