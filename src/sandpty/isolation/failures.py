@@ -16,5 +16,9 @@ def failure(what: str, error: Exception) -> SandptyError:
     number = error.errno if isinstance(error, OSError) else None
     if number in (errno.ENOSPC, errno.EDQUOT):
         return SandptyError("no_space", "the data directory's disk is full")
-    told = (error.strerror or str(error)) if isinstance(error, OSError) else type(error).__name__
-    return SandptyError("runtime_failed", f"{what}: {told}")
+    return SandptyError("runtime_failed", f"{what}: {told(error)}")
+
+
+def told(error: Exception) -> str:
+    """What it says, without the file that it names."""
+    return (error.strerror or str(error)) if isinstance(error, OSError) else type(error).__name__

@@ -9,6 +9,8 @@ kept, so the result can be put in the place of the copies.
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
 import resource
 import shutil
@@ -21,8 +23,10 @@ from pathlib import Path
 
 from sandpty.isolation import disk, program, syscalls
 from sandpty.isolation.driver import MERGED_BASE, Copy
+from sandpty.isolation.failures import failure, told
 from sandpty.wire.errors import SandptyError
 
+log = logging.getLogger(__name__)
 OPAQUE = "trusted.overlay.opaque"
 _REFUSED = ("trusted.overlay.redirect", "trusted.overlay.metacopy")  # never made with the options that we mount with
 _OWN = "trusted.overlay."  # the others say where a file once came from
@@ -32,6 +36,7 @@ _ACL = ("system.posix_acl_access", "system.posix_acl_default")
 _ACL_HEAD, _ACL_ENTRY = 4, struct.Struct("<HHI")
 _ACL_NAMED = (0x02, 0x08)  # entries that hold a uid or gid
 _TIMEOUT_S = 600.0
+_WHAT = "the layers cannot be merged"
 _ERROR_CHARACTERS = 300
 _DEEP_MAX = 500  # directories in each other: each holds two descriptors and a frame of ours
 
@@ -204,7 +209,7 @@ def _mount_all(
 
 
 def main(argv: list[str]) -> int:
-    """Exit status 0: done; 1: not, with one line that says why."""
+    """Exit status 0: done; 1: not, and the last line says why; 28 (ENOSPC): the disk is full."""
     target, size_mb, layers = Path(argv[0]), int(argv[1]), int(argv[2])
     parts = [each.rpartition(":") for each in argv[3:]]
     sources, bases = [Path(path) for path, _, _ in parts], [int(base) for _, _, base in parts]
@@ -214,14 +219,17 @@ def main(argv: list[str]) -> int:
         with tempfile.TemporaryDirectory(prefix="sandpty-merge-") as stage, contextlib.ExitStack() as mounted:
             result, *trees = _mount_all(target, size_mb, sources, Path(stage), mounted)
             merge(result, layers, list(zip(trees, bases, strict=True)))
-    except (OSError, MergeError, RecursionError) as error:
-        print(f"the layers cannot be merged: {error}")
+    except MergeError as error:
+        print(error)
         return 1
+    except (OSError, RecursionError) as error:
+        print(f"{error!r}\n{told(error)}")  # with its paths for the log only
+        return errno.ENOSPC if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) else 1
     return 0
 
 
 async def run(target: Path, size_mb: int, layers: int, copies: Sequence[Copy]) -> None:
-    """Run it. Raises SandptyError runtime_failed."""
+    """Run it. Raises SandptyError runtime_failed, no_space."""
     unshare = shutil.which("unshare") or "/usr/bin/unshare"
     nice = shutil.which("nice") or "/usr/bin/nice"  # terminals come first
     argv = [
@@ -241,11 +249,17 @@ async def run(target: Path, size_mb: int, layers: int, copies: Sequence[Copy]) -
     try:
         status = await program.run(argv, timeout_s=_TIMEOUT_S, output=words)
         lines = words.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    except (OSError, TimeoutError) as error:
-        raise SandptyError("runtime_failed", f"the layers cannot be merged: {error}") from error
-    words.unlink()
+        words.unlink()
+    except OSError as error:
+        raise failure(_WHAT, error) from error
     if status != 0:
-        raise SandptyError("runtime_failed", lines[-1][:_ERROR_CHARACTERS] if lines else "the layers cannot be merged")
+        log.warning("%s: %s", _WHAT, " ".join(lines))
+    if status == errno.ENOSPC:
+        raise failure(_WHAT, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    if status != 0:
+        raise SandptyError(
+            "runtime_failed", f"{_WHAT}: {lines[-1][:_ERROR_CHARACTERS] if lines else 'it says nothing'}"
+        )
 
 
 if __name__ == "__main__":

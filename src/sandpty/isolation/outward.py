@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from sandpty.config import DataDir
 from sandpty.isolation.driver import Plan
 from sandpty.isolation.egress import Egress
+from sandpty.isolation.failures import failure
 from sandpty.isolation.network import Network
 from sandpty.isolation.slots import Slots
 from sandpty.wire import network_policy
@@ -48,7 +49,7 @@ class Outward:
         try:
             return await self._egress.certificate()
         except OSError as error:
-            raise SandptyError("runtime_failed", f"the egress process does not start: {error}") from error
+            raise failure("the egress process does not start", error) from error
 
     async def check_proxy(self, host: str) -> None:
         """Raises bad_argument unless it leads to an address that may be reached; runtime_failed."""
@@ -59,7 +60,7 @@ class Outward:
                 text = f"egressProxy address {host[:253]!r} does not resolve to an address that may be reached"
                 raise SandptyError("bad_argument", text)
         except OSError as error:
-            raise SandptyError("runtime_failed", f"the egress process does not start: {error}") from error
+            raise failure("the egress process does not start", error) from error
 
     async def open_names(self, plan: Plan) -> None:
         """Let the egress process know what this sandbox may reach through it. Raises runtime_failed."""
@@ -77,8 +78,10 @@ class Outward:
         try:
             # E2B: without a domain in allowOut the list of name servers means nothing.
             await self._egress.set(guest, policy.dns_servers if rules.names else None)
-        except (OSError, ValueError) as error:
-            raise SandptyError("runtime_failed", f"the egress process does not take the policy: {error}") from error
+        except OSError as error:
+            raise failure("the egress process does not take the policy", error) from error
+        except ValueError as error:  # as a message it is too long
+            raise SandptyError("too_large", f"the egress process does not take the policy: {error}") from error
 
     async def close_names(self, plan: Plan) -> None:
         if self._network.available:
