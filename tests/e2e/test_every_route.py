@@ -32,8 +32,21 @@ PUBLIC = {
     ("GET", "/healthz"): "whether the server serves",
     ("GET", "/health"): "whether a sandbox runs: E2B's SDKs ask without a token",
 }
-REFUSALS = {400, 401, 403, 404, 502}  # 400: some look at the body first, which is the asker's own
+SECRET = "the-secret-of-its-owner"
+ID_CHARACTERS = 8  # what is shorter is a number that may stand in any answer
+# So that what is asked makes sense, and is refused for who asks.
+BODY = b'{"timeout": 60, "duration": 60, "count": 1, "port": 8080, "requested_size_mib": 1024, "value": "x"}'
+QUERIES = {
+    "/files/copy": "?path=/tmp/x&to=/tmp/y",
+    "/files/move": "?path=/tmp/x&to=/tmp/y",
+    "/files/symlink": "?path=/tmp/x&text=y",
+    "{sandbox}/files": "?path=/tmp/x",
+    "/tags/exists": "?tag=x",
+}
+REFUSALS = {401, 403, 404, 502}
 NO_KEY = {401, 502}  # 502: envd's way to say that no sandbox is meant
+# What a path may name that is no thing of somebody's: parts of the API, things below one of somebody's.
+NOBODYS = {"service", "method", "path", "port", "tail", "rest", "family", "route", "tag", "hash", "token", "watch"}
 PARTS = re.compile(r"\{(\w+)(?::[^{}]*(?:\{[^{}]*\}[^{}]*)*)?\}")
 
 
@@ -61,33 +74,28 @@ TABLE = make_table()
 
 @dataclass
 class Stage:
-    """Somebody's sandbox with a process in it, and somebody else with a key of another team."""
+    """Somebody's sandbox and everything else there can be, and somebody else with a key of another team."""
 
     http: httpx.AsyncClient
     sandbox: dict[str, Any]
-    process: int
-    volume: str
+    theirs: dict[str, str]  # what stands in paths between braces: whose it is
     owner: str
     stranger: str
 
     def fill(self, path: str) -> str:
         """The path with what would really be there in its place."""
-        known = {"id": self.sandbox["sandboxID"], "sandbox": self.sandbox["sandboxID"], "process": str(self.process)}
-        known["volume"] = self.volume
-        known |= {
-            "service": "process.Process",
-            "method": "List",
-            "path": "metrics",
-            "tail": "",
-            "rest": "",
-            "port": "8080",
-        }
-        return PARTS.sub(lambda part: known.get(part[1], "x"), path)
+        known = {**self.theirs, "service": "process.Process", "method": "List", "path": "metrics", "port": "8080"}
+        return PARTS.sub(lambda part: known.get(part[1], "" if part[1] in ("tail", "rest") else "x"), path)
 
-    @property
-    def secrets(self) -> set[str]:
-        """What no answer to somebody else may hold."""
-        return {self.sandbox["envdAccessToken"], self.owner, "the-secret-of-its-owner"}
+    def names(self, path: str) -> bool:
+        """Whether it leads to something of the owner's."""
+        return any(part in self.theirs for part in PARTS.findall(path))
+
+    def told(self, path: str, answer: httpx.Response) -> list[str]:
+        """What an answer to somebody else holds, and may not: all but what was asked about."""
+        ids = {value for value in self.theirs.values() if len(value) >= ID_CHARACTERS}
+        hidden = {self.sandbox["envdAccessToken"], self.owner, SECRET} | ids
+        return [each for each in hidden if each in answer.text and each not in self.fill(path)]
 
 
 @pytest_asyncio.fixture(scope="module")
@@ -98,25 +106,53 @@ async def stage(server: RunningServer) -> AsyncIterator[Stage]:
     stranger = done.stdout.strip()
     owner = {"X-API-Key": server.api_key}
     async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
-        body = {"templateID": "base", "timeout": 600, "metadata": {"name": "the-secret-of-its-owner"}}
+        body = {"templateID": "base", "timeout": 600, "metadata": {"name": SECRET}}
         sandbox = (await http.post("/v2/sandboxes", json=body, headers=owner)).json()
-        wanted = {"argv": ["/bin/sleep", "600"], "tag": "the-secret-of-its-owner"}
-        path = f"/v1/sandboxes/{sandbox['sandboxID']}/processes"
-        process = (await http.post(path, json=wanted, headers=owner)).json()["process"]
-        named = {"name": "the-secret-of-its-owner"}
-        volume = (await http.post("/v1/volumes", json=named, headers=owner)).json()["id"]
-        yield Stage(http, sandbox, process, volume, server.api_key, stranger)
-        assert (await http.delete(f"/v1/volumes/{volume}", headers=owner)).status_code == 204
-        await http.delete(f"/sandboxes/{sandbox['sandboxID']}", headers=owner)
+        theirs = await _made(http, sandbox["sandboxID"], owner)
+        yield Stage(http, sandbox, theirs, server.api_key, stranger)
+        for path in (
+            f"/v1/volumes/{theirs['volume']}",
+            f"/secrets/{theirs['secret']}",
+            f"/v1/snapshots/{theirs['snapshot']}",
+            f"/templates/{theirs['template']}",
+            f"/sandboxes/{sandbox['sandboxID']}",
+        ):
+            assert (await http.delete(path, headers=owner)).status_code in (200, 204), path
+
+
+async def _made(http: httpx.AsyncClient, sandbox_id: str, owner: dict[str, str]) -> dict[str, str]:
+    """One of each thing that a path may name."""
+
+    async def post(path: str, body: dict[str, Any]) -> Any:
+        answer = await http.post(path, json=body, headers=owner)
+        assert answer.status_code < 300, answer.text
+        return answer.json()
+
+    sandbox = f"/v1/sandboxes/{sandbox_id}"
+    pty = {"argv": ["/bin/cat"], "tag": SECRET, "pty": {"cols": 80, "rows": 24}}
+    build = await post("/v3/templates", {"name": SECRET})
+    return {
+        "id": sandbox_id,
+        "sandbox": sandbox_id,
+        "process": str((await post(f"{sandbox}/processes", {"argv": ["/bin/sleep", "600"], "tag": SECRET}))["process"]),
+        "terminal": str((await post(f"{sandbox}/processes", pty))["process"]),
+        "volume": (await post("/v1/volumes", {"name": SECRET}))["id"],
+        "snapshot": (await post(f"{sandbox}/snapshots", {"name": SECRET}))["id"],
+        "secret": (await post("/secrets", {"name": SECRET, "value": SECRET}))["secretID"],
+        "template": build["templateID"],
+        "image": build["templateID"],
+        "build": build["buildID"],
+    }
 
 
 async def _asked(stage: Stage, method: str, path: str, headers: dict[str, str]) -> httpx.Response:
     streamed = path.endswith(("/Start", "/Connect", "/StreamInput", "/WatchDir"))
     kind = "application/connect+json" if streamed else "application/json"
-    plain = b"{}" if path.startswith("/v1/") else b'{"timeout": 60, "duration": 60, "count": 1}'
+    plain = b"{}" if path.startswith("/v1/") else BODY
     message = b"\0\0\0\0\x02{}" if streamed else plain
     body = None if method == "GET" else message
-    url = str(stage.http.base_url).rstrip("/") + stage.fill(path)  # whole: a path may begin with two slashes
+    query = next((query for part, query in QUERIES.items() if part in path), "")
+    url = str(stage.http.base_url).rstrip("/") + stage.fill(path) + query  # whole: a path may begin with two slashes
     return await stage.http.request(method, url, content=body, headers={"Content-Type": kind, **headers})
 
 
@@ -137,7 +173,7 @@ async def test_a_route_answers_nobody_without_a_key(stage: Stage, method: str, p
     for headers in ({}, named, {"X-API-Key": "e2b_wrong", "X-Access-Token": "wrong", "Authorization": "Bearer wrong"}):
         answer = await _asked(stage, method, path, headers)
         assert answer.status_code in NO_KEY or _error_of_stream(answer) == "unauthenticated", answer.text[:300]
-        assert not [secret for secret in stage.secrets if secret in answer.text]
+        assert not stage.told(path, answer)
 
 
 @pytest.mark.parametrize(("method", "path"), TABLE, ids=[f"{method} {path}" for method, path in TABLE])
@@ -147,12 +183,9 @@ async def test_a_route_tells_another_team_nothing(stage: Stage, method: str, pat
         return
     named = {"E2b-Sandbox-Id": stage.sandbox["sandboxID"], "X-Access-Token": stage.stranger}
     answer = await _asked(stage, method, path, {"X-API-Key": stage.stranger, **named})
-    assert not [secret for secret in stage.secrets if secret in answer.text], answer.text[:300]
-    about_the_sandbox = stage.sandbox["sandboxID"] in stage.fill(path)
-    if about_the_sandbox:
+    assert not stage.told(path, answer), answer.text[:300]
+    if stage.names(path):
         assert answer.status_code in REFUSALS, answer.text[:300]
-    else:
-        assert stage.sandbox["sandboxID"] not in answer.text or answer.status_code in REFUSALS
 
 
 async def test_nothing_has_become_of_the_sandbox(stage: Stage) -> None:
@@ -161,12 +194,13 @@ async def test_nothing_has_become_of_the_sandbox(stage: Stage) -> None:
     now = (await stage.http.get(f"/sandboxes/{stage.sandbox['sandboxID']}", headers=owner)).json()
     assert now["state"] == "running"
     assert now["envdAccessToken"] == stage.sandbox["envdAccessToken"]
-    path = f"/v1/sandboxes/{stage.sandbox['sandboxID']}/processes/{stage.process}"
+    path = f"/v1/sandboxes/{stage.sandbox['sandboxID']}/processes/{stage.theirs['process']}"
     assert (await stage.http.get(path, headers=owner)).json()["running"] is True
 
 
-def test_the_table_is_the_whole_table() -> None:
-    """Both dialects, and many routes: a table that came out empty would prove nothing."""
+def test_the_table_is_the_whole_table(stage: Stage) -> None:
+    """Every dialect, and many routes: a table that came out empty would prove nothing. What a path names, is there."""
     paths = {path for _, path in TABLE}
     assert {"/v1/sandboxes/{sandbox}", "/sandboxes/{id}", "/process.Process/Start"} <= paths
     assert len(TABLE) > 40
+    assert {part for path in paths for part in PARTS.findall(path)} <= stage.theirs.keys() | NOBODYS
