@@ -151,7 +151,7 @@ struct start_request {
     bool park;
     uint16_t cols, rows;
     uint32_t log_bytes, deadline_ms, window, stall_ms;
-    struct text user, cwd, tag, argv, env;
+    struct text modes, user, cwd, tag, argv, env;
     uint32_t argc, envc;
     const uint8_t *strings;
     size_t strings_bytes;
@@ -191,6 +191,10 @@ void process_update(struct process *process); /* reading on or off, after reader
 
 bool take_start(struct reader *reader, struct start_request *request, uint32_t *window, uint32_t *stall_ms);
 uint64_t log_size(uint32_t asked); /* of a process whose START asks for that many log_bytes */
+
+/* --- modes.c ----------------------------------------------------------------------------------------------------- */
+
+void modes_apply(int slave, struct text modes);
 
 /* --- parked.c ---------------------------------------------------------------------------------------------------- */
 

@@ -10,6 +10,7 @@
 #define FRAME_BYTES_MAX (MIB + 64)              /* the protocol's bound; `length` counts type and payload */
 #define SMALL_FRAME_BYTES_MAX (8 * KIB)         /* every frame but START and input: a selector and some numbers */
 #define TAG_BYTES_MAX (4 * KIB)                 /* so that any selector fits a small frame */
+#define MODES_BYTES_MAX KIB                     /* of a terminal: there are 160 at most, of 5 bytes each */
 #define OUTPUT_BYTES_MAX (64 * KIB)             /* per OUTPUT frame; bigger frames gain nothing measurable */
 #define REQUEST_BYTES_MAX (MIB - 4 * KIB)       /* strings of a START: they must fit a PROCESS frame again */
 

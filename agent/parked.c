@@ -45,7 +45,7 @@ static struct winsize size_of(const struct start_request *request) {
 /* A program that has drawn its screen for one size would draw it again for another: that one is not taken. */
 static bool fits(const struct process *process, const struct start_request *request) {
     struct winsize size = size_of(request);
-    return process->state != STATE_ENDED && !process->leader_gone && (request->flags & START_PTY) &&
+    return process->state != STATE_ENDED && !process->leader_gone && (request->flags & START_PTY) && !request->modes.length &&
            process->log.size == log_size(request->log_bytes) && process->request_bytes == request->strings_bytes &&
            memcmp(process->request, request->strings, request->strings_bytes) == 0 &&
            (process->log.end == 0 || (process->cols == size.ws_col && process->rows == size.ws_row));

@@ -114,7 +114,7 @@ static int open_slave(int master) {
     return slave;
 }
 
-static bool open_terminal(struct process *process, const struct user *user, struct ends *ends) {
+static bool open_terminal(struct process *process, const struct user *user, struct text modes, struct ends *ends) {
     int unlock = 0, master = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
     if (master < 0) return false;
     struct winsize size = {.ws_col = process->cols, .ws_row = process->rows};
@@ -123,6 +123,7 @@ static bool open_terminal(struct process *process, const struct user *user, stru
         close(master);
         return false;
     }
+    modes_apply(process->slave, modes);
     if (fchown(process->slave, user->uid, (gid_t)-1) == 0) fchmod(process->slave, 0620);
     for (int i = 0; i < 3; i++) ends->stdio[i] = process->slave;
     return true;
@@ -151,7 +152,7 @@ static bool open_pipes(struct process *process, bool with_stdin, struct ends *en
 static bool open_ends(struct process *process, const struct start_request *request, const struct user *user,
                       struct ends *ends) {
     bool with_stdin = request->flags & START_STDIN;
-    if (!(process->pty ? open_terminal(process, user, ends) : open_pipes(process, with_stdin, ends))) return false;
+    if (!(process->pty ? open_terminal(process, user, request->modes, ends) : open_pipes(process, with_stdin, ends))) return false;
     process->stdin_open = process->pty || with_stdin;
     return open_pipe(&process->reports, &ends->status, 0, EPOLLIN);
 }
@@ -171,6 +172,7 @@ bool take_start(struct reader *reader, struct start_request *request, uint32_t *
     request->deadline_ms = take_u32(reader);
     *window = take_u32(reader);
     *stall_ms = take_u32(reader);
+    if (request->flags & START_MODES) request->modes = take_text(reader);
     request->strings = reader->at;
     request->strings_bytes = (size_t)(reader->end - reader->at);
     request->user = take_text(reader);
@@ -190,6 +192,7 @@ static struct problem check(const struct start_request *request) {
     if (request->argc > ARGUMENTS_MAX) return (struct problem){LIMIT, "arguments"};
     if (request->envc > ENVIRONMENT_MAX) return (struct problem){LIMIT, "environment"};
     if (request->tag.length > TAG_BYTES_MAX) return (struct problem){LIMIT, "tag_bytes"};
+    if (request->modes.length > MODES_BYTES_MAX) return (struct problem){LIMIT, "modes_bytes"};
     if (request->log_bytes > LOG_BYTES_MAX) return (struct problem){LIMIT, "log_bytes"};
     if (request->strings_bytes > REQUEST_BYTES_MAX) return (struct problem){LIMIT, "request_bytes"};
     if (processes_running() >= PROCESSES_MAX) return (struct problem){LIMIT, "processes"};

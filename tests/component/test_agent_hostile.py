@@ -67,6 +67,7 @@ GARBAGE = {
     "start with a lying string": frames.frame(frames.FrameType.START, bytes(21) + b"\xff\xff\xff\xff"),
     "start with a lying list": frames.frame(frames.FrameType.START, bytes(21) + bytes(12) + b"\xff\xff\xff\xff"),
     "start with more": frames.frame(frames.FrameType.START, bytes(21) + bytes(12) + bytes(8) + b"x"),
+    "start with lying modes": frames.frame(frames.FrameType.START, b"\x09" + bytes(20) + b"\xff\xff\xff\xff"),
     "short attach": frames.frame(frames.FrameType.ATTACH, b"\0"),
     "attach with a lying tag": frames.frame(frames.FrameType.ATTACH, bytes(9) + b"\xff\xff\xff\x7f" + bytes(18)),
     "short stat": frames.frame(frames.FrameType.STAT),

@@ -6,6 +6,7 @@ import grp
 import os
 import pwd
 import signal
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -218,6 +219,22 @@ def test_a_terminal_is_the_controlling_terminal_of_its_own_session(agent: Agent)
     assert lines[1] == "43 132"
     assert len(set(lines[2].split())) == 1
     assert lines[3] == "through"
+
+
+def test_a_terminal_begins_with_the_modes_asked_for(agent: Agent) -> None:
+    """Those of RFC 4254; what is unknown, no character, or cut short is passed over, and nothing after an end."""
+
+    def mode(number: int, value: int) -> bytes:
+        return struct.pack(">BI", number, value)
+
+    asked = mode(1, 24) + mode(3, 8) + mode(4, 255) + mode(7, 256) + mode(53, 0) + mode(72, 0) + mode(42, 1)
+    for end in (b"", mode(128, 9600) + mode(159, 1), b"\0" + mode(5, 1), b"\xa0" + mode(5, 1), mode(5, 1)[:4]):
+        lines = output(agent, "stty", "-a", flags=PTY, modes=asked + end)
+        assert all(key in lines for key in ("intr = ^X;", "erase = ^H;", "kill = <undef>;", "eol2 = <undef>;"))
+        assert "eof = ^D;" in lines
+        assert {"-echo", "-onlcr", "iutf8", "icanon"} <= set(lines.split())
+    error = agent.start_error("true", flags=PTY, modes=mode(1, 1) * 300)
+    assert (error.code, error.message) == (AgentErrorCode.LIMIT, "modes_bytes")
 
 
 def test_a_terminal_is_80_by_24_unless_told_otherwise(agent: Agent) -> None:

@@ -89,10 +89,12 @@ class Person:
 
 
 @contextmanager
-def person(ssh: Client, *words: str) -> Iterator[Person]:
-    """Calls ssh, and is gone at the end as a laptop is: without a goodbye."""
+def person(ssh: Client, *words: str, stty: tuple[str, ...] = ()) -> Iterator[Person]:
+    """Calls ssh, and is gone at the end as a laptop is: without a goodbye. `stty`: how the terminal is set before."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 80))
+    if stty:
+        subprocess.run(["stty", *stty], stdin=theirs, check=True)
     process = subprocess.Popen(
         ["setsid", "--ctty", *ssh.command(*words)],
         stdin=theirs,
@@ -263,6 +265,27 @@ def test_a_window_that_changes_changes_the_terminal(ssh: Client, box: str) -> No
         somebody.until("ready")
         termios.tcsetwinsize(somebody.terminal, (33, 99))
         somebody.until("33 99")
+
+
+def test_a_new_terminal_is_set_as_the_one_before_it(ssh: Client, box: str) -> None:
+    """Its keys and modes are those of the person's own; a terminal that is come back to stays as it is."""
+    own = ("intr", "^X", "erase", "^H", "eol2", "undef", "-echoctl", "-ixon", "iutf8", "-onlcr", "tostop")
+    with person(ssh, with_words(box, "new"), stty=own) as somebody:
+        somebody.type("stty -a; echo $((6 * 7))set\n")
+        somebody.until("42set")
+        said = somebody.seen.decode()
+        assert all(key in said for key in ("intr = ^X;", "erase = ^H;", "eol2 = <undef>;"))
+        assert {"-echoctl", "-ixon", "iutf8", "-onlcr", "tostop"} <= set(said.split())
+    with person(ssh, box, stty=("intr", "^A")) as somebody:
+        somebody.type("stty -a; echo $((7 * 7))again; exit\n")
+        somebody.until("49again")
+        again = somebody.seen.rpartition(b"42set")[2].decode()
+        assert "intr = ^X;" in again
+        assert {"-echoctl", "-onlcr"} <= set(again.split())
+        assert somebody.until_end() == 0
+    plain = ssh.out("-tt", box, "stty -a", stdin=b"").decode()
+    assert "intr = ^C;" in plain
+    assert "echoctl" in plain.split()
 
 
 def test_ctrl_c_lands_under_a_flood(ssh: Client, box: str) -> None:

@@ -160,7 +160,7 @@ def encode_park(start: Start) -> bytes:
 def _start(start: Start) -> bytes:
     head = struct.pack(
         "<BHHIIII",
-        start.flags,
+        start.flags | StartFlags.MODES * bool(start.modes),
         start.cols,
         start.rows,
         start.log_bytes,
@@ -168,10 +168,11 @@ def _start(start: Start) -> bytes:
         start.window,
         start.stall_ms,
     )
+    modes = _text(start.modes) if start.modes else b""
     # Sorted: what was started in advance is found by comparing these bytes, whatever order a client wrote them in.
     env = sorted(f"{key}={value}" for key, value in start.env.items())
     body = _text(start.user) + _text(start.cwd) + _text(start.tag) + _texts(start.argv) + _texts(env)
-    return head + body
+    return head + modes + body
 
 
 def encode_attach(attach: Attach) -> bytes:

@@ -118,6 +118,7 @@ class StartFlags(IntFlag):
     PTY = 1
     STDIN = 2
     REPLY_ONLY = 4
+    MODES = 8  # the encoder's to set
 
 
 class AttachFlags(IntFlag):
@@ -165,7 +166,10 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Start a process. `env` is a mapping; `cwd` may be empty (home), relative (under home) or begin with `~`."""
+    """Start a process. `env` is a mapping; `cwd` may be empty (home), relative (under home) or begin with `~`.
+
+    `modes`: of its terminal, where they are not the kernel's own; as RFC 4254, section 8, encodes them.
+    """
 
     argv: Sequence[str]
     env: dict[str, str]
@@ -179,6 +183,7 @@ class Start:
     deadline_ms: int = 0
     window: int = 0
     stall_ms: int = 0
+    modes: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

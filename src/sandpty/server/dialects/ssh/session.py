@@ -8,8 +8,9 @@ import logging
 import re
 import secrets
 import signal as signals
+import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import asyncssh
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 _STDERR = 1
 _SFTP_VERSION = 3  # OpenSSH's
 _DEFAULT_SIZE = (80, 24)
+_MODE = struct.Struct(">BI")  # of a terminal: which, and its value
 _SCP = re.compile(r"scp (?:-[a-zA-Z]+ )*-[a-zA-Z]*[tf]\b")  # what an scp client has the other side run
 _SSH_FAILED = 255  # ssh's own exit status for what is not the command's
 _WORDS = {
@@ -68,6 +70,7 @@ class Session(asyncssh.SSHServerSession[bytes]):
         self._login = login
         self._channel: Channel
         self._size = (0, 0)
+        self._modes = b""
         self._early: deque[bytes] = deque()
         self._early_end = False
         self._relay: Relay | None = None
@@ -81,8 +84,11 @@ class Session(asyncssh.SSHServerSession[bytes]):
         assert isinstance(chan, Channel)
         self._channel = chan
 
-    def pty_requested(self, term_type: str, term_size: tuple[int, int, int, int], term_modes: object) -> bool:
+    def pty_requested(
+        self, term_type: str, term_size: tuple[int, int, int, int], term_modes: Mapping[int, int]
+    ) -> bool:
         self._size = term_size[:2]
+        self._modes = b"".join(_MODE.pack(*mode) for mode in term_modes.items())
         return True
 
     def shell_requested(self) -> bool:
@@ -199,8 +205,9 @@ class Session(asyncssh.SSHServerSession[bytes]):
             for name, value in self._channel.get_environment_bytes().items()
             if name and b"=" not in name and b"\0" not in name + value
         }
-        term = self._channel.get_terminal_type()
-        return Wish(login, self._principal.key, command, (term or "dumb") if term is not None else "", cols, rows, env)
+        asked = self._channel.get_terminal_type()
+        term = (asked or "dumb") if asked is not None else ""
+        return Wish(login, self._principal.key, command, term, cols, rows, self._modes, env)
 
     # --- processes ---
 

@@ -38,7 +38,8 @@ _TERMINAL_RUNS = ProcessFlags.PTY | ProcessFlags.RUNNING
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a session asked for. `term`: of its terminal, "" without one; `command`: None for a shell."""
+    """What a session asked for. `term`: of its terminal, "" without one; `command`: None for a shell; `modes`: as RFC
+    4254, section 8, encodes them."""
 
     login: Login
     key: str
@@ -46,6 +47,7 @@ class Wish:
     term: str
     cols: int
     rows: int
+    modes: bytes
     env: Mapping[str, str]
 
     @property
@@ -141,6 +143,7 @@ def _request(sandbox: Sandbox, wish: Wish, shell: tuple[str, ...]) -> Start:
         window=config.SSH_TERMINAL_WINDOW_BYTES,
         # Nobody is there to come back for a pipe's output: it waits as a pipe does.
         stall_ms=_STALL_MS if wish.term else NEVER_MS,
+        modes=wish.modes,
     )
 
 
