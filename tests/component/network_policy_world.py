@@ -118,6 +118,9 @@ async def _web(world: World, reader: asyncio.StreamReader, writer: asyncio.Strea
                 writer.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
                 await _echo(reader, writer)
                 break
+            while " /flood " in head:
+                writer.write(bytes(65536))
+                await writer.drain()
             sent = await _body(reader, fields)
             said = head if " /head " in head else f"web {fields.get('host')}" + (f" {len(sent)}" if sent else "")
             body = said.encode()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from sandpty import config
 from tests.component.fake_internet import HOST_ADDRESS, Listener
 from tests.component.network_policy_world import (
     ALL,
@@ -67,6 +68,10 @@ def elsewhere(heard: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
 def _status(pid: int) -> dict[str, str]:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+
+
+def _rss_kib(world: World) -> int:
+    return int(_status(world.egress_pid())["VmRSS"].split()[0])
 
 
 async def python(guest: dict[str, Any], program: str, timeout_s: float = 60) -> str:
@@ -339,5 +344,39 @@ print("done")
         worked += 1
     assert await attacking == "done"
     assert worked
-    assert int(_status(world.egress_pid())["VmRSS"].split()[0]) < 128 << 10  # KiB
+    assert _rss_kib(world) < 128 << 10
     await peer.call("kill", id=attacker["id"])
+
+
+async def test_connections_that_are_looked_into_hold_little_memory(world: World, peer: Peer) -> None:
+    """As many as there can be, with answers that nobody reads and heads that never end; somebody else's go on."""
+    program = """
+import socket, ssl
+context = ssl.create_default_context()
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+held = []
+for n in range(150):
+    try:
+        plain = socket.create_connection(("203.0.113.10", 443), 20)
+        s = context.wrap_socket(plain, server_hostname="good.test")
+        head = b"GET /flood HTTP/1.1\\r\\nHost: good.test\\r\\n"
+        s.sendall(head + (b"\\r\\n" if n % 8 == 0 else b"X-Long: " + b"a" * 60_000))
+        held.append(s)
+    except OSError:
+        pass
+print(len(held))
+"""
+    headers = {"headers": {"good.test": {"X-Key": "secret"}}}
+    attacker, other = [await peer.create(network=headers) for _ in range(2)]
+    before = _rss_kib(world)
+    attacking = asyncio.create_task(python(attacker, program))
+    worked = most = 0
+    while not attacking.done():
+        assert "good.test" in await ask(other, "fetch('good.test', 443, get('good.test'), 'good.test', wait=30)")
+        worked, most = worked + 1, max(most, _rss_kib(world))
+    held = int((await attacking).splitlines()[0])
+    assert 100 <= held <= config.EGRESS_INSPECTED_PER_GUEST
+    assert worked
+    assert most - before < 64 << 10  # asyncio's own buffers for so many would be all of that
+    for sandbox in (attacker, other):
+        await peer.call("kill", id=sandbox["id"])

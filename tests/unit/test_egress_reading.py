@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import ssl
+from collections.abc import Callable
 
 import dns.edns
 import dns.message
@@ -15,9 +16,10 @@ import pytest
 
 from sandpty import config
 from sandpty.egress.client_hello import HelloError, HelloReader
-from sandpty.egress.guests import Guests
+from sandpty.egress.guests import Guest, Guests
 from sandpty.egress.http_requests import RequestError, Requests, may_be_http
 from sandpty.egress.names import Names
+from sandpty.egress.quotas import Quota
 from sandpty.egress.resolver import Resolver, found_in
 from sandpty.wire.verbs import GuestRules
 
@@ -305,7 +307,27 @@ def test_a_wildcard_allows_names_and_nothing_else(name: str) -> None:
     assert not guest.allows("a." * 150 + "wild.test")
 
 
-def test_nobody_takes_what_is_left_for_the_others() -> None:
+@pytest.mark.parametrize(
+    ("of", "own", "most", "all_of_them"),
+    [
+        (
+            lambda guest: guest.connections,
+            config.EGRESS_OWN_PER_GUEST,
+            config.EGRESS_CONNECTIONS_PER_GUEST,
+            config.EGRESS_CONNECTIONS_MAX,
+        ),
+        (
+            lambda guest: guest.inspected,
+            config.EGRESS_INSPECTED_OWN_PER_GUEST,
+            config.EGRESS_INSPECTED_PER_GUEST,
+            config.EGRESS_INSPECTED_MAX,
+        ),
+    ],
+    ids=["connections", "those looked into"],
+)
+def test_nobody_takes_what_is_left_for_the_others(
+    of: Callable[[Guest], Quota], own: int, most: int, all_of_them: int
+) -> None:
     """However many sandboxes take all they can, the next one still gets some; what is closed is given back."""
     guests = Guests()
     taken: list[int] = []
@@ -315,14 +337,14 @@ def test_nobody_takes_what_is_left_for_the_others() -> None:
             guests.set(GuestRules(address=address))
             guest = guests.get(address)
             assert guest is not None
-            taken.append(0)
-            while not guest.full:
-                stack.enter_context(guest.opening(lambda: None))
-                taken[-1] += 1
-    assert taken[0] == config.EGRESS_CONNECTIONS_PER_GUEST
-    assert min(taken) == config.EGRESS_OWN_PER_GUEST
-    assert sum(taken) <= config.EGRESS_CONNECTIONS_MAX + 64 * config.EGRESS_OWN_PER_GUEST
-    assert not guest.full
+            quota = of(guest)
+            while not quota.full:
+                stack.enter_context(quota.taking())
+            taken.append(quota.taken)
+    assert taken[0] == most
+    assert min(taken) == own
+    assert sum(taken) <= all_of_them + 64 * own
+    assert not quota.full
 
 
 def test_certificates_without_end_are_not_made() -> None:

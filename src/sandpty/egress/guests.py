@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 
 from sandpty import config
+from sandpty.egress.quotas import Quota, Share
 from sandpty.wire.network_policy import EgressProxy, headers_of
 from sandpty.wire.network_rules import NAME_CHARACTERS_MAX, is_allowed_name, is_open
 from sandpty.wire.verbs import GuestRules
@@ -44,13 +45,16 @@ class Open:
 class Guest:
     """One sandbox, by its address."""
 
-    def __init__(self, rules: GuestRules, share: Share) -> None:
+    def __init__(self, rules: GuestRules, shares: Shares) -> None:
         self.address = rules.address
         self.pending = 0  # questions that wait for a resolver
-        self._share = share
+        self.connections = Quota(config.EGRESS_OWN_PER_GUEST, config.EGRESS_CONNECTIONS_PER_GUEST, shares.connections)
+        self.inspected = Quota(
+            config.EGRESS_INSPECTED_OWN_PER_GUEST, config.EGRESS_INSPECTED_PER_GUEST, shares.inspected
+        )
         self._reached: dict[str, tuple[str, float]] = {}  # address -> the name it stands for, until when
         self._open: set[Open] = set()
-        self._wide = self._shared = self._inspected = 0
+        self._wide = 0
         self._leaf_second = self._leaves = 0
         self._take(rules)
 
@@ -119,31 +123,18 @@ class Guest:
 
     # --- connections ---
 
-    @property
-    def full(self) -> bool:
-        """Some are its own, whoever else takes how many. Of the others it gets no more than are left for everybody."""
-        if self._shared == len(self._open) - config.EGRESS_OWN_PER_GUEST:
-            return self._shared >= min(
-                config.EGRESS_CONNECTIONS_PER_GUEST - config.EGRESS_OWN_PER_GUEST, self._share.left
-            )
-        return False
-
     @contextmanager
     def opening(self, cut: Callable[[], None]) -> Iterator[Open]:
         """Count a connection; `cut` is called when the rules do not allow it any more."""
         connection = Open(cut, wide=self._wide < config.EGRESS_WIDE_PER_GUEST)
-        shared = int(len(self._open) - self._shared >= config.EGRESS_OWN_PER_GUEST)
         self._open.add(connection)
         self._wide += connection.wide
-        self._shared += shared
-        self._share.left -= shared
         try:
-            yield connection
+            with self.connections.taking():
+                yield connection
         finally:
             self._open.discard(connection)
             self._wide -= connection.wide
-            self._shared -= shared
-            self._share.left += shared
 
     def may_have_leaf(self) -> bool:
         """Whether another certificate may be made for it: each takes milliseconds that are everybody's."""
@@ -153,21 +144,13 @@ class Guest:
         self._leaves += 1
         return self._leaves <= config.EGRESS_LEAVES_PER_S
 
-    @contextmanager
-    def inspecting(self) -> Iterator[bool]:
-        """Count a connection whose TLS ends here; False: there are too many."""
-        self._inspected += 1
-        try:
-            yield self._inspected <= config.EGRESS_INSPECTED_PER_GUEST
-        finally:
-            self._inspected -= 1
 
-
-class Share:
-    """How many connections all sandboxes may still open beside those that are their own."""
+class Shares:
+    """Of connections, and of those whose TLS ends here."""
 
     def __init__(self) -> None:
-        self.left = config.EGRESS_CONNECTIONS_MAX
+        self.connections = Share(config.EGRESS_CONNECTIONS_MAX)
+        self.inspected = Share(config.EGRESS_INSPECTED_MAX)
 
 
 class Guests:
@@ -175,7 +158,7 @@ class Guests:
 
     def __init__(self) -> None:
         self._guests: dict[str, Guest] = {}
-        self._share = Share()
+        self._shares = Shares()
 
     def get(self, address: str) -> Guest | None:
         return self._guests.get(address)
@@ -187,7 +170,7 @@ class Guests:
     def set(self, rules: GuestRules) -> None:
         guest = self._guests.get(rules.address)
         if guest is None:
-            self._guests[rules.address] = Guest(rules, self._share)
+            self._guests[rules.address] = Guest(rules, self._shares)
         else:
             guest.change(rules)
 

@@ -6,6 +6,7 @@ DIRECTORY, becomes UID without any right, and then serves.
 from __future__ import annotations
 
 import asyncio
+import asyncio.sslproto
 import contextlib
 import ctypes
 import importlib
@@ -113,6 +114,7 @@ def main() -> None:
     os.chdir("/")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     drop_to(Account(uid, uid, str(uid)))  # by which it also becomes a process that others cannot look into
+    asyncio.sslproto.SSLProtocol.max_size = config.EGRESS_TLS_BYTES
     asyncio.run(serve(sockets, listener, authority, upstream))
 
 

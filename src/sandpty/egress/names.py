@@ -80,7 +80,7 @@ class Names(asyncio.DatagramProtocol):
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         guest = self._guests.get(writer.get_extra_info("peername")[0])
-        if guest is None or guest.full:
+        if guest is None or guest.connections.full:
             writer.transport.abort()
             return
         with guest.opening(writer.transport.abort), contextlib.suppress(OSError, EOFError, TimeoutError):

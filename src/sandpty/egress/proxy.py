@@ -87,7 +87,7 @@ class Proxy:
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int) -> None:
         address, source_port = writer.get_extra_info("peername")[:2]
         guest = self._guests.get(address)
-        if guest is None or guest.full:
+        if guest is None or guest.connections.full:
             _reset(writer)
             return
         task = asyncio.current_task()
@@ -203,9 +203,9 @@ class Proxy:
         """Requests inside TLS to a host that are given headers."""
         guest = client.guest
         requests = Requests(lambda host: host == name, guest.headers_of)
-        with guest.inspecting() as granted:
-            if not granted:
-                raise RefusedError("too many connections are looked into already")
+        if guest.inspected.full:
+            raise RefusedError("too many connections are looked into already")
+        with guest.inspected.taking():
             if not (self._authority.has(name) or guest.may_have_leaf()):
                 raise RefusedError("too many certificates are made for it already")
             streams = (client.reader, client.writer)
