@@ -242,8 +242,7 @@ def test_metadata_is_kept_replaced_and_cleared(shared: Sandbox, place: str, octe
     assert shared.files.get_info(path).metadata == {"other": "1"}
     assert shared.files.write(path, "x", use_octet_stream=octets).metadata is None
     assert shared.files.get_info(path).metadata is None
-    script = f"import os; os.setxattr('{path}', 'user.e2b.author', b'inside'); os.setxattr('{path}', 'user.other', b'')"
-    shared.commands.run(f'python3 -c "{script}"')
+    shared.commands.run(f"setfattr -n user.e2b.author -v inside '{path}' && setfattr -n user.other -v '' '{path}'")
     assert shared.files.get_info(path).metadata == {"author": "inside"}
 
 

@@ -11,6 +11,7 @@ from sandpty.templates.shell_files import BASH_BASHRC, HOME_BASHRC, HOME_PROFILE
 from sandpty.templates.tree import Tree
 
 PACKAGES = (
+    "attr",
     "bash",
     "ca-certificates",
     "coreutils",
