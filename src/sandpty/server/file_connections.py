@@ -163,7 +163,7 @@ class FileConnections:
     def _give_back(self, sandbox_id: str, shelf: _Shelf, user: str, files: Files) -> None:
         waiting = shelf.idle.get(user, [])
         kept = self._shelves.get(sandbox_id) is shelf and len(waiting) < config.FILE_CONNECTIONS_IDLE
-        if not kept or not files.reusable:
+        if not kept or not files.at_rest:
             files.close()
             return
         loop = asyncio.get_running_loop()

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from sandpty import config
 from sandpty.terminal.connection import agent_error
+from sandpty.terminal.readable import Readable
 from sandpty.wire import file_frames, frames
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.file_frames import ANSWER_BYTES_MAX, PIECE_BYTES, FileErrorCode, FileFrame
@@ -65,16 +66,6 @@ def file_error(code: int, message: str, path: str) -> SandptyError:
     return SandptyError(_REASONS.get(code, "file_error"), text)
 
 
-async def readable(loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
-    """Wait until there is something to read, or an end."""
-    ready = loop.create_future()
-    loop.add_reader(descriptor, _be_ready, ready)
-    try:
-        await ready
-    finally:
-        loop.remove_reader(descriptor)
-
-
 async def writable(loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
     """Wait until there is room to write, or nobody who reads."""
     ready = loop.create_future()
@@ -100,6 +91,7 @@ class FileSocket:
         self._first = self._last = 0  # what was received and not taken
         self._content_left = 0  # of the CONTENT frame that is coming in
         self._in_use = 0  # calls that wait for the socket: it must not be closed under them
+        self._readable = Readable(connected.fileno())
         self.closed = False
 
     @classmethod
@@ -139,9 +131,13 @@ class FileSocket:
             try:
                 self._socket.shutdown(socket.SHUT_RDWR)
             except OSError:
-                self._socket.close()
+                self._end()
         else:
-            self._socket.close()
+            self._end()
+
+    def _end(self) -> None:
+        self._readable.stop()
+        self._socket.close()
 
     def misbehaved(self, what: str) -> SandptyError:
         self.close()
@@ -154,7 +150,7 @@ class FileSocket:
     def _release(self) -> None:
         self._in_use -= 1
         if self.closed and not self._in_use:
-            self._socket.close()
+            self._end()
 
     # --- sending ---
 
@@ -202,7 +198,8 @@ class FileSocket:
                         try:
                             got = self._socket.recv_into(room)
                         except (BlockingIOError, InterruptedError):
-                            got = await self._loop.sock_recv_into(self._socket, room)
+                            await self._readable.wait()
+                            continue
                     if not got or self.closed:
                         raise self._lost()
                     self._last += got
@@ -251,10 +248,12 @@ class FileSocket:
             raise self._lost()
         self._in_use += 1
         try:
-            try:
-                piece = self._socket.recv(left)
-            except (BlockingIOError, InterruptedError):
-                piece = await self._loop.sock_recv(self._socket, left)
+            while True:
+                try:
+                    piece = self._socket.recv(left)
+                    break
+                except (BlockingIOError, InterruptedError):
+                    await self._readable.wait()
         except OSError as error:
             raise self._lost() from error
         finally:
@@ -282,7 +281,7 @@ class FileSocket:
                     moved = os.splice(self._socket.fileno(), pipe, left, flags=os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE)
                     break
                 except (BlockingIOError, InterruptedError):
-                    await readable(self._loop, self._socket.fileno())
+                    await self._readable.wait()
         finally:
             self._release()
         if not moved or self.closed:

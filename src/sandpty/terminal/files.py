@@ -86,6 +86,11 @@ class Files:
         self._condition = b""  # goes before the next request
 
     @property
+    def at_rest(self) -> bool:
+        """Whether nothing is under way. `reusable` also looks for what the agent may have said since."""
+        return not self._busy and not self._socket.closed
+
+    @property
     def reusable(self) -> bool:
         """Whether the connection is at rest and unbroken: the next request may be made."""
         return not self._busy and not self._socket.has_said_something

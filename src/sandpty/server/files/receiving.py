@@ -21,6 +21,8 @@ async def small_body(request: web.Request) -> bytes | None:
     length = request.content_length
     if length is None or length > config.FILE_SMALL_BYTES or request.headers.get("Content-Encoding"):
         return None
+    if request.content.is_eof() and request.content.exception() is None:
+        return request.content.read_nowait()  # all of it came with the head
     return b"".join([piece async for piece in body_pieces(request)])
 
 

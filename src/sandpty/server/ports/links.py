@@ -13,6 +13,7 @@ import ssl
 from typing import Protocol
 
 from sandpty import config
+from sandpty.terminal.readable import Readable
 
 
 class Link(Protocol):
@@ -43,9 +44,14 @@ class PlainLink:
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
         self._loop = asyncio.get_running_loop()
+        self._readable = Readable(connected.fileno())
 
     async def read(self) -> bytes:
-        return await self._loop.sock_recv(self._socket, config.PORT_READ_BYTES)
+        while True:
+            try:
+                return self._socket.recv(config.PORT_READ_BYTES)
+            except (BlockingIOError, InterruptedError):
+                await self._readable.wait()
 
     async def write(self, data: bytes) -> None:
         await self._loop.sock_sendall(self._socket, data)
@@ -63,6 +69,7 @@ class PlainLink:
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
+        self._readable.stop()
         self._socket.close()
 
 
