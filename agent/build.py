@@ -78,7 +78,12 @@ def _run(command: Sequence[str], output: Path, cache: Path) -> None:
         made = Path(scratch) / output.name
         # Of a compiler below the working directory zig keeps other C libraries than of the same one elsewhere.
         result = subprocess.run(
-            [*command, "-o", str(made.absolute())], env=environment, cwd="/", capture_output=True, text=True, check=False
+            [*command, "-o", str(made.absolute())],
+            env=environment,
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if result.returncode != 0:
             raise RuntimeError(f"compiling the agent failed:\n{' '.join(command)}\n{result.stderr}")
