@@ -14,6 +14,7 @@ import pytest
 from sandpty.wire import frames
 from sandpty.wire.frames import AgentErrorCode, Done, Exit, ExitReason, Selector, Target
 from tests.component.agent_peer import PIPES, SHELL, Agent, Attachment, PeerClosedError, foreground, running_agent
+from tests.component.tracing import Call, at_calls
 from tests.waiting import until_sync
 
 
@@ -92,6 +93,51 @@ def test_a_fork_storm_is_killed(agent: Agent) -> None:
         until_sync(lambda: len(agent.children()) >= 90)
         kill(agent, attachment, Target.TREE)
         assert agent.children() == []
+
+
+def living(agent: Agent) -> list[int]:
+    """Pids below the agent that are no zombies."""
+    found = []
+    for pid in agent.children():
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX":
+                found.append(pid)
+    return found
+
+
+HEIR = """
+import os, sys
+while os.read(0, 1):
+    os.fork()
+"""
+
+
+@pytest.mark.parametrize("way_out", ["", "setsid "], ids=["in the leader's group", "in a session of its own"])
+def test_who_is_born_after_every_look_dies_with_its_group(agent: Agent, tmp_path: Path, way_out: str) -> None:
+    """Law 9: killed one by one, each would leave an heir to the next round, for ever."""
+    orders = tmp_path / "orders"
+    os.mkfifo(orders)
+    script = f'exec 3<>"$0"; {way_out}{sys.executable} -c "$1" <&3 & sleep 1000'
+    births, killing = 0, False
+
+    def bequeath(call: Call) -> bool:
+        """Those who were seen are about to be killed: somebody else is there before the first of them is."""
+        nonlocal births, killing
+        if call.kills and not killing:
+            before = len(agent.children())
+            writer.write(b"x")
+            until_sync(lambda: len(agent.children()) > before or living(agent) == [reaper])
+            births += 1
+        killing = call.kills
+        return births == 20
+
+    with agent.start("sh", "-c", script, str(orders), HEIR, flags=PIPES) as attachment, orders.open("r+b", 0) as writer:
+        until_sync(lambda: len(agent.children()) == 4)
+        reaper = int(Path(f"/proc/{attachment.attached.pid}/stat").read_text().rpartition(")")[2].split()[1])
+        with at_calls(reaper, bequeath):
+            kill(agent, attachment, Target.TREE)
+        assert agent.children() == []
+        assert births < 20
 
 
 def test_what_outlives_the_leader_is_still_in_the_tree(agent: Agent) -> None:

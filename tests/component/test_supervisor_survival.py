@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -332,6 +333,44 @@ async def test_a_full_disk_is_no_space_and_passes() -> None:
             await peer.create()
             await peer.call("shutdown", kill=True)
         await until(lambda: not host.running(), 10)
+    finally:
+        program("umount", "-l", str(host.path))
+        await host.stop()
+
+
+async def test_who_writes_is_paused_before_the_hosts_disk_is_full_and_loses_nothing() -> None:
+    """And goes on when there is room again, by itself; until then nobody resumes it. Who does not write runs on."""
+    host = Supervised()
+    program("mount", "-t", "tmpfs", "-o", "size=800m", "tmpfs", str(host.path))
+    try:
+        assert host.start()
+        async with host.peer() as peer:
+            idle, writer = await peer.create(), await peer.create()
+            (host.path / "filler").write_bytes(b"x" * (560 << 20))
+            script = (
+                "for at in $(seq 50); do dd if=/dev/zero of=/root/big oflag=append bs=1M count=4 conv=notrunc,fsync"
+            )
+            writing = asyncio.create_task(run(writer, f"{script} 2>&1 || exit; sleep 0.02; done", timeout_s=60))
+
+            async def state(sandbox: dict[str, Any]) -> str:
+                return {each["id"]: each["state"] for each in (await peer.call("list"))["sandboxes"]}[sandbox["id"]]
+
+            async def is_paused() -> bool:
+                return await state(writer) == "paused"
+
+            await until(is_paused, 30, "the pause of who writes")
+            with pytest.raises(SandptyError) as refused:
+                await peer.call("resume", id=writer["id"], end_at=time.time() + 60)
+            assert refused.value.reason.name == "no_space"
+            assert os.statvfs(host.path).f_bavail > 0
+            assert not writing.done()
+            assert await run(idle, "echo alive") == "alive\n"
+            (host.path / "filler").unlink()
+            assert "error" not in await writing
+            assert await run(writer, "stat -c %s /root/big") == f"{200 << 20}\n"
+            assert await state(writer) == "running"
+            await peer.call("shutdown", kill=True)
+        await until(lambda: not host.running(), 30)
     finally:
         program("umount", "-l", str(host.path))
         await host.stop()

@@ -26,6 +26,7 @@ async def test_an_operator_reads_figures_that_make_sense(
             values[matched[1]] = float(matched[2])
     assert values['sandpty_sandboxes{state="running"}'] >= 1
     assert values["sandpty_supervisor_up"] == 1
+    assert values["sandpty_disk_scarce"] == 0
     assert values["sandpty_sandboxes_memory_bytes"] > values["sandpty_sandboxes_cache_bytes"] >= 0
     assert values["sandpty_sandboxes_processes"] >= 1
     assert values["process_open_fds"] > 5

@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from sandpty.isolation import disk
+from sandpty import config, disk_room
+from sandpty.isolation.background import Background
 from sandpty.supervisor.room import Room
 
 
-def test_the_operator_is_told_once_when_the_disk_is_almost_full_and_once_when_it_is_not(
+async def test_the_operator_is_told_once_when_the_disk_is_almost_full_and_once_when_it_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing is said as long as nothing changes."""
-    room = Room(tmp_path)
-    with caplog.at_level(logging.INFO):
-        for has_room in (True, False, False, True, True):
-            monkeypatch.setattr(disk, "has_room", lambda directory, found=has_room: found)
-            room.look()
+    """Nothing is said as long as nothing changes; the less there is, the more often it is looked at."""
+    async with Background() as background:
+        room = Room(tmp_path, cast(Any, None), cast(Any, Unisolated()), background)
+        with caplog.at_level(logging.INFO):
+            for left, wait_s in ((1 << 60, 5.0), (0, 0.1), (-1, 0.1), (1 << 60, 5.0), (1 << 60, 5.0)):
+                monkeypatch.setattr(disk_room, "above_reserve_bytes", lambda directory, left=left: left)
+                assert await room.look() == wait_s
     assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
+
+
+class Unisolated:
+    """A driver that can pause nobody."""
+
+    isolated = False
+
+
+def test_a_small_disk_keeps_a_small_reserve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A share of it; a large one a fixed size."""
+    found = disk_room.above_reserve_bytes(tmp_path)
+    monkeypatch.setattr(config, "DISK_RESERVE_SHARE", 0.0)
+    assert disk_room.above_reserve_bytes(tmp_path) > found

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandpty import config
+from sandpty import config, disk_room
 from sandpty.images import manifests, registries
 from sandpty.images.manifests import Configuration, Manifest
 from sandpty.images.reference import Platform, Source
@@ -98,7 +98,7 @@ class Pull:
             size = sum(_size(path) for path in _files(self.blobs))
             if size > config.IMAGE_BLOBS_BYTES:
                 raise SandptyError("too_large", f"the image's layers are over {config.IMAGE_BLOBS_BYTES} bytes")
-            if shutil.disk_usage(self._own).free < config.DISK_FREE_MIN_BYTES:
+            if not disk_room.has_room(self._own):
                 raise SandptyError("no_space", "the data directory's disk is full")
             if size != last:
                 last, moved_at = size, time.monotonic()

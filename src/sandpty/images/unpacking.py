@@ -15,7 +15,7 @@ import tarfile
 from collections.abc import Callable
 from typing import IO
 
-from sandpty import config
+from sandpty import config, disk_room
 from sandpty.wire.errors import SandptyError
 
 _WHITEOUT, _OPAQUE, _RESERVED = ".wh.", ".wh..wh..opq", ".wh..wh."
@@ -242,8 +242,7 @@ _OF_THE_DISK = (5, 28, 30, 122)  # EIO, ENOSPC, EROFS, EDQUOT: not the image's f
 
 def check_space() -> None:
     """Raises no_space before what runs here has none left."""
-    found = os.statvfs("/")
-    if found.f_bavail * found.f_frsize < config.DISK_FREE_MIN_BYTES:
+    if not disk_room.has_room("/"):
         raise SandptyError("no_space", "the data directory's disk is full")
 
 

@@ -254,9 +254,11 @@ class CgroupsV1:
     def stats(self, name: str) -> Stats:
         memory = self._path("memory", name)
         cpu_ns = _number(self._path("cpuacct", name) / "cpuacct.usage")
+        counters = _counters(memory / "memory.stat")
         return Stats(
             memory_bytes=_number(memory / "memory.usage_in_bytes"),
-            cache_bytes=_counters(memory / "memory.stat").get("total_cache", 0),
+            cache_bytes=counters.get("total_cache", 0),
+            unwritten_bytes=counters.get("total_dirty", 0) + counters.get("total_writeback", 0),
             cpu_s=cpu_ns / 1e9,
             processes=_number(self._path("pids", name) / "pids.current"),
             out_of_memory_kills=_counters(memory / "memory.oom_control").get("oom_kill", 0),
@@ -342,9 +344,11 @@ class CgroupsV2:
 
     def stats(self, name: str) -> Stats:
         group = self._path(name)
+        counters = _counters(group / "memory.stat")
         return Stats(
             memory_bytes=_number(group / "memory.current"),
-            cache_bytes=_counters(group / "memory.stat").get("file", 0),
+            cache_bytes=counters.get("file", 0),
+            unwritten_bytes=counters.get("file_dirty", 0) + counters.get("file_writeback", 0),
             cpu_s=_counters(group / "cpu.stat").get("usage_usec", 0) / 1e6,
             processes=_number(group / "pids.current"),
             out_of_memory_kills=_counters(group / "memory.events").get("oom_kill", 0),

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from sandpty import config
+from sandpty.disk_room import has_room
 from sandpty.isolation import loop, syscalls
 
 log = logging.getLogger(__name__)
@@ -164,12 +164,6 @@ class Disk:
             os.truncate(image, disk_mb * 1024 * 1024)
             _run_tool("e2fsck", "-f", "-p", str(image))
             _run_tool("resize2fs", str(image))
-
-
-def has_room(directory: Path, more_bytes: int = 0) -> bool:
-    """Whether the file system has more left than the sandboxes that run need, after `more_bytes` more."""
-    found = os.statvfs(directory)
-    return found.f_bavail * found.f_frsize - more_bytes >= config.DISK_FREE_MIN_BYTES
 
 
 def exists(directory: Path) -> bool:

@@ -120,6 +120,7 @@ class Stats:
     cpu_s: float = 0.0
     processes: int = 0
     disk_bytes: int = 0
+    unwritten_bytes: int = 0  # of files, not on the host's disk yet
     out_of_memory_kills: int = 0
 
 

@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sandpty import config
+from sandpty import config, disk_room
 from sandpty.config import DataDir
 from sandpty.isolation import (
     bundle,
@@ -129,7 +129,7 @@ class OciDriver:
 
     async def probe(self, layers: Sequence[Layer]) -> dict[str, str]:
         await asyncio.to_thread(self._end_strays)
-        place = self._data.root if disk.has_room(self._data.root) else self._stage
+        place = self._data.root if disk_room.has_room(self._data.root) else self._stage
         found = await canary.examine(self, layers, place / "canary")
         await self.outward.adopted_all()
         self._slots.refill()

@@ -19,7 +19,7 @@ from dataclasses import replace
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from sandpty import __version__, config
+from sandpty import __version__, config, disk_room
 from sandpty.server.auth import Authenticator
 from sandpty.server.builds.builds import Builds
 from sandpty.server.context import Context
@@ -71,7 +71,8 @@ def make_app(context: Context, *middlewares: Middleware) -> web.Application:
 
     async def healthz(_: web.Request) -> web.Response:
         ready = context.registry.ready
-        body = {"status": "ok" if ready else "supervisor down", "version": __version__}
+        disk = "ok" if disk_room.has_room(context.settings.data_dir.root) else "almost full"  # who runs is served still
+        body = {"status": "ok" if ready else "supervisor down", "version": __version__, "disk": disk}
         return web.json_response(body, status=200 if ready else 503)
 
     async def stopping(_: web.Application) -> None:

@@ -8,8 +8,7 @@ from typing import Any
 
 import msgspec
 
-from sandpty import config
-from sandpty.isolation import disk
+from sandpty import config, disk_room
 from sandpty.wire import network_policy, network_rules, verbs
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.network_policy import NetworkPolicy
@@ -90,5 +89,5 @@ def check_tier(sandbox_id: str, made_by: str, here: str) -> None:
 
 def check_disk(directory: Path, more_bytes: int = 0) -> None:
     """Raises no_space when the little that is left (after `more_bytes` more) belongs to the sandboxes that run."""
-    if not disk.has_room(directory, more_bytes):
+    if not disk_room.has_room(directory, more_bytes):
         raise SandptyError("no_space", "the data directory's disk is full")

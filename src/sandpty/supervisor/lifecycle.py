@@ -207,7 +207,7 @@ class Sandboxes:
         """
         if len(self._entries) >= config.SANDBOXES_MAX:
             raise SandptyError("limit", f"this host holds {config.SANDBOXES_MAX} sandboxes at most")
-        check_disk(self._data.root)
+        self.check_room()
         sandbox_id = state.new_id()
         meta = Meta(
             id=sandbox_id,
@@ -372,6 +372,10 @@ class Sandboxes:
         self._entries.pop(meta.id, None)
         if meta.copies:
             self.snapshots.collect()
+
+    def check_room(self) -> None:
+        """Raises no_space when nothing more may run here."""
+        check_disk(self._data.root)
 
     def tell(self, entry: Entry, what: str) -> Sandbox:
         """Everybody what has become of it."""

@@ -210,7 +210,8 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
         asyncio.get_running_loop().add_signal_handler(number, service.ending.set)
     async with SocketService(data, sandboxes, driver, background, server_uid=options.server_uid):
         server = await service.serve(data)
-        loops = [background.spawn(each.run(), "loop") for each in (Deadlines(sandboxes, background), Room(data.root))]
+        room = Room(data.root, sandboxes, driver, background)
+        loops = [background.spawn(each.run(), "loop") for each in (Deadlines(sandboxes, background), room)]
         filling = background.spawn(pool.run(), "pool")
         if driver.isolated and not options.no_base_build:
             loops.append(background.spawn(Building(templates, catalog, pool).run(), "templates"))

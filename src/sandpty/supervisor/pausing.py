@@ -33,6 +33,9 @@ class Holder(Protocol):
     def tell(self, entry: Entry, what: str) -> Sandbox:
         """Everybody what has become of it."""
 
+    def check_room(self) -> None:
+        """Raises no_space when nothing more may run here."""
+
 
 class Pausing:
     """The transitions between running and paused."""
@@ -90,7 +93,7 @@ class Pausing:
     async def resume(self, sandbox_id: str, end_at: float, memory: bool = True) -> Sandbox:
         """Thaw, or (not `memory`, or paused without) start again from the kept files with a new boot id.
 
-        Raises conflict when it is running, unsupported when it is of another isolation.
+        Raises conflict when it is running, unsupported when it is of another isolation, no_space.
         """
 
         async def work() -> Sandbox:
@@ -99,6 +102,7 @@ class Pausing:
                 if meta.phase == "running":
                     raise SandptyError("conflict", f"sandbox {sandbox_id} is running")
                 check_tier(meta.id, meta.tier, self._driver.name)
+                self._sandboxes.check_room()
                 if meta.phase == "frozen" and not memory:
                     await self.stop(entry)
                 if meta.phase == "frozen":

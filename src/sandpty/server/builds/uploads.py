@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from sandpty import config
+from sandpty import config, disk_room
 from sandpty.server.builds.recipe import is_hash
 from sandpty.wire.errors import SandptyError
 
@@ -78,8 +78,7 @@ class Uploads:
             with contextlib.suppress(OSError):
                 found = path.stat()
                 kept.append((found.st_mtime, found.st_size, path))
-        disk = os.statvfs(directory)
-        if disk.f_bavail * disk.f_frsize < config.DISK_FREE_MIN_BYTES:
+        if not disk_room.has_room(directory):
             raise SandptyError("no_space", "the data directory's disk is full")
         for used_at, bytes_, path in sorted(kept, reverse=True):
             size += bytes_
