@@ -286,15 +286,30 @@ static bool make_room(struct connection *connection) {
     return charge(connection);
 }
 
-static void receive(struct connection *connection) {
+/* What is typed is a few bytes, and somebody waits for their echo: they are not worth pages that the C library asks the
+ * kernel for and gives back with each key. */
+static ssize_t receive_first(struct connection *connection) {
+    static uint8_t chunk[READ_CHUNK_BYTES];
+    ssize_t got = recv(connection->source.fd, chunk, sizeof chunk, 0);
+    if (got > 0 && !buffer_add(&connection->in, chunk, (size_t)got))
+        connection_error(connection, LIMIT, "buffered_bytes", false);
+    return got;
+}
+
+static ssize_t receive_more(struct connection *connection) {
     struct buffer *in = &connection->in;
-    if (!make_room(connection)) {
+    ssize_t got = recv(connection->source.fd, in->bytes + in->last, in->capacity - in->last, 0);
+    if (got > 0) in->last += (size_t)got;
+    return got;
+}
+
+static void receive(struct connection *connection) {
+    bool empty = connection->in.capacity == 0;
+    if (!empty && !make_room(connection)) {
         connection_error(connection, LIMIT, "buffered_bytes", false);
         return;
     }
-    ssize_t got = recv(connection->source.fd, in->bytes + in->last, in->capacity - in->last, 0);
-    if (got > 0) in->last += (size_t)got;
-    if (buffer_length(in) == 0) buffer_drop(in, 0);
+    ssize_t got = empty ? receive_first(connection) : receive_more(connection);
     if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR)) connection->peer_done = true;
 }
 
