@@ -43,6 +43,8 @@ class Attachment:
 
     def __init__(self, connection: AgentConnection, info: Attached) -> None:
         self._connection = connection
+        # As `relay_input` where that would not wait. False: it would, or the connection is lost; nothing was done.
+        self.relay_input_at_once = connection.send_message_at_once
         self.info = info
         self.position = info.start
         self.exit: Exit | None = None
@@ -98,8 +100,10 @@ class Attachment:
             start, end = frames.output_span(message, before=1)
         except FrameError as error:
             raise self._misbehaved(str(error)) from error
-        self._expect(start)
-        self._advance(end)
+        if start != self.position or end >= NO_OFFSET:
+            self._expect(start)
+            self._advance(end)
+        self.position = end
         return message
 
     def _taken(self, event: FromAgent) -> Event:
@@ -172,10 +176,6 @@ class Attachment:
         """As `send_input`, for an INPUT of at most INPUT_CHUNK_BYTES as the client sent it (type and payload)."""
         self._connection.send_message(message)
         await self._connection.drain()
-
-    def relay_input_at_once(self, message: bytes) -> bool:
-        """As `relay_input` where that would not wait. False: it would, or the connection is lost; nothing was done."""
-        return self._connection.send_message_at_once(message)
 
     async def resize(self, cols: int, rows: int) -> None:
         """Set the window size; takes its place among the inputs. Raises bad_window_size."""

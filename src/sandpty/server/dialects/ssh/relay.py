@@ -48,6 +48,7 @@ class Relay:
         self._flowing.set()
         self._left = asyncio.Event()
         self._acks = _Acks(channel, attached) if self._pty else None
+        channel.typed = self.type
 
     # --- what the channel says ---
 
@@ -136,11 +137,12 @@ class Relay:
 
     def _output_at_once(self, message: bytes | memoryview) -> bool:
         """What has just come in while `_output` waits for it; whether the client takes more without waiting."""
-        if self._channel.is_closing():
-            return False
-        self._write(message)
-        if not self._flowing.is_set():
-            return False
+        if not (self._pty and self._channel.write_at_once(bytes(message[_HEADER_BYTES:]))):
+            if self._channel.is_closing():
+                return False
+            self._write(message)
+            if not self._flowing.is_set():
+                return False
         self._wrote()
         return self._connection.flowing.is_set()
 
@@ -173,6 +175,8 @@ class _Acks:
         self._delivery = Delivery(self._connection.client, attached.position)
         self._counted_bytes = self._connection.sent_bytes
         self._acknowledged = attached.position
+        self._sent = attached.position  # all below it has been sent
+        self._noted = attached.position  # the same, as `_delivery` knows it
         self._ahead_bytes = config.SSH_TERMINAL_AHEAD_BYTES
         self._poll_s = config.DELIVERY_POLL_MIN_S
         self._timer: asyncio.TimerHandle | None = None
@@ -185,16 +189,16 @@ class _Acks:
 
     def wrote(self) -> None:
         """Everything received has been sent."""
-        self._count(self._attached.position)
-        if self._attached.position - self._acknowledged >= config.SSH_ACK_EVERY_BYTES:
+        self._sent = self._attached.position
+        if self._sent - self._acknowledged >= config.SSH_ACK_EVERY_BYTES:
             self._look()
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(config.ACK_DELAY_S, self._look)
 
-    def _count(self, offset: int | None = None) -> None:
-        sent = self._connection.sent_bytes
-        self._delivery.wrote(sent - self._counted_bytes, offset)
-        self._counted_bytes = sent
+    def _count(self) -> None:
+        sent_bytes = self._connection.sent_bytes
+        self._delivery.wrote(sent_bytes - self._counted_bytes, self._sent if self._sent != self._noted else None)
+        self._counted_bytes, self._noted = sent_bytes, self._sent
 
     def _look(self) -> None:
         if self._timer is not None:
