@@ -1,11 +1,15 @@
-"""Files that template builds copy: a context with all kinds of names, a Debian package, a Python wheel."""
+"""Files that template builds copy: a context with all kinds of names, a Debian package, a Python wheel, a registry of
+JavaScript packages."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import io
+import json
 import os
 import subprocess
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -63,3 +67,34 @@ def write_wheel(directory: Path, name: str = "sandpty_hello") -> str:
         for path, text in files.items():
             wheel.writestr(path, text)
     return file_name
+
+
+REGISTRY_PORT = 4873
+# For /etc/profile.d: commands of a build run in login shells, each of which finds the registry listening.
+_SERVE = f"""\
+(cd /srv/registry && exec python3 -m http.server {REGISTRY_PORT} --bind 127.0.0.1 </dev/null >/dev/null 2>&1) &
+until curl -so /dev/null 127.0.0.1:{REGISTRY_PORT}; do sleep 0.02; done
+"""
+
+
+def write_registry(directory: Path, *names: str) -> Path:
+    """What npm and bun ask a registry for, as files for /srv/registry, and `serve.sh` that serves them there: packages
+    whose program greets."""
+    registry = directory / "registry"
+    (registry / "packed").mkdir(parents=True)
+    (registry / "serve.sh").write_text(_SERVE)
+    for name in names:
+        about = {"name": name, "version": "1.0.0", "bin": {name: "cli.sh"}}
+        files = {"package.json": json.dumps(about), "cli.sh": f"#!/bin/sh\necho hello from {name}\n"}
+        packed = registry / "packed" / f"{name}.tgz"
+        with tarfile.open(packed, "w:gz") as tar:
+            for path, text in files.items():
+                info = tarfile.TarInfo(f"package/{path}")
+                info.size, info.mode = len(text), 0o755
+                tar.addfile(info, io.BytesIO(text.encode()))
+        digest = base64.b64encode(hashlib.sha512(packed.read_bytes()).digest()).decode()
+        where = f"http://127.0.0.1:{REGISTRY_PORT}/packed/{packed.name}"
+        version = {**about, "dist": {"tarball": where, "integrity": f"sha512-{digest}"}}
+        document = {"name": name, "dist-tags": {"latest": "1.0.0"}, "versions": {"1.0.0": version}}
+        (registry / name).write_text(json.dumps(document))
+    return registry

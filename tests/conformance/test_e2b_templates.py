@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 import time
 import traceback
 from pathlib import Path
@@ -22,7 +24,8 @@ from e2b import (
     wait_for_url,
 )
 
-from tests.conformance.build_files import write_context, write_deb, write_wheel
+from tests.conformance.build_files import REGISTRY_PORT, write_context, write_deb, write_registry, write_wheel
+from tests.conformance.conftest import VENDOR_JS
 from tests.waiting import until_sync
 
 WAIT_S = 30.0
@@ -252,28 +255,52 @@ def test_a_build_in_the_background_is_followed_by_offset() -> None:
 
 
 def test_packages_are_installed_by_apt_and_pip(tmp_path: Path) -> None:
-    """aptInstall and pipInstall, from a repository and a wheel of one's own; npmInstall asks npm for what it says."""
+    """aptInstall and pipInstall, from a repository and a wheel of one's own."""
     write_deb(tmp_path)
     wheel = write_wheel(tmp_path)
-    (tmp_path / "npm").write_text('#!/bin/sh\necho "npm $*" >> /srv/npm\n')
     template = (
         Template(file_context_path=tmp_path)
         .from_template("code-interpreter-v1")
         .copy("repository", "/srv/repository", user="root")
         .copy(wheel, "/srv/")
-        .copy("npm", "/usr/local/bin/npm", user="root", mode=0o755)
         .run_cmd(
             "rm -rf /etc/apt/sources.list.d/*; echo 'deb [trusted=yes] file:/srv/repository ./' >/etc/apt/sources.list",
             user="root",
         )
         .apt_install("sandpty-hello", no_install_recommends=True)
         .pip_install(f"/srv/{wheel}")
-        .npm_install(["left", "right"], g=True)
     )
     Template.build(template, "packaged")
     with Sandbox.create("packaged") as sandbox:
-        line = "sandpty-hello; python3 -c 'import sandpty_hello; print(sandpty_hello.GREETING)'; cat /srv/npm"
-        assert output(sandbox, line) == ["hello from a package", "hello from a wheel", "npm install -g left right"]
+        line = "sandpty-hello; python3 -c 'import sandpty_hello; print(sandpty_hello.GREETING)'"
+        assert output(sandbox, line) == ["hello from a package", "hello from a wheel"]
+
+
+def test_packages_are_installed_by_npm_and_bun(tmp_path: Path) -> None:
+    """The real ones, from a registry that listens in the build's sandbox: for the project, for development, for all."""
+    registry = write_registry(tmp_path, "left", "right", "tool")
+    bun = next((VENDOR_JS / "node_modules" / "@oven").glob("bun-linux-*/bin/bun"))  # scripts/setup --test installs it
+    shutil.copy(bun, registry)
+    template = (
+        Template(file_context_path=tmp_path)
+        .from_template("host-usr")  # npm is there, because the tests need it
+        .copy("registry", "/srv/registry", user="root", gzip=False)
+        .run_cmd("cd /srv/registry; install -D -t /etc/profile.d serve.sh; ln -s $PWD/bun /usr/bin", user="root")
+        .set_envs({"npm_config_registry": f"http://127.0.0.1:{REGISTRY_PORT}/", "npm_config_audit": "false"})
+        .npm_install("left")
+        .npm_install("tool", g=True)
+        .set_workdir("/srv/bunned")
+        .bun_install(["left", "right"], dev=True)
+        .bun_install("right", g=True)
+    )
+    Template.build(template, "javascript")
+    with Sandbox.create("javascript") as sandbox:
+        programs = "node_modules/.bin/left /home/user/node_modules/.bin/left tool"
+        line = f"cat package.json; echo; for each in {programs}; do $each; done; sudo /root/.bun/bin/right"
+        *found, left, of_npm, tool, everywhere = output(sandbox, line)
+        assert json.loads("".join(found))["devDependencies"] == {"left": "^1.0.0", "right": "^1.0.0"}
+        assert (left, of_npm, tool) == ("hello from left", "hello from left", "hello from tool")
+        assert everywhere == "hello from right"
 
 
 def test_a_dockerfile_is_built(context: Path) -> None:
