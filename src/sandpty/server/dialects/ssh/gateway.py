@@ -25,7 +25,7 @@ from sandpty.server.dialects.ssh.forwarding import Forwarding
 from sandpty.server.dialects.ssh.login import Login, parse
 from sandpty.server.dialects.ssh.seen import Seen
 from sandpty.server.dialects.ssh.session import Session
-from sandpty.server.dialects.ssh.transport import CIPHERS, MACS, Connection
+from sandpty.server.dialects.ssh.transport import CIPHERS, KEY_EXCHANGES, MACS, Connection
 from sandpty.server.ssh_identity import SshIdentity
 from sandpty.wire.errors import SandptyError
 
@@ -57,6 +57,7 @@ class Gateway:
             server_factory=lambda: Client(self),
             server_host_keys=[asyncssh.import_private_key(self._identity.host_key)],
             server_version="sandpty",
+            kex_algs=list(KEY_EXCHANGES),
             encryption_algs=list(CIPHERS),
             mac_algs=list(MACS),
             compression_algs=["none"],
@@ -96,8 +97,14 @@ class Gateway:
         self._clients.add(client)
 
     def gone(self, client: Client) -> None:
-        self._logins.pop(client.connection, None)
+        """Who has not logged in keeps his place for a while: coming again and again gets nobody further."""
+        if client.connection in self._logins:
+            asyncio.get_running_loop().call_later(config.SSH_PENALTY_S, self._logins.pop, client.connection, None)
         self._clients.discard(client)
+
+    def has_too_many(self, principal: Principal) -> bool:
+        """Whether the principal's team has all its connections."""
+        return sum(each.principal.id == principal.id for each in self._clients) > config.SSH_CONNECTIONS_PER_TEAM
 
     def _revoked(self, revocation: Revocation) -> None:
         self._authorities = {}
@@ -137,7 +144,6 @@ class Client(asyncssh.SSHServer):
         self.principal: Principal
         self._candidate: Principal | None = None  # of the last proof, which asyncssh goes on to check
         self._name = ""
-        self._tries = 0
         self._forwarding: Forwarding | None = None
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
@@ -166,7 +172,7 @@ class Client(asyncssh.SSHServer):
         except SandptyError:
             await asyncio.sleep(config.SSH_LOGIN_PAUSE_S)
             self.connection.send_auth_banner("sandpty: the password is an API key of this server\r\n")
-            return self._failed()
+            return False
         self._candidate = principal
         return True
 
@@ -175,7 +181,7 @@ class Client(asyncssh.SSHServer):
         try:
             self._candidate = self._context.auth.principal_of_ssh_key(_public_text(key))
         except SandptyError:
-            return self._failed()
+            return False
         return True
 
     def validate_ca_key(self, username: str, key: asyncssh.SSHKey) -> bool:
@@ -183,14 +189,8 @@ class Client(asyncssh.SSHServer):
         try:
             self._candidate = self._gateway.certified(key)
         except SandptyError:
-            return self._failed()
+            return False
         return True
-
-    def _failed(self) -> bool:
-        self._tries += 1
-        if self._tries >= config.SSH_LOGIN_TRIES:
-            self.connection.say_goodbye("too many keys and passwords were tried")
-        return False
 
     def auth_completed(self) -> None:
         assert self._candidate is not None
@@ -198,6 +198,8 @@ class Client(asyncssh.SSHServer):
         self._gateway.logged_in(self)
         if not self._context.auth.has_key(self.principal.key):  # revoked meanwhile
             self.connection.say_goodbye(_REVOKED)
+        elif self._gateway.has_too_many(self.principal):
+            self.connection.say_goodbye(f"your team has its {config.SSH_CONNECTIONS_PER_TEAM} connections already")
 
     # --- what it wants ---
 

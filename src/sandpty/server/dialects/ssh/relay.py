@@ -42,6 +42,7 @@ class Relay:
         self._pty = bool(attached.info.flags & ProcessFlags.PTY)
         self._may_write = may_write
         self._waiting: deque[Coroutine[Any, Any, None]] = deque()  # for the program to take what was typed before
+        self._resizing: Coroutine[Any, Any, None] | None = None  # the last of them, if it is one
         self._typing: asyncio.Task[None] | None = None  # while something waits
         self._cooked = terminal and not self._pty
         self._flowing = asyncio.Event()
@@ -74,7 +75,10 @@ class Relay:
         """A size of nothing means that the client does not know it."""
         if self._may_write and self._pty and cols and rows:
             most = frames.MAX_WINDOW_CELLS
-            self._type_in_turn(self._attached.resize(min(cols, most), min(rows, most)))
+            if self._waiting and self._waiting[-1] is self._resizing:
+                self._waiting.pop().close()  # nobody has seen it
+            self._resizing = self._attached.resize(min(cols, most), min(rows, most))
+            self._type_in_turn(self._resizing)
 
     def _type_in_turn(self, sending: Coroutine[Any, Any, None]) -> None:
         """After all that came before. The client sends no more meanwhile than it is on the way to do."""

@@ -18,6 +18,7 @@ from asyncssh.scp import run_scp_server
 from asyncssh.sftp import run_sftp_server
 from asyncssh.stream import SSHReader, SSHServerStreamSession, SSHWriter
 
+from sandpty import config
 from sandpty.server.auth import Principal
 from sandpty.server.context import Context
 from sandpty.server.dialects.ssh import terminals
@@ -75,6 +76,8 @@ class Session(asyncssh.SSHServerSession[bytes]):
         self._early_end = False
         self._relay: Relay | None = None
         self._process: tuple[str, int] | None = None  # the agent's socket, and its number there
+        self._signals: deque[int] = deque()
+        self._signalling = False
         self._streams: SSHServerStreamSession[bytes] | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -154,11 +157,22 @@ class Session(asyncssh.SSHServerSession[bytes]):
     # --- ours ---
 
     def _signal(self, number: int) -> None:
-        """Not behind what is typed: the program may not take it."""
-        if self._process is not None and not self._login().read_only:
-            socket, process = self._process
-            signalling = control.signal(socket, Selector.process(process), number, Target.GROUP)
-            asyncio.create_task(signalling, name="ssh-signal").add_done_callback(_ignore_lost)
+        """Not behind what is typed: the program may not take it. One after the other."""
+        if self._process is None or self._login().read_only or len(self._signals) >= config.SSH_SIGNALS_WAITING:
+            return
+        self._signals.append(number)
+        if not self._signalling:
+            self._signalling = True
+            self._shared.background.spawn(self._send_signals(*self._process))
+
+    async def _send_signals(self, socket: str, process: int) -> None:
+        try:
+            while self._signals:
+                with contextlib.suppress(SandptyError):  # it is lost: whoever receives from it is told
+                    number = self._signals.popleft()
+                    await control.signal(socket, Selector.process(process), number, Target.GROUP)
+        finally:
+            self._signalling = False
 
     @property
     def _has_terminal(self) -> bool:
@@ -203,7 +217,6 @@ class Session(asyncssh.SSHServerSession[bytes]):
         env = {
             name.decode("utf-8", "surrogateescape"): value.decode("utf-8", "surrogateescape")
             for name, value in self._channel.get_environment_bytes().items()
-            if name and b"=" not in name and b"\0" not in name + value
         }
         asked = self._channel.get_terminal_type()
         term = (asked or "dumb") if asked is not None else ""
@@ -314,13 +327,3 @@ def _signal_name(number: int) -> str:
         return signals.Signals(number).name.removeprefix("SIG")
     except ValueError:
         return f"{number}@sandpty"
-
-
-def _ignore_lost(task: asyncio.Task[None]) -> None:
-    """A signal for a process that is lost: whoever receives from it is told."""
-    if (
-        not task.cancelled()
-        and isinstance(error := task.exception(), Exception)
-        and not isinstance(error, SandptyError)
-    ):
-        log.error("a signal was not sent", exc_info=error)

@@ -1,7 +1,8 @@
 """asyncssh's connection and channel, and what they do not do by themselves: tell when the network is slow, count what
-was sent, know what the client has taken, leave out packets that only CBC ciphers need, keep bounds.
+was sent, know what the client has taken, leave out packets that only CBC ciphers need.
 
-The only module that touches what asyncssh keeps private; pyproject.toml allows the versions it was read for.
+With `bounds` and `sealing` all that touches what asyncssh keeps private; pyproject.toml allows the versions they were
+read for.
 """
 
 from __future__ import annotations
@@ -10,25 +11,17 @@ import asyncio
 import struct
 import time
 from collections.abc import Awaitable, Callable
-from typing import AnyStr
 
 import asyncssh
-from asyncssh.channel import SSHChannel
-from asyncssh.constants import (
-    DISC_BY_APPLICATION,
-    MSG_CHANNEL_DATA,
-    MSG_CHANNEL_WINDOW_ADJUST,
-    MSG_IGNORE,
-    OPEN_RESOURCE_SHORTAGE,
-)
+from asyncssh.constants import MSG_CHANNEL_DATA, MSG_CHANNEL_WINDOW_ADJUST, MSG_IGNORE
 from asyncssh.packet import SSHPacket, SSHPacketLogger
 from asyncssh.session import DataType
 
 from sandpty import config
 from sandpty.server.delivery import ClientConnection
+from sandpty.server.dialects.ssh.bounds import BoundedChannel, BoundedConnection
 from sandpty.server.dialects.ssh.sealing import ChaCha
 
-_PACKET_BYTES = 32 * 1024  # OpenSSH's own
 _DATA_HEAD_BYTES = 10  # of an opened packet: u8 padding, u8 type, u32 channel, u32 length
 _DATA_HEAD = struct.Struct(">BII")  # the same, as it is sent: type, channel, length
 _SEQUENCES = 1 << 32
@@ -42,6 +35,14 @@ CIPHERS = (
     "aes128-ctr",
     "aes192-ctr",
     "aes256-ctr",
+)
+# None that takes ten times as long for the server (DH with groups of thousands of bits), before anybody has logged in.
+KEY_EXCHANGES = (
+    "mlkem768x25519-sha256",
+    "curve25519-sha256",
+    "curve25519-sha256@libssh.org",
+    "ecdh-sha2-nistp256",
+    "ecdh-sha2-nistp384",
 )
 # No UMAC: it is called through ctypes, which takes longer than SHA-256.
 MACS = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com", "hmac-sha2-256", "hmac-sha2-512")
@@ -57,8 +58,8 @@ class _Unlogged:
         pass
 
 
-class Connection(_Unlogged, asyncssh.SSHServerConnection):
-    """One client's connection. `flowing` is clear while its network takes nothing."""
+class Connection(_Unlogged, BoundedConnection):
+    """One client's connection."""
 
     def __init__(
         self,
@@ -69,8 +70,6 @@ class Connection(_Unlogged, asyncssh.SSHServerConnection):
         """`refused`: whether there is no room for one more connection, of that address."""
         super().__init__(loop, options)
         self._refused = refused
-        self.flowing = asyncio.Event()
-        self.flowing.set()
         self.sent_bytes = 0
         self._heard_at = 0.0
         self.client: ClientConnection | None = None
@@ -83,22 +82,6 @@ class Connection(_Unlogged, asyncssh.SSHServerConnection):
         transport.set_write_buffer_limits(high=config.CLIENT_WRITE_HIGH_BYTES)  # type: ignore[attr-defined]
         self.client = ClientConnection(transport)  # type: ignore[arg-type]
         super().connection_made(transport)
-
-    def connection_lost(self, exc: Exception | None = None) -> None:
-        self.flowing.set()
-        super().connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        self.flowing.clear()
-
-    def resume_writing(self) -> None:
-        self.flowing.set()
-
-    def say_goodbye(self, reason: str) -> None:
-        """Cut it, and say why. The channels are not closed first: a client would leave, and not hear the reason."""
-        if self._transport is not None:
-            self._send_disconnect(DISC_BY_APPLICATION, reason, "en")
-            self._force_close(None)
 
     def _force_close(self, exc: Exception | None) -> None:
         """As asyncssh's, but that the reason for a disconnect still goes out; no more is taken from now on."""
@@ -183,11 +166,6 @@ class Connection(_Unlogged, asyncssh.SSHServerConnection):
         if pkttype != MSG_IGNORE:
             super().send_packet(pkttype, *args, handler=handler)
 
-    def add_channel(self, chan: SSHChannel[AnyStr]) -> int:
-        if len(self._channels) >= config.SSH_CHANNELS_MAX:
-            raise asyncssh.ChannelOpenError(OPEN_RESOURCE_SHORTAGE, "too many channels of one connection")
-        return super().add_channel(chan)
-
     def create_server_channel(
         self, encoding: str | None = "", errors: str = "", window: int = 0, max_pktsize: int = 0
     ) -> Channel:
@@ -195,7 +173,7 @@ class Connection(_Unlogged, asyncssh.SSHServerConnection):
         return Channel(self, self._loop)
 
 
-class Channel(_Unlogged, asyncssh.SSHServerChannel[bytes]):
+class Channel(_Unlogged, BoundedChannel, asyncssh.SSHServerChannel[bytes]):
     """The channel of a session.
 
     `taken` is called when the client says how many bytes it took; `typed`, once it is set, with what comes the short
@@ -213,8 +191,8 @@ class Channel(_Unlogged, asyncssh.SSHServerChannel[bytes]):
             max_line_length=0,
             encoding=None,
             errors="strict",
-            window=config.SSH_WINDOW_BYTES,
-            max_pktsize=_PACKET_BYTES,
+            window=connection.window_bytes(config.SSH_WINDOW_BYTES),
+            max_pktsize=config.SSH_PACKET_BYTES,
         )
         self.connection = connection
         self.taken: Callable[[int], None] | None = None
@@ -295,11 +273,13 @@ class Channel(_Unlogged, asyncssh.SSHServerChannel[bytes]):
         return self._start_session(command=command.decode("utf-8", "surrogateescape"))
 
     def _process_env_request(self, packet: SSHPacket) -> bool:
-        """Within bounds."""
+        """What can be a variable, within bounds."""
         name, value = packet.get_string(), packet.get_string()
         packet.check_end()
         self._env_bytes += len(name) + len(value)
         if len(self._env) >= config.SSH_ENV_VARIABLES or self._env_bytes > config.SSH_ENV_BYTES:
+            return False
+        if not name or b"=" in name or b"\0" in name + value:
             return False
         self._env[name] = value
         return True
