@@ -402,3 +402,17 @@ def test_what_is_no_request_is_refused(code: Sandbox, server: RunningServer) -> 
     assert answer.status_code == 400
     assert httpx.get(f"{server.url}/nothing", headers=headers, timeout=30).status_code == 404
     assert ran(code, "1").text == "1"
+
+
+def test_javascript_on_a_busy_machine_loses_no_output_and_no_result(code: Sandbox) -> None:
+    """Deno's kernel then says that it is idle before it has said what came of the code."""
+    busy = code.commands.run("for i in 1 2; do nice yes > /dev/null & done; wait", background=True)
+    try:
+        for number in range(20):
+            execution = ran(code, f"console.log({number}); console.error('e'); {number} + 1", language="typescript")
+            assert execution.logs.stdout == [f"{number}\n"]
+            assert execution.logs.stderr == ["e\n"]
+            assert execution.text == str(number + 1)
+    finally:
+        busy.kill()
+        busy.disconnect()

@@ -12,7 +12,21 @@ import zmq.asyncio
 from . import environments, limits, specs
 from .http import ProblemError
 from .kernel import Kernel, KernelError
-from .runs import Outbox, Run
+from .runs import Last, Outbox, Run
+
+_DENO = ("javascript", "typescript")  # one kernel of Deno's runs both
+
+
+def _asked(code: str, *, silent: bool) -> dict[str, object]:
+    """The content of an execute request. What is silent is no part of the history, and not counted."""
+    return {
+        "code": code,
+        "silent": silent,
+        "store_history": not silent,
+        "user_expressions": {},
+        "allow_stdin": False,
+        "stop_on_error": False,
+    }
 
 
 class Context:
@@ -73,25 +87,38 @@ class Context:
 
     async def _execute(self, kernel: Kernel, code: str, outbox: Outbox | None) -> None:
         run = Run(outbox, self.language)
-        content = {
-            "code": code,
-            "silent": outbox is None,
-            "store_history": outbox is not None,
-            "user_expressions": {},
-            "allow_stdin": False,
-            "stop_on_error": False,
-        }
-        message_id = await kernel.request("execute_request", content, run.heard)
+        message_id = await kernel.request("execute_request", _asked(code, silent=outbox is None), run.heard)
+        try:
+            await self._done(kernel, run)
+            if outbox is not None and self.language in _DENO:
+                await self._overtaken(kernel, run)
+        finally:
+            kernel.forget(message_id)
+
+    async def _done(self, kernel: Kernel, run: Run) -> None:
+        """Cancelled, it interrupts the run."""
         try:
             await kernel.either(run.done)
         except asyncio.CancelledError:
             await self._interrupt(kernel, run)
             raise
-        finally:
-            kernel.forget(message_id)
         if not run.done.is_set():
             what = f"the kernel ended while the code ran: {kernel.end_status}"
             raise KernelError(f"{what}; the next run has a new kernel without variables")
+
+    async def _overtaken(self, kernel: Kernel, run: Run) -> None:
+        """Deno's kernel may say that it is idle before it says what the code printed, and what came of it.
+
+        A word that it is made to print then leaves it after them. What comes until then is the run's.
+        """
+        last = Last(run)
+        message_id = await kernel.request("execute_request", _asked(last.code, silent=True), last.heard)
+        try:
+            await kernel.either(last.passed, limits.OVERTAKEN_TIMEOUT_S)
+            while kernel.paused:  # its client is slow, and what it says waits for that
+                await kernel.either(last.passed, limits.OVERTAKEN_TIMEOUT_S)
+        finally:
+            kernel.forget(message_id)
 
     async def _interrupt(self, kernel: Kernel, run: Run) -> None:
         """The client is gone. A kernel that cannot be interrupted is ended when its language loses nothing by it."""
@@ -99,7 +126,7 @@ class Context:
         try:
             await asyncio.shield(kernel.either(run.done, limits.INTERRUPT_TIMEOUT_S))
         finally:
-            if not run.done.is_set() and self.language in ("javascript", "typescript"):
+            if not run.done.is_set() and self.language in _DENO:
                 await asyncio.shield(self.end())
 
     async def _silently(self, kernel: Kernel, code: str) -> None:

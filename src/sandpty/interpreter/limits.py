@@ -18,6 +18,7 @@ KERNEL_START_TIMEOUT_S = 60.0
 KERNEL_END_TIMEOUT_S = 5.0  # between looks after a keeper that takes long to end its kernel
 KERNEL_END_TRIES = 11
 INTERRUPT_TIMEOUT_S = 5.0  # a kernel that has not stopped by then goes on in the background
+OVERTAKEN_TIMEOUT_S = 5.0  # for what a kernel says after it said that it is idle: under load some milliseconds
 PROBE_INTERVAL_S = 0.25  # between questions to a kernel that has not answered yet
 KEEPALIVE_S = 30.0  # JavaScript clients give up after 300 s of silence
 # A client that reads slower than the kernel writes: above the first the kernel is stopped, below the second it goes on.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections import deque
 from typing import Any
 
@@ -80,13 +81,15 @@ class Run:
         elif message.kind == "execute_reply":
             self._replied = True
             self._reply(message.content)
-        elif self._outbox is not None:
-            self._said(message.kind, message.content)
+        else:
+            self.said(message.kind, message.content)
         if self._idle and self._replied:
             self.done.set()
 
-    def _said(self, kind: str, content: dict[str, Any]) -> None:
-        assert self._outbox is not None
+    def said(self, kind: str, content: dict[str, Any]) -> None:
+        """What the client hears of."""
+        if self._outbox is None:
+            return
         if kind == "stream" and content.get("name") in ("stdout", "stderr"):
             # Unix time in nanoseconds; never goes back within a run.
             self._last_ns = max(time.time_ns(), self._last_ns + 1)
@@ -117,3 +120,36 @@ class Run:
         self._outbox.put(
             {"type": "error", "name": name, "value": value, "traceback": text or ": ".join(filter(None, (name, value)))}
         )
+
+
+class Last:
+    """Follows a request that prints a word, to know when all that was said before it has come. Then `passed` is set."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._word = uuid.uuid4().hex
+        self._printed = self._idle = False
+        self.passed = asyncio.Event()
+
+    @property
+    def code(self) -> str:
+        """TypeScript for Deno. A result leaves the kernel when its event loop has gone round."""
+        turn = "await new Promise((go) => setTimeout(go))"
+        return f"{turn}; Deno[Deno.internal].core.print('{self._word}'); undefined"
+
+    def heard(self, message: Message) -> None:
+        """A message for this request. All but the word is the run's: the kernel names whoever asked last."""
+        content = message.content
+        if message.kind == "stream":
+            before, found, after = str(content.get("text", "")).partition(self._word)
+            self._printed = self._printed or bool(found)
+            if before or after:
+                self._run.said("stream", content | {"text": before + after})
+        elif message.kind in ("execute_result", "display_data"):
+            self._run.said(message.kind, content)
+        elif message.kind == "error":  # the code has seen to it that nothing is printed any more
+            self._printed = True
+        elif message.kind == "status" and content.get("execution_state") == "idle":
+            self._idle = True
+        if self._printed and self._idle:
+            self.passed.set()
