@@ -184,8 +184,9 @@ class Supervised:
     async def stop(self) -> None:
         """End everything; also what a failed test left half alive."""
         with contextlib.suppress(OSError, SandptyError, TimeoutError, RuntimeError):
-            if not self.data.supervisor_socket.exists():
+            if not self.running():
                 self.start()
+            await self.answering(0)  # one that was killed may be on its way back; its socket is there still
             async with self.peer() as peer:
                 await peer.call("shutdown", kill=True)
         await until(lambda: not self.running(), 20, "the supervisor's end")

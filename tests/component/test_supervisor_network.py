@@ -150,5 +150,5 @@ async def test_the_supervisors_restart_keeps_connections(world: World, peer: Pee
     waiting = asyncio.create_task(attempt(sandbox, script))
     killed = world.host.kill_supervisor()
     assert (await waiting)[1].strip() == "ok"
-    assert killed != world.host.supervisor_pid
+    await world.host.answering(killed)
     assert await reaches(sandbox, INTERNET, 80)

@@ -29,7 +29,6 @@ from sandpty.isolation import (
     canary,
     cgroup,
     disk,
-    overlay,
     process_table,
     program,
     seccomp,
@@ -45,7 +44,8 @@ from sandpty.isolation.network import Network
 from sandpty.isolation.outward import Outward
 from sandpty.isolation.runtimes import Runtime, last_words
 from sandpty.isolation.slots import Prepared, Slots, group_of
-from sandpty.isolation.spares import SIZE_MB, Spares
+from sandpty.isolation.spares import Spares
+from sandpty.isolation.stage import Stage
 from sandpty.isolation.volumes import Volumes
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import Limits
@@ -54,7 +54,6 @@ log = logging.getLogger(__name__)
 HOST_SHARE = 0.1  # of memory and process ids, kept for the host itself
 HOST_MEMORY_MIN_BYTES = 512 * 1024 * 1024
 OPEN_FILES_MAX = 1_048_576
-STAGE_BYTES = 16 * 1024 * 1024
 
 
 class OciDriver:
@@ -73,12 +72,9 @@ class OciDriver:
         self._cgroups = cgroup.detect(f"sandpty-{self._tag}")
         self._network = Network(self._tag, data.root / "network")
         self._disk = disk.Disk(data.root / "blank")
-        # Mount points, the agent and the boot ids: in a tmpfs that only our mount namespace has. The runtime looks at
-        # them
-        # as the sandbox's root, who may not pass through the data directory, and no path of ours shows inside.
-        self._stage = Path("/run") / f"sandpty-{self._tag}"
+        stage = Path("/run") / f"sandpty-{self._tag}"
         self._own_groups = runtime.name == "crun"  # the others must make the groups themselves
-        self._spares = Spares(self._disk, data.root / "spare", self._stage, self._tag)
+        self._spares = Spares(self._disk, data.root / "spare", stage, self._tag)
         self._slots = Slots(
             self._tag,
             network=self._network,
@@ -87,8 +83,9 @@ class OciDriver:
             background=background,
             launchers=self._own_groups,
         )
-        self._copies = Copies(self._tag, self._disk, self._slots, self._stage / "copies")
-        self._volumes = Volumes(self._disk, self._slots, self._stage)
+        self._copies = Copies(self._tag, self._disk, self._slots, stage / "copies")
+        self._volumes = Volumes(self._disk, self._slots, stage)
+        self._stage = Stage(stage, self._tag, self._disk, self._copies, self._volumes)
         self.outward = Outward(self._network, self._slots, data)
         self._profile: dict[str, Any] | None = None
         self._bpf: str | None = None
@@ -106,30 +103,17 @@ class OciDriver:
             raise TierRefusedError(str(error)) from error
         try:
             self._cgroups.bound_all(*_bounds_of_host())
-            self._set_stage()
+            self._stage.open(self._agent)
         except OSError as error:
             raise TierRefusedError(f"no control groups or private mounts: {error}") from error
-        await asyncio.to_thread(self._disk.open, self._stage / "probe")
+        await asyncio.to_thread(self._disk.open, self._stage.probe)
         await asyncio.to_thread(self._network.open)
         await self.outward.open()
         self._spares.open()
 
-    def _set_stage(self) -> None:
-        self._stage.mkdir(exist_ok=True)
-        if not os.path.ismount(self._stage):
-            syscalls.mount("tmpfs", str(self._stage), "tmpfs", syscalls.MS_NODEV, f"mode=0711,size={STAGE_BYTES}")
-        overlay.unmount_below(self._stage)  # what a killed supervisor was about to use
-        for left in self._stage.iterdir():
-            overlay.remove_mountpoints(left)
-        (self._stage / "probe").mkdir()
-        agent = self._stage / "agent"
-        agent.unlink(missing_ok=True)
-        shutil.copyfile(self._agent, agent)
-        agent.chmod(0o555)
-
     async def probe(self, layers: Sequence[Layer]) -> dict[str, str]:
         await asyncio.to_thread(self._end_strays)
-        place = self._data.root if disk_room.has_room(self._data.root) else self._stage
+        place = self._data.root if disk_room.has_room(self._data.root) else self._stage.path
         found = await canary.examine(self, layers, place / "canary")
         await self.outward.adopted_all()
         self._slots.refill()
@@ -159,10 +143,7 @@ class OciDriver:
         if not sandboxes_left:
             await asyncio.to_thread(self._network.close)
             self._cgroups.remove_parent()
-            with contextlib.suppress(OSError):
-                syscalls.unmount(str(self._stage))
-            with contextlib.suppress(OSError):
-                self._stage.rmdir()
+            self._stage.close()
 
     # --- start ---
 
@@ -179,7 +160,7 @@ class OciDriver:
             started = await self._run(plan, listener, prepared)
             if not self._own_groups:
                 # Before anybody knows the sandbox's socket: nothing of the guest runs yet that could interfere.
-                source = str(self._stage / plan.id / "boot_id")
+                source = str(self._stage.boot_id(plan))
                 await asyncio.to_thread(syscalls.bind_inside, started.pid, source, bundle.BOOT_ID_PATH)
             return started
         except BaseException:
@@ -187,61 +168,23 @@ class OciDriver:
             raise
         finally:
             prepared.close()
-            self._unstage(plan)  # the sandbox has its own copy of the mounts
+            self._stage.clear(plan)
             self._slots.refill()  # not earlier: both want the same kernel locks
 
     def _prepare(self, plan: Plan, prepared: Prepared) -> None:
-        ids = range_of(self._tag, plan.slot)
-        stage = self._stage / plan.id
-        for directory in (stage, stage / "root", stage / "disk"):
-            directory.mkdir()
-            directory.chmod(0o711)  # not what the umask makes of it
-        boot_id = stage / "boot_id"
-        boot_id.write_text(plan.boot_id + "\n", encoding="ascii")
-        boot_id.chmod(0o444)
-        fresh = not disk.exists(plan.directory)
-        if fresh and prepared.spare is not None and plan.limits.disk_mb == SIZE_MB:
-            writable = prepared.spare.move_to(plan.directory)
-        else:
-            if fresh:
-                self._disk.make(plan.directory, plan.limits.disk_mb)
-            else:
-                disk.check(plan.directory)
-            writable = self._disk.attach(plan.directory, stage / "disk")
-        overlay.make_writable(writable, plan.layers, ids, hide=not plan.copies)
-        with contextlib.ExitStack() as opened:
-            below = self._copies.shifted(plan, prepared.namespaces.user, opened)
-            if fresh:
-                overlay.write_files(writable, self._files(plan, below), ids)
-            overlay.mount(stage / "root", writable, plan.layers, prepared.namespaces.user, below)
-        self._volumes.mount(plan, ids)
+        self._stage.prepare(plan, prepared, self._network.dns)
         (plan.directory / "config.json").write_text(
             json.dumps(self._config(plan, prepared.namespaces)), encoding="utf-8"
         )
-
-    def _unstage(self, plan: Plan) -> None:
-        stage = self._stage / plan.id
-        overlay.unmount(stage / "root")
-        self._volumes.unstage(plan)
-        overlay.unmount(stage / "disk")
-        overlay.remove_mountpoints(stage)
-
-    def _files(self, plan: Plan, below: Sequence[overlay.Shifted]) -> dict[str, str]:
-        names = "".join(f"nameserver {address}\n" for address in self._network.dns)
-        hosts = f"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n127.0.1.1 {plan.id}\n"
-        if plan.copies:  # the guest may have added to it
-            kept = overlay.read_file([copy.tree for copy in below], "/etc/hosts")
-            hosts = hosts if kept is None else kept.replace(plan.copies[0].sandbox_id, plan.id)
-        return {"/etc/hostname": plan.id + "\n", "/etc/hosts": hosts, "/etc/resolv.conf": names}
 
     def _config(self, plan: Plan, namespaces: Namespaces) -> dict[str, Any]:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         fds = f"/proc/{os.getpid()}/fd"
         spec = bundle.Spec(
             hostname=plan.id,
-            root=str(self._stage / plan.id / "root"),
-            agent=str(self._stage / "agent"),
-            boot_id_file=str(self._stage / plan.id / "boot_id") if self._own_groups else None,
+            root=str(self._stage.root(plan)),
+            agent=str(self._stage.agent),
+            boot_id_file=str(self._stage.boot_id(plan)) if self._own_groups else None,
             cgroups_path=self._cgroups.oci_path(group_of(plan.slot)),
             limits=plan.limits,
             ids=range_of(self._tag, plan.slot),
@@ -385,7 +328,7 @@ class OciDriver:
 
     async def _clean_up(self, plan: Plan) -> None:
         """After the processes: groups, runtime state, mounts, network. Repeating it is fine."""
-        self._unstage(plan)
+        self._stage.clear(plan)
         self._cgroups.kill(group_of(plan.slot))
         await self.outward.close_names(plan)
         try:
