@@ -30,6 +30,7 @@ from sandpty.sdk.websocket import (
     encode,
     encode_close,
 )
+from sandpty.wire.errors import SandptyError
 from sandpty.wire.frames import MAX_FRAME_BYTES
 from tests.waiting import until
 
@@ -268,6 +269,25 @@ async def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatc
             with pytest.raises(ServerUnreachableError):
                 await async_connect_socket("http://elsewhere.invalid:1", "/", {})
             assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("proxy", "said"),
+    [
+        ("socks5://me:p4ss@proxy.invalid:1080", "a proxy by socks5, proxy.invalid, and only HTTP proxies can be used"),
+        (
+            "https://me:p4ss@proxy.invalid",
+            "terminals do not go through proxy.invalid, a proxy that is reached by https",
+        ),
+    ],
+)
+async def test_a_proxy_that_cannot_be_used_is_said(monkeypatch: pytest.MonkeyPatch, proxy: str, said: str) -> None:
+    """And not its login."""
+    monkeypatch.setenv("all_proxy", proxy)
+    with pytest.raises(SandptyError) as caught:
+        await async_connect_socket("http://sandpty.invalid", "/", {})
+    assert said in caught.value.message
+    assert "p4ss" not in caught.value.message
 
 
 async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -28,7 +28,10 @@ def is_local(url: str) -> bool:
 
 
 def proxy_of(url: str) -> SplitResult | None:
-    """What this machine's settings (HTTPS_PROXY and the like) put between us and the server."""
+    """What this machine's settings (HTTPS_PROXY and the like) put between us and the server.
+
+    Raises bad_argument for a proxy of a kind that we do not speak with.
+    """
     if is_local(url):
         return None
     from urllib.request import getproxies, proxy_bypass
@@ -38,4 +41,8 @@ def proxy_of(url: str) -> SplitResult | None:
     proxy = proxies.get(parts.scheme) or proxies.get("all")
     if not proxy or proxy_bypass(parts.netloc):
         return None
-    return urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    found = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    if found.scheme not in ("http", "https"):
+        text = f"the environment names a proxy by {found.scheme}, {found.hostname}, and only HTTP proxies can be used: "
+        raise SandptyError("bad_argument", f"{text}name one in {parts.scheme.upper()}_PROXY, or the server in NO_PROXY")
+    return found

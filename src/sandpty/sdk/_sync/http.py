@@ -105,6 +105,10 @@ def port_of(parts: SplitResult) -> int:
 
 def _connect(to: SplitResult, proxy: SplitResult | None = None) -> _Connection:
     """Raises OSError, but no TimeoutError: that is for servers that do not answer."""
+    if proxy is not None and proxy.scheme != "http":
+        raise ConnectionError(
+            f"terminals do not go through {proxy.hostname}, a proxy that is reached by {proxy.scheme}"
+        )
     first = proxy or to
     try:
         stream = ByteStream.open(first.hostname or "", port_of(first), CONNECT_TIMEOUT_S)
