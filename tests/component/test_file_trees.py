@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -188,58 +187,6 @@ async def test_a_wide_tree_is_removed(root: Files, guest: FilesRoot) -> None:
         (base / f"{'long-name-' * 20}{name}").touch()
     await root.remove("/tmp/wide", recursive=True)
     assert not base.exists()
-
-
-@contextmanager
-def swapping(one: Path, other: Path) -> Iterator[None]:
-    """`one` is a directory at one moment and a symlink to `other` at the next, over and over."""
-    stop = threading.Event()
-    aside, link = one.with_name(one.name + "-aside"), one.with_name(one.name + "-link")
-
-    def swap() -> None:
-        while not stop.is_set():
-            with suppress(OSError):
-                link.symlink_to(other)
-            with suppress(OSError):
-                one.rename(aside)
-            with suppress(OSError):
-                link.rename(one)
-            with suppress(OSError):
-                one.unlink()
-            with suppress(OSError):
-                aside.rename(one)
-            with suppress(OSError):
-                one.mkdir()
-
-    thread = threading.Thread(target=swap)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
-async def test_a_symlink_put_in_the_way_never_leads_a_removal_out_of_its_tree(root: Files, guest: FilesRoot) -> None:
-    """Root removes and changes below a directory that its owner swaps for a symlink to what must stay."""
-    await plant(root, "/tmp/precious", *[f"file-{number}" for number in range(50)])
-    outside = guest.path("/tmp/precious")
-    outside.chmod(0o700)
-    for _ in range(30):
-        tree = guest.path("/tmp/swapped/victim")
-        tree.mkdir(parents=True, exist_ok=True)
-        with swapping(tree, Path("/tmp/precious")):
-            for _ in range(10):
-                with suppress(SandptyError):
-                    await root.write("/tmp/swapped/x/y", b"", parents=True)
-                with suppress(SandptyError):
-                    await root.change("/tmp/swapped", uid=USER, mode=0o777, recursive=True)
-                with suppress(SandptyError):
-                    await root.remove("/tmp/swapped", recursive=True)
-                guest.path("/tmp/swapped").mkdir(exist_ok=True)
-    assert len(list(outside.iterdir())) == 50
-    assert stat.S_IMODE(outside.stat().st_mode) == 0o700
-    assert outside.stat().st_uid == 0
 
 
 # --- moving, copying, changing ---------------------------------------------------------------------------------------
