@@ -148,6 +148,9 @@ async def test_half_made_sandboxes_are_cleaned_up_at_start(host: Supervised) -> 
     torn = host.data.sandboxes / state.new_id()
     torn.mkdir()
     (torn / "meta.json").write_text('{"id": "i')
+    strange = host.data.sandboxes / state.new_id()
+    strange.mkdir()
+    (strange / "meta.json").write_text('{"id": "", "annotations": {"x": ' + "[" * 100_000)
     stray_socket = host.data.agents / f"{state.new_id()}.sock"
     stray_socket.touch()
     stray = await asyncio.create_subprocess_exec("sleep", "1000")
@@ -168,7 +171,7 @@ async def test_half_made_sandboxes_are_cleaned_up_at_start(host: Supervised) -> 
         again = await peer.call("resume", id=resumed["id"], end_at=time.time() + 60)
         assert await run(again, "cat /root/file") == "kept\n"
         await peer.call("kill", id=resumed["id"])
-    await until(lambda: not list(host.data.sandboxes.iterdir()), what="the directories' end")
+    await until(lambda: list(host.data.sandboxes.iterdir()) == [strange], what="the directories' end")
 
 
 async def test_after_a_restart_of_the_machine_only_sandboxes_paused_to_disk_are_left(host: Supervised) -> None:
@@ -242,9 +245,18 @@ async def test_garbage_on_the_socket_hurts_only_its_sender(host: Supervised) -> 
         with pytest.raises(SandptyError) as unknown:
             await peer.call("run_command", argv=["id"])
         assert unknown.value.reason.name == "bad_request"
-        with pytest.raises(SandptyError) as wrong:
-            await peer.call("create", template=7)
-        assert wrong.value.reason.name == "bad_request"
+        deep: list[Any] = []
+        for _ in range(200):  # a supervisor that could write it down and not read it again would never start again
+            deep = [deep]
+        for reason, wrong in (
+            ("bad_request", {"template": 7}),
+            ("bad_request", {"owner": "x" * 2000}),
+            ("too_large", {"annotations": {"deep": deep}}),
+            ("too_large", {"defaults": {"env": {"x": "y" * 20_000}}}),
+        ):
+            with pytest.raises(SandptyError) as caught:
+                await peer.create(**wrong)
+            assert caught.value.reason.name == reason
         assert await peer.ids() == {sandbox["id"]}
 
 
@@ -259,6 +271,27 @@ async def test_a_thousand_quick_connections_leave_no_descriptor(host: Supervised
                 quick.connect(str(host.data.supervisor_socket))
         await until(lambda: fds(pid) <= before + 30, 10, "descriptors")
         assert (await peer.call("hello"))["version"] == 1
+
+
+async def test_a_server_that_takes_every_connection_does_not_keep_root_out(host: Supervised) -> None:
+    """Whoever owns its account cannot prevent that everything is ended."""
+    script = (
+        "import os,socket,sys\n"
+        "os.setresgid(*[int(sys.argv[1])]*3)\nos.setresuid(*[int(sys.argv[1])]*3)\n"
+        "held=[socket.socket(socket.AF_UNIX) for _ in range(80)]\n"
+        "for each in held: each.connect(sys.argv[2])\n"
+        "print('held', flush=True)\nsys.stdin.read()\n"
+    )
+    argv = ["/usr/bin/python3", "-c", script, str(SERVER_UID), str(host.data.supervisor_socket)]
+    server = await asyncio.create_subprocess_exec(*argv, stdin=-1, stdout=-1)
+    try:
+        assert server.stdout is not None
+        assert await server.stdout.readline() == b"held\n"
+        async with host.peer() as peer:
+            assert await peer.ids() == set()
+    finally:
+        server.kill()
+        await server.wait()
 
 
 async def test_other_accounts_are_not_heard(host: Supervised) -> None:
@@ -347,10 +380,9 @@ async def test_who_writes_is_paused_before_the_hosts_disk_is_full_and_loses_noth
         async with host.peer() as peer:
             idle, writer = await peer.create(), await peer.create()
             (host.path / "filler").write_bytes(b"x" * (560 << 20))
-            script = (
-                "for at in $(seq 50); do dd if=/dev/zero of=/root/big oflag=append bs=1M count=4 conv=notrunc,fsync"
-            )
-            writing = asyncio.create_task(run(writer, f"{script} 2>&1 || exit; sleep 0.02; done", timeout_s=60))
+            piece = "dd if=/dev/zero of=/root/big iflag=fullblock oflag=append bs=1M count=4 conv=notrunc,fsync"
+            script = f"for at in $(seq 50); do {piece} 2>&1 || exit; sleep 0.02; done"
+            writing = asyncio.create_task(run(writer, script, timeout_s=60))
 
             async def state(sandbox: dict[str, Any]) -> str:
                 return {each["id"]: each["state"] for each in (await peer.call("list"))["sandboxes"]}[sandbox["id"]]

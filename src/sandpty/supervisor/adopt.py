@@ -22,7 +22,7 @@ def refuse_beside_others(data: DataDir, driver: Driver) -> None:
     """Raises TierRefusedError while sandboxes of another tier run: only that tier can end or pause them in time."""
     running: dict[str, int] = {}
     for directory in data.sandboxes.iterdir():
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RecursionError):
             meta = state.read(directory)
             if meta is not None and meta.tier != driver.name and _runs(meta):
                 running[meta.tier] = running.get(meta.tier, 0) + 1
@@ -42,7 +42,7 @@ async def adopt_all(data: DataDir, driver: Driver, sandboxes: Sandboxes, pool: P
     for directory in sorted(data.sandboxes.iterdir()):
         try:
             meta = state.read(directory)
-        except OSError as error:  # it may be another time
+        except (OSError, RecursionError) as error:  # it may be another time
             log.error("sandbox %s cannot be read and is left alone: %s", directory.name, error)
             continue
         if meta is None or meta.id != directory.name:

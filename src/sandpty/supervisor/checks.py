@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from sandpty import config, disk_room
 from sandpty.wire import network_policy, network_rules, verbs
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.network_policy import NetworkPolicy
+from sandpty.wire.templates import Defaults
 from sandpty.wire.verbs import Limits, VolumeMount
 
 NAME_BYTES_MAX = 255  # of one name of a path: Linux' own
@@ -44,8 +45,26 @@ def revealed(policy: NetworkPolicy, before: NetworkPolicy) -> NetworkPolicy:
 
 def check_annotations(annotations: dict[str, Any]) -> None:
     """Raises too_large."""
+    level: list[Any] = [annotations]
+    for _ in range(verbs.MAX_ANNOTATIONS_DEPTH):
+        level = [below for each in level for below in _members(each)]
+    if level:
+        raise SandptyError("too_large", f"annotations are over {verbs.MAX_ANNOTATIONS_DEPTH} levels deep")
     if len(msgspec.json.encode(annotations)) > verbs.MAX_ANNOTATIONS_BYTES:
         raise SandptyError("too_large", f"annotations are over {verbs.MAX_ANNOTATIONS_BYTES} bytes")
+
+
+def _members(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def check_defaults(defaults: Defaults | None) -> None:
+    """Raises too_large."""
+    if len(msgspec.json.encode(defaults)) > config.TEMPLATE_DEFAULTS_BYTES:
+        kib = config.TEMPLATE_DEFAULTS_BYTES >> 10
+        raise SandptyError("too_large", f"environment, start and ready command take {kib} KiB at most")
 
 
 def check_mounts(mounts: Sequence[VolumeMount]) -> None:
@@ -60,7 +79,7 @@ def check_mounts(mounts: Sequence[VolumeMount]) -> None:
             raise SandptyError("bad_argument", f"a mount path is absolute, without `.`, `..` and `//`, not {shown!r}")
         if any(len(part.encode()) > NAME_BYTES_MAX for part in parts) or len(parts) > 32:
             raise SandptyError("bad_argument", f"the mount path {shown!r} is too long or too deep")
-        if path in KEPT_PATHS or path.startswith(KEPT_TREES):
+        if path in KEPT_PATHS or f"{path}/".startswith(KEPT_TREES):
             raise SandptyError("bad_argument", f"nothing can be mounted at {shown!r}: the sandbox itself needs it")
         for other in taken:
             if f"{path}/".startswith(f"{other}/") or f"{other}/".startswith(f"{path}/"):

@@ -26,7 +26,7 @@ from sandpty.isolation.trash import Trash
 from sandpty.supervisor import state
 from sandpty.supervisor.booting import Booting
 from sandpty.supervisor.changing import Changing
-from sandpty.supervisor.checks import check_annotations, check_disk, check_limits
+from sandpty.supervisor.checks import check_annotations, check_defaults, check_disk, check_limits
 from sandpty.supervisor.entry import Entry
 from sandpty.supervisor.events import Events
 from sandpty.supervisor.laying import Laying
@@ -122,6 +122,7 @@ class Sandboxes:
         limits = args.limits or template.limits or Limits()
         check_limits(limits)
         check_annotations(args.annotations)
+        check_defaults(args.defaults)
         mounts = self.volumes.mounts(args)
         self._creating += 1
         self.idle.clear()

@@ -32,7 +32,13 @@ def listen(path: str, uid: int, backlog: int, kind: socket.SocketKind = socket.S
 
 def is_from(peer: socket.socket, allowed: Container[int]) -> bool:
     """Whether who has connected is one of these accounts."""
-    _, uid, _ = _PEER.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+    uid = peer_uid(peer)
     if uid not in allowed:
         log.warning("refused a connection of uid %d", uid)
     return uid in allowed
+
+
+def peer_uid(peer: socket.socket) -> int:
+    """Who has connected."""
+    uid: int = _PEER.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))[1]
+    return uid

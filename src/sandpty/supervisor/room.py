@@ -92,8 +92,11 @@ class Room:
             sandbox_id, left_s = self._paused.popitem()
             try:
                 await self._sandboxes.pausing.resume(sandbox_id, time.time() + left_s)
-            except SandptyError as error:  # somebody else has done something with it
-                log.info("%s is not resumed: %s", sandbox_id, error)
+            except SandptyError as error:
+                if error.reason.name == "no_space":  # those before it have taken it: next time
+                    self._paused[sandbox_id] = left_s
+                    return
+                log.info("%s is not resumed: %s", sandbox_id, error)  # somebody else has done something with it
 
 
 def _unwritten_bytes() -> int:

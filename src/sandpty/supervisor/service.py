@@ -23,7 +23,7 @@ from sandpty.isolation.background import Background
 from sandpty.supervisor.events import Events
 from sandpty.supervisor.key_file import KeyFile
 from sandpty.supervisor.lifecycle import Sandboxes
-from sandpty.supervisor.listening import is_from, listen
+from sandpty.supervisor.listening import is_from, listen, peer_uid
 from sandpty.supervisor.pool import Pool
 from sandpty.wire import verbs
 from sandpty.wire.errors import SandptyError
@@ -154,13 +154,15 @@ class Service:
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer: socket.socket = writer.get_extra_info("socket")
-        if self._connections >= config.SUPERVISOR_CONNECTIONS_MAX or not is_from(peer, self._allowed):
+        # Some are left for root, who ends everything, also when the server has taken all it may have.
+        more = config.SUPERVISOR_CONNECTIONS_OF_ROOT if peer_uid(peer) == 0 else 0
+        if self._connections >= config.SUPERVISOR_CONNECTIONS_MAX + more or not is_from(peer, self._allowed):
             writer.close()
             return
         self._connections += 1
         try:
             await _Conversation(self, reader, writer).run()
-        except (ConnectionError, ValueError, msgspec.MsgspecError) as error:
+        except (ConnectionError, ValueError, RecursionError, msgspec.MsgspecError) as error:
             log.warning("connection closed: %s", error)
         finally:
             self._connections -= 1

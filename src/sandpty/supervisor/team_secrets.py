@@ -92,6 +92,8 @@ class TeamSecrets:
             raise SandptyError("conflict", f"there is a secret '{name}' already")
         if len(mine) >= config.SECRETS_PER_TEAM_MAX:
             raise SandptyError("limit", f"a team has {config.SECRETS_PER_TEAM_MAX} secrets at most")
+        if len(self._kept) >= config.SECRETS_OF_ALL_MAX:
+            raise SandptyError("limit", f"this host keeps {config.SECRETS_OF_ALL_MAX} secrets at most")
         now = time.time()
         new_id = _ID_PREFIX + uuid.uuid4().hex
         shown = Secret(id=new_id, name=name, version=1, metadata={}, created_at=now, updated_at=now)

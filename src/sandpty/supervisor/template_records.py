@@ -16,7 +16,7 @@ import msgspec
 
 from sandpty import config
 from sandpty.isolation.failures import failure
-from sandpty.supervisor.checks import check_limits
+from sandpty.supervisor.checks import check_defaults, check_limits
 from sandpty.templates.catalog import Catalog
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.templates import (
@@ -153,6 +153,8 @@ class TemplateRecords:
             raise SandptyError("too_large", f"a template's record takes {config.TEMPLATE_RECORD_BYTES} bytes at most")
         if new.id not in self._kept and len(self._of(new.owner)) >= config.TEMPLATES_MAX:
             raise SandptyError("limit", f"a team has {config.TEMPLATES_MAX} templates at most")
+        if new.id not in self._kept and len(self._kept) >= config.TEMPLATES_OF_ALL_MAX:
+            raise SandptyError("limit", f"this host keeps {config.TEMPLATES_OF_ALL_MAX} templates at most")
 
     def _of(self, owner: str) -> Sequence[Template]:
         return [each for each in self._kept.values() if each.owner == owner]
@@ -198,9 +200,7 @@ class TemplateRecords:
 def _check_builds(new: Template) -> None:
     for build in new.builds:
         check_limits(limits_of(build))
-        if len(msgspec.json.encode(build.defaults)) > config.TEMPLATE_DEFAULTS_BYTES:
-            kib = config.TEMPLATE_DEFAULTS_BYTES >> 10
-            raise SandptyError("too_large", f"environment, start and ready command take {kib} KiB at most")
+        check_defaults(build.defaults)
     if len(new.builds) > config.TEMPLATE_BUILDS_KEPT or len(new.tags) > config.TEMPLATE_TAGS_MAX:
         raise SandptyError("limit", f"a template keeps {config.TEMPLATE_BUILDS_KEPT} builds at most")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from sandpty.wire.verbs import Word
+
 
 class Secret(msgspec.Struct, frozen=True, kw_only=True):
     """`version` counts its values. Times are unix seconds."""
@@ -23,7 +25,7 @@ class SecretList(msgspec.Struct, frozen=True):
 class SecretArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`reference`: an id or a name; of a new one, its name. metadata None: what it has."""
 
-    owner: str
+    owner: Word
     reference: str
     value: str = ""
     metadata: dict[str, str] | None = None

@@ -44,7 +44,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -55,6 +55,9 @@ from sandpty.wire.templates import Defaults, Files
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 MAX_ANNOTATIONS_BYTES = 256 * 1024
+MAX_ANNOTATIONS_DEPTH = 32  # of lists and objects in each other: what can be read once can be read everywhere
+MAX_WORD_CHARACTERS = 1024  # names and keys that the supervisor keeps and never looks into
+Word = Annotated[str, msgspec.Meta(max_length=MAX_WORD_CHARACTERS)]
 FORGOTTEN_ANNOTATIONS = ("env", "token", "idempotency")  # those that do not outlive their sandbox
 SUPERVISOR_PROTOCOL_VERSION = 1
 EGRESS_PROTOCOL_VERSION = 2  # between supervisor and egress process, which outlives it
@@ -90,7 +93,7 @@ class CreateArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     `volumes`: mounted in it from the start. One from a snapshot also mounts what the snapshot's sandbox did.
     """
 
-    template: str
+    template: Word
     files: Files | None = None
     defaults: Defaults | None = None
     snapshot: str = ""  # the id of one to start from; `template` is then only what the sandbox says of itself
@@ -100,7 +103,7 @@ class CreateArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     internet: bool = True
     network: NetworkPolicy = NetworkPolicy()
     network_of: str = ""  # the id of a sandbox: what `network` hides is as there
-    owner: str = ""
+    owner: Word = ""
     annotations: dict[str, Any] = {}
     first_shell: FirstShell | None = None
     volumes: tuple[VolumeMount, ...] = ()
@@ -151,9 +154,9 @@ class SnapshotArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     gone after a while. `layer`: for a build, under this key; not listed, and the sandbox ends with it."""
 
     id: str
-    name: str = ""
+    name: Word = ""
     temporary: bool = False
-    layer: str = ""
+    layer: Word = ""
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,8 +175,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 class CreateVolumeArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`name` is the owner's only one of that name. `disk_mb` bounds what the volume holds; 0: the default."""
 
-    name: str
-    owner: str
+    name: Word
+    owner: Word
     disk_mb: int = 0
 
 
