@@ -303,7 +303,10 @@ IMAGE_NAME_BYTES: Final = 4095  # of an entry's path: the kernel's PATH_MAX
 IMAGE_DEPTH_MAX: Final = 256  # directories above an entry: what removes a tree again walks down them
 IMAGE_MEMORY_BYTES: Final = 1536 * 1024**2  # address space of what unpacks; 2 million names take 300 MB
 IMAGE_INSPECT_TIMEOUT_S: Final = 60.0  # for a registry to tell its manifest
-IMAGE_STALL_S: Final = 120.0  # a pull or an unpacking that makes no progress for so long is given up
+IMAGE_STALL_S: Final = 120.0  # a pull or an unpacking that makes no progress for so long is given up ...
+IMAGE_STALL_BYTES: Final = (
+    64 * 1024
+)  # ... which is, of a pull, less than this: who drips bytes would hold a turn for hours
 IMAGE_IMPORT_S: Final = 4 * 3600.0  # the whole of an import; 32 GiB at 20 Mbit/s
 IMAGE_PROGRESS_S: Final = 0.25  # between words of how far it is
 IMAGE_NOTICES_MAX: Final = 20  # about what was left out; the rest is counted
@@ -312,7 +315,7 @@ IMAGE_SKEL_FILE_BYTES: Final = 64 * 1024  # ... each of at most this size
 IMAGE_ACCOUNTS_BYTES: Final = 4 * 1024 * 1024  # of an image's /etc/passwd and its like
 IMAGES_UID: Final = 61_982  # the first account of what talks to registries; nobody else's ...
 IMAGES_UIDS: Final = 16  # ... one for each pull of this host
-IMPORTS_IN_PARALLEL: Final = 2  # each takes a core to unpack
+IMPORTS_IN_PARALLEL: Final = 4  # as many as builds: one that pulls from a slow registry holds up no other build
 IMPORTS_MAX: Final = 32  # under way or waiting
 IMAGES_BYTES_MAX: Final = 512 * 1024**3  # of all images together, as they lie on the disk
 IMAGE_HELD_S: Final = 600.0  # an image that was just imported is kept so long, until a template refers to it

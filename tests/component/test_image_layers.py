@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import lzma
 import os
 import stat
 import struct
@@ -99,8 +100,11 @@ def test_a_layer_takes_away_what_is_below(unpacker: Unpacker) -> None:
         entry("f/inside", b"2"),
         entry(".wh.gone", b""),
         entry("d/.wh..wh.plnk", b""),
+        entry("both", b"of this layer"),
+        entry(".wh.both", b""),
     )
     unpacker.unpack(below, above)
+    assert (unpacker.tree / "both").exists()  # a layer takes away what is below it, nothing of its own
     assert names(unpacker.tree, "d") == {"sub"}
     assert names(unpacker.tree, "d/sub") == {"new"}
     assert names(unpacker.tree, "f") == {"inside"}
@@ -222,6 +226,14 @@ def test_names_are_bounded(unpacker: Unpacker) -> None:
     refused(Unpacker(unpacker.directory, 2), layer(*chain))
 
 
+def unknown_entry(size: int) -> bytes:
+    """The head of one of a kind that tarfile passes over; it says how long it is."""
+    head = bytearray(512)
+    head[:1], head[124:136], head[156:157] = b"n", b"\x80" + size.to_bytes(11, "big"), b"Z"
+    head[148:156] = b"%06o\0 " % (sum(head) + 8 * 32)
+    return bytes(head)
+
+
 # --- broken ---------------------------------------------------------------------------------------------------------
 
 
@@ -238,7 +250,7 @@ def test_every_digest_is_checked(unpacker: Unpacker) -> None:
         assert caught.value.reason.name == "bad_image"
 
 
-@pytest.mark.parametrize("how", ["cut", "noise", "trailing", "header", "negative", "empty-name"])
+@pytest.mark.parametrize("how", ["cut", "noise", "trailing", "header", "negative", "empty-name", "xz", "endless"])
 def test_broken_archives_are_refused(unpacker: Unpacker, how: str) -> None:
     """Whatever is wrong with them, in one line, and soon."""
     good = layer(entry("x", b"1" * 10_000), entry("y", b"2"))
@@ -254,6 +266,8 @@ def test_broken_archives_are_refused(unpacker: Unpacker, how: str) -> None:
         "header": bytes(header),
         "negative": bytes(negative) + bytes(1024),
         "empty-name": layer(entry("", b"x")),
+        "xz": lzma.compress(good),
+        "endless": unknown_entry(2**60) + bytes(1024),
     }[how]
     refused(unpacker, content)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -24,7 +26,7 @@ from sandpty.images import collecting
 from sandpty.wire.errors import SandptyError
 from tests.component.image_imports import Importer
 from tests.component.registry_tokens import token_giver
-from tests.oci_images import Image, entry, layer, slim_layer
+from tests.oci_images import INDEX, MANIFEST, PLATFORM, Image, digest_of, entry, layer, slim_layer
 from tests.registry_fixture import Registry, running_registry
 from tests.waiting import until_sync
 
@@ -191,6 +193,79 @@ def test_a_registry_that_sends_something_else(importer: Importer, registry: Regi
     place = registry.directory / f"store/docker/registry/v2/blobs/sha256/{digest[:2]}/{digest}/data"
     place.write_bytes(small(b"as it is").packed()[0].ljust(len(blob), b"\0")[: len(blob)])
     assert refused(importer, name).reason.name == "bad_image"
+
+
+LIARS_BLOBS: dict[str, bytes] = {}
+LIARS_MANIFEST = small(b"of a liar").manifest(LIARS_BLOBS)
+
+
+def index_of(data: bytes, kind: str) -> bytes:
+    """With one entry."""
+    listed = {"mediaType": kind, "digest": digest_of(data), "size": len(data), "platform": PLATFORM}
+    return json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": [listed]}).encode()
+
+
+class Liar(BaseHTTPRequestHandler):
+    """A registry of one image, which wants a password. Subclasses say what of it is a lie."""
+
+    top = LIARS_MANIFEST
+    kind = MANIFEST
+    elsewhere = ""  # where blobs are said to be
+    endless = False  # blobs
+
+    def do_GET(self) -> None:
+        kind, _, name = self.path.rpartition("/")
+        if self.headers["Authorization"] is None:
+            self.answer(401, b"", **{"WWW-Authenticate": 'Basic realm="r"'})
+        elif self.path == "/v2/":
+            self.answer(200, b"{}")
+        elif kind.endswith("/manifests"):
+            known = {digest_of(data): data for data in (self.top, index_of(LIARS_MANIFEST, MANIFEST), LIARS_MANIFEST)}
+            self.answer(200, known.get(name, self.top), **{"Content-Type": self.kind})
+        elif self.elsewhere:
+            self.answer(307, b"", Location=f"http://{self.elsewhere}/{name}")
+        elif self.endless:
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(ConnectionError):
+                while True:
+                    self.wfile.write(bytes(1 << 20))
+        else:
+            self.answer(200, LIARS_BLOBS[name])
+
+    def answer(self, status: int, body: bytes, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Elsewhere(Liar):
+    """Where blobs are, without a password; it listens to what it is told."""
+
+    heard: ClassVar[list[str | None]] = []
+
+    def do_GET(self) -> None:
+        self.heard.append(self.headers["Authorization"])
+        self.answer(200, LIARS_BLOBS[self.path.removeprefix("/")])
+
+
+def test_a_registry_that_lies_gets_nowhere(importer: Importer) -> None:
+    """One that sends blobs without end, or indexes in indexes, is left; blobs elsewhere are fetched without secrets."""
+    account = {"username": USERNAME, "password": PASSWORD}
+    nested = index_of(index_of(LIARS_MANIFEST, MANIFEST), INDEX)
+    for lies, reason in (({"endless": True}, "too_large"), ({"top": nested, "kind": INDEX}, "bad_image")):
+        with served(type("Lying", (Liar,), lies)) as host:
+            assert refused(importer, f"{host}/x", **account).reason.name == reason
+    with served(Elsewhere) as other:
+        elsewhere = other.replace("127.0.0.1", "localhost")
+        with served(type("Sending", (Liar,), {"elsewhere": elsewhere})) as host:
+            assert file_of(importer, importer.run(f"{host}/x", **account).id) == b"of a liar"
+    assert set(Elsewhere.heard) == {None}
 
 
 def test_two_at_once_do_the_work_once(importer: Importer, registry: Registry) -> None:

@@ -124,7 +124,8 @@ def test_the_operators_word_on_registries(tmp_path: Path) -> None:
     assert registries.conf_for(told, "ghcr.io") == told.text
     assert 'location = "127.0.0.1:5000"\ninsecure = true' in registries.conf_for(told, "127.0.0.1:5000")
     given = json.loads(registries.auth_for(told, "docker.io", "me", "pw"))["auths"]
-    assert given == {"docker.io": {"auth": base64.b64encode(b"me:pw").decode()}, "ghcr.io": {"auth": "Z2g6"}}
+    assert given == {"docker.io": {"auth": base64.b64encode(b"me:pw").decode()}}
+    assert json.loads(registries.auth_for(told, "ghcr.io", "", ""))["auths"] == {"ghcr.io": {"auth": "Z2g6"}}
     for broken in ("[[registry", "registry = 1"):
         conf.write_text(broken)
         with pytest.raises(SandptyError) as caught:

@@ -96,7 +96,8 @@ class _Bounds:
         self.size_bytes += count
         if self.size_bytes > self._task.bytes_max:
             raise SandptyError("too_large", f"the image holds more than {self._task.bytes_max} bytes")
-        self._tell()
+        if count:  # who reads and reads at the end of a layer makes no progress
+            self._tell()
 
     def entry(self) -> None:
         self.entries += 1

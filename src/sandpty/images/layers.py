@@ -14,6 +14,7 @@ import zstandard
 from sandpty.wire.errors import SandptyError
 
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_OTHERS = (b"\xfd7zXZ", b"BZh")  # xz, bzip2
 _CHUNK_BYTES = 256 * 1024
 _ZSTD_WINDOW_BYTES = 128 * 1024 * 1024  # what `zstd --ultra -22` makes; a larger one is refused
 
@@ -70,10 +71,12 @@ class Layer:
 
 def _unpacked(raw: io.BufferedReader) -> _Readable:
     """By what it is, not by what it is called: media types of archives that Docker has saved are wrong."""
-    begin = raw.peek(4)[:4]
+    begin = raw.peek(8)[:8]
+    if begin.startswith(_OTHERS):
+        raise SandptyError("bad_image", "a layer is packed by xz or bzip2: layers are plain, gzip or zstd")
     if begin.startswith(_GZIP):
         return gzip.GzipFile(fileobj=raw, mode="rb")
-    if begin == _ZSTD:
+    if begin.startswith(_ZSTD):
         unpacker = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
         return unpacker.stream_reader(raw, read_across_frames=True)
     return raw

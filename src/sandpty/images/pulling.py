@@ -7,7 +7,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from sandpty.wire.images import Blob
 
 Show = Callable[[list[Blob]], None]
 _BLOBS = "blobs"
+_BESIDE_BYTES = config.IMAGE_MANIFEST_BYTES + 4096  # what skopeo writes beside the blobs
 _PART = "dir-put-blob"  # what skopeo calls a blob that is not whole yet
 
 
@@ -70,7 +71,10 @@ class Pull:
     def fetch(self, found: Found, show: Show) -> Configuration:
         """All blobs of it, which are not checked yet, and its configuration, which is. Raises SandptyError."""
         blobs = [Blob(layer.digest, layer.size_bytes, 0) for layer in found.manifest.layers]
-        self._copy(found.source, lambda: show(list(_progress(self.blobs, blobs))))
+        stated = found.manifest.size_bytes + _BESIDE_BYTES
+        self._copy(
+            found.source, lambda: show(list(_progress(self.blobs, blobs))), min(stated, config.IMAGE_BLOBS_BYTES)
+        )
         _hold_to(found.manifest.digest, (self.blobs / "manifest.json").read_bytes())
         return self._configuration(found.manifest)
 
@@ -85,28 +89,31 @@ class Pull:
         wanted = self._platform
         options = [f"--override-os={wanted.os}", f"--override-arch={wanted.architecture}"]
         options += [f"--override-variant={wanted.variant}"] if wanted.variant else []
-        self._copy(f"{self._source.kind}:{name}{selector}", lambda: None, options)
+        self._copy(f"{self._source.kind}:{name}{selector}", lambda: None, config.IMAGE_BLOBS_BYTES, options)
         shutil.rmtree(copied)
         manifest = manifests.manifest(_read(self.blobs / "manifest.json"))
         return manifest, self._configuration(manifest)
 
-    def _copy(self, source: str, show: Callable[[], None], options: list[str] | None = None) -> None:
-        last, moved_at = -1, time.monotonic()
+    def _copy(self, source: str, show: Callable[[], None], bytes_max: int, options: Sequence[str] = ()) -> None:
+        last, moved_at = -config.IMAGE_STALL_BYTES, time.monotonic()
 
         def waited() -> None:
             nonlocal last, moved_at
             size = sum(_size(path) for path in _files(self.blobs))
-            if size > config.IMAGE_BLOBS_BYTES:
-                raise SandptyError("too_large", f"the image's layers are over {config.IMAGE_BLOBS_BYTES} bytes")
+            if size > bytes_max:
+                raise SandptyError(
+                    "too_large", f"the image's layers are over {bytes_max} bytes, or more than is stated"
+                )
             if not disk_room.has_room(self._own):
                 raise SandptyError("no_space", "the data directory's disk is full")
-            if size != last:
+            if size - last >= config.IMAGE_STALL_BYTES:
                 last, moved_at = size, time.monotonic()
             elif time.monotonic() - moved_at > config.IMAGE_STALL_S:
-                raise SandptyError("registry_failed", f"the registry sent nothing for {config.IMAGE_STALL_S:.0f} s")
+                said = f"{max(0, size - last)} bytes in {config.IMAGE_STALL_S:.0f} s"
+                raise SandptyError("registry_failed", f"the registry is too slow, or silent: {said}")
             show()
 
-        self._skopeo.copy(source, self.blobs, waited, options or [])
+        self._skopeo.copy(source, self.blobs, waited, options)
         # No other program of that account is to change what was pulled.
         os.chown(self._own, 0, 0)
 
@@ -180,7 +187,7 @@ def _read(path: Path) -> bytes:
 
 
 def _copy_archive(file: Path, target: Path) -> None:
-    _copy_file(file, target / "archive")
+    _copy_file(file, target / "archive", config.IMAGE_BLOBS_BYTES)
 
 
 def _copy_layout(directory: Path, target: Path) -> None:
@@ -192,11 +199,13 @@ def _copy_layout(directory: Path, target: Path) -> None:
         names += [blobs / path.name for path in (directory / blobs).iterdir()]
     except OSError as error:
         raise SandptyError("no_such_image", f"{directory} is no OCI layout: {error.strerror}") from error
+    left = config.IMAGE_BLOBS_BYTES
     for name in names:
-        _copy_file(directory / name, target / name)
+        left -= _copy_file(directory / name, target / name, left)
 
 
-def _copy_file(file: Path, target: Path) -> None:
+def _copy_file(file: Path, target: Path, bytes_max: int) -> int:
+    """Its size."""
     try:
         fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -205,6 +214,9 @@ def _copy_file(file: Path, target: Path) -> None:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             raise SandptyError("bad_image", f"{file} is not a plain file")
-        if found.st_size > config.IMAGE_BLOBS_BYTES:
-            raise SandptyError("too_large", f"{file} is over {config.IMAGE_BLOBS_BYTES} bytes")
+        if found.st_size > bytes_max:
+            raise SandptyError("too_large", f"with {file} it is over {config.IMAGE_BLOBS_BYTES} bytes")
+        if not disk_room.has_room(target.parent, found.st_size):
+            raise SandptyError("no_space", f"{file} does not fit on the data directory's disk")
         shutil.copyfileobj(source, copy, 1024 * 1024)
+        return found.st_size

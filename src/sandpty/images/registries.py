@@ -86,8 +86,10 @@ def conf_for(registries: Registries, domain: str) -> str:
 
 
 def auth_for(registries: Registries, domain: str, username: str, password: str) -> str:
-    """auth.json of one pull: the operator's credentials; those of the request, if any, for its own registry."""
-    auths = dict(registries.auths)
+    """auth.json of one pull: the operator's credentials for where it may go; those of the request, if any, for its own
+    registry."""
+    needed = {domain, *registries.places}
+    auths = {key: value for key, value in registries.auths.items() if any(_same(key, each) for each in needed)}
     if username or password:
         for key in [key for key in auths if _same(key, domain)]:
             del auths[key]

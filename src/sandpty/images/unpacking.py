@@ -92,6 +92,8 @@ class Unpacking:
         parts = _parts(info.name)
         if info.size < 0:
             raise hostile("a negative size", info.name)
+        if info.size > config.IMAGE_TREE_BYTES:  # tarfile would look for the end of it for years
+            raise SandptyError("too_large", f"an entry says that it has {info.size} bytes: {info.name[:200]!r}")
         if not parts:
             if not info.isdir():
                 raise hostile("an entry would replace the root", info.name)
@@ -129,7 +131,8 @@ class Unpacking:
             hidden = name.removeprefix(_WHITEOUT)
             if hidden in ("", ".", ".."):
                 raise hostile("a whiteout of nothing", name)
-            _remove(f"{parent}/{hidden}")
+            if not self._first:
+                self._remove_lower(f"{parent}/{hidden}")
         self._parent = None
 
     def _remove_lower(self, path: str) -> None:
