@@ -23,6 +23,8 @@ from sandpty.supervisor.events import Events
 from sandpty.supervisor.lifecycle import Sandboxes
 from sandpty.supervisor.template_records import TemplateRecords
 from sandpty.templates.catalog import Catalog, Ready
+from sandpty.wire.errors import SandptyError
+from sandpty.wire.network_policy import EgressProxy, NetworkPolicy
 from sandpty.wire.verbs import CreateArgs
 from tests.waiting import until
 
@@ -117,6 +119,75 @@ async def test_a_sandbox_whose_pause_could_not_end_it_is_ended_before_it_runs_ag
         finally:
             await sandboxes.kill_all()
     assert driver.running == 0
+
+
+class Outward:
+    """A way out where a proxy's name is being looked up until `answer` is set."""
+
+    def __init__(self) -> None:
+        self.asked, self.answer = asyncio.Event(), asyncio.Event()
+
+    def secrets_of(self, owner: str) -> dict[str, str]:
+        return {"token": "value"}
+
+    async def check_proxy(self, host: str) -> None:
+        self.asked.set()
+        await self.answer.wait()
+
+
+class Connected(Enduring):
+    """A driver with a way out, on which one sandbox does not follow its policy."""
+
+    isolated = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refusals = 0
+        self.outward = Outward()
+        self.applied: list[str] = []
+        self.failing = ""
+
+    @property
+    def running(self) -> int:
+        return 0  # many at once
+
+    async def apply(self, plan: Plan, started: Started) -> None:
+        self.applied.append(plan.id)
+        if plan.id == self.failing:
+            raise SandptyError("runtime_failed", "the egress process does not answer")
+
+
+async def test_a_name_server_that_does_not_answer_keeps_no_sandbox_alive(root: Path) -> None:
+    """While a new proxy's name is looked up, the sandbox can be ended, by its deadline for example."""
+    driver = Connected()
+    async with Background() as background:
+        sandboxes = _sandboxes(root, driver, background)
+        args: dict[str, Any] = {"template": "host-usr", "end_at": time.time() + 60}
+        made = await sandboxes.create(CreateArgs(**args), lambda template, asked: None)
+        policy = NetworkPolicy(proxy=EgressProxy(address="proxy.invalid:1080"))
+        change = asyncio.create_task(sandboxes.changing.network(made.id, True, policy))
+        await driver.outward.asked.wait()
+        async with asyncio.timeout(30):
+            await sandboxes.kill(made.id)
+        driver.outward.answer.set()
+        with pytest.raises(SandptyError, match="does not exist"):
+            await change
+        assert driver.applied == []
+
+
+async def test_a_secret_reaches_every_sandbox_that_it_can(root: Path) -> None:
+    """One that does not take the new value is told of, and keeps no other from it."""
+    driver = Connected()
+    policy = NetworkPolicy(headers={"example.com": {"X-Key": "${e2b.secrets.token}"}})
+    async with Background() as background:
+        sandboxes = _sandboxes(root, driver, background)
+        args: dict[str, Any] = {"template": "host-usr", "end_at": time.time() + 60, "owner": "me", "network": policy}
+        made = [await sandboxes.create(CreateArgs(**args), lambda template, asked: None) for _ in range(2)]
+        driver.failing = made[0].id
+        with pytest.raises(SandptyError, match="does not answer"):
+            await sandboxes.policies.secret_changed("me", "token")
+        assert driver.applied == [each.id for each in made]
+        await sandboxes.kill_all()
 
 
 def _sandboxes(root: Path, driver: Failing, background: Background) -> Sandboxes:

@@ -254,6 +254,16 @@ async def test_a_change_that_cannot_be_written_down_does_not_happen(host: Superv
     await peer.call("kill", id=sandbox["id"])
 
 
+async def test_a_sandbox_is_changed_by_what_is_known_of_it(host: Supervised, peer: Peer) -> None:
+    """Not by a number that a runtime wrote once, which may be another process's by now."""
+    sandbox = await peer.create(internet=True)
+    (host.data.sandboxes / sandbox["id"] / "pid").write_text("none")
+    await peer.call("set_memory", id=sandbox["id"], memory_mb=2048)
+    await peer.call("network", id=sandbox["id"], internet=False)
+    assert "default" not in await run(sandbox, "cat /proc/net/route; ip route")
+    await peer.call("kill", id=sandbox["id"])
+
+
 async def test_a_paused_sandbox_can_be_killed(peer: Peer) -> None:
     """Frozen or on disk."""
     for memory in (True, False):

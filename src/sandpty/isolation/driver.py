@@ -166,8 +166,8 @@ class Driver(Protocol):
     async def start(self, plan: Plan, listener: socket.socket) -> Started:
         """Run the agent on `listener`, in a new root or on what an earlier run of this sandbox left on disk."""
 
-    async def apply(self, plan: Plan) -> None:
-        """Make a running sandbox follow the plan's limits and network policy."""
+    async def apply(self, plan: Plan, started: Started) -> None:
+        """Make a running sandbox follow the plan's limits and network policy. Raises also sandbox_ended."""
 
     async def freeze(self, plan: Plan) -> None:
         """Stop every process where it stands; memory stays."""

@@ -233,17 +233,15 @@ class OciDriver:
 
     # --- while it runs ---
 
-    async def apply(self, plan: Plan) -> None:
+    async def apply(self, plan: Plan, started: Started) -> None:
+        inside = self.network(plan, started)
         try:
             self._cgroups.apply(group_of(plan.slot), plan.limits)
-            pid = int((plan.directory / "pid").read_text(encoding="ascii"))
-            netns = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                await self.outward.apply(plan, netns)
-            finally:
-                os.close(netns)
+            await self.outward.apply(plan, inside.fd)
         except (OSError, ValueError) as error:
             raise failure("limits cannot be applied", error) from error
+        finally:
+            os.close(inside.fd)
 
     async def freeze(self, plan: Plan) -> None:
         try:

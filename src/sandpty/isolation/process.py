@@ -60,7 +60,7 @@ class ProcessDriver:
         except ProcessLookupError:
             raise SandptyError("runtime_failed", "the agent ended at once") from None
 
-    async def apply(self, plan: Plan) -> None:
+    async def apply(self, plan: Plan, started: Started) -> None:
         pass
 
     async def freeze(self, plan: Plan) -> None:

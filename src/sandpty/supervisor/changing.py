@@ -49,8 +49,12 @@ class Changing:
 
         async def work() -> Sandbox:
             async with self._sandboxes.held(sandbox_id) as entry:
+                before = entry.meta.network
+                whole = self._policies.whole(policy, before, internet=internet, owner=entry.meta.owner)
+            await self._policies.check_proxy(whole, before)
+            async with self._sandboxes.held(sandbox_id) as entry:  # what it hides may be another now
                 meta = entry.meta
-                whole = await self._policies.whole(policy, meta.network, internet=internet, owner=meta.owner)
+                whole = self._policies.whole(policy, meta.network, internet=internet, owner=meta.owner)
                 return await self._applied(entry, "network set", internet=internet, network=whole)
 
         return await self._background.finish(work(), f"network {sandbox_id[:64]}")
@@ -75,7 +79,7 @@ class Changing:
         entry.change(**members)
         try:
             if entry.meta.phase != "stopped":
-                await self._driver.apply(entry.plan)
+                await self._driver.apply(entry.plan, entry.meta.started)
         except BaseException:
             entry.take_back(**before)
             raise

@@ -116,7 +116,8 @@ class Sandboxes:
     async def create(self, args: CreateArgs, claim: Callable[[Ready, str], Entry | None]) -> Sandbox:
         """A sandbox for the server: a warm one, if `claim` gives one, turned into what was asked for; or a new one."""
         before = self._get(args.network_of).meta.network if args.network_of else NetworkPolicy()
-        policy = await self.policies.whole(args.network, before, internet=args.internet, owner=args.owner)
+        policy = self.policies.whole(args.network, before, internet=args.internet, owner=args.owner)
+        await self.policies.check_proxy(policy, before)
         args = msgspec.structs.replace(args, network=policy)
         template = self.origins.ready(args)
         limits = args.limits or template.limits or Limits()
@@ -158,7 +159,7 @@ class Sandboxes:
             meta.limits, meta.internet, meta.network = limits, args.internet, args.network
             meta.owner = args.owner
             try:
-                await self._driver.apply(entry.plan)
+                await self._driver.apply(entry.plan, meta.started)
             except SandptyError as error:
                 log.warning("warm sandbox %s does not take its limits: %s", meta.id, error)
                 self._background.spawn(self.discard(entry), f"discard {meta.id}")

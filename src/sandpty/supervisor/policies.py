@@ -22,22 +22,38 @@ class Policies:
         self._entries = entries
 
     async def secret_changed(self, owner: str, name: str) -> None:
-        """From now on requests of the owner's sandboxes have the new value. Raises runtime_failed."""
+        """From now on requests of the owner's sandboxes have the new value; what fails with one keeps no other from it.
+
+        Raises runtime_failed.
+        """
+        failed: SandptyError | None = None
         for entry in tuple(self._entries.values()):
             if entry.meta.owner == owner and name in network_policy.secrets_in(entry.meta.network):
                 async with entry.lock:
                     if entry.ended is None and entry.meta.phase != "stopped":
-                        await self._driver.apply(entry.plan)
+                        try:
+                            await self._driver.apply(entry.plan, entry.meta.started)
+                        except SandptyError as error:
+                            if error.reason.name != "sandbox_ended":
+                                failed = failed or error
+        if failed is not None:
+            raise failed
 
-    async def whole(self, policy: NetworkPolicy, before: NetworkPolicy, *, internet: bool, owner: str) -> NetworkPolicy:
-        """`owner`: whose secrets it may refer to. Raises bad_argument, unsupported, runtime_failed."""
+    async def check_proxy(self, policy: NetworkPolicy, before: NetworkPolicy) -> None:
+        """Of a whole policy. Its name is looked up, for as long as who answers likes: hold no sandbox meanwhile.
+
+        Raises bad_argument, unsupported, runtime_failed.
+        """
+        if policy.proxy is not None and policy.proxy != before.proxy:
+            await self._outward.check_proxy(policy.proxy.host)
+
+    def whole(self, policy: NetworkPolicy, before: NetworkPolicy, *, internet: bool, owner: str) -> NetworkPolicy:
+        """Its proxy is yet to be checked. `owner`: whose secrets it may refer to. Raises bad_argument, unsupported."""
         policy = revealed(checked_network(internet, policy, isolated=self._driver.isolated), before)
         if wanted := network_policy.secrets_in(policy):
             missing = wanted - self._outward.secrets_of(owner).keys()
             if missing:
                 raise SandptyError("bad_argument", f"there is no secret {min(missing)!r}")
-        if policy.proxy is not None and policy.proxy != before.proxy:
-            await self._outward.check_proxy(policy.proxy.host)
         return policy
 
     @property
