@@ -18,14 +18,15 @@ from sandpty.config import DataDir
 from sandpty.isolation import process_table
 from sandpty.isolation.background import Background
 from sandpty.isolation.driver import Driver, Plan, Started
-from sandpty.supervisor import lifecycle
+from sandpty.supervisor import lifecycle, state
 from sandpty.supervisor.events import Events
 from sandpty.supervisor.lifecycle import Sandboxes
+from sandpty.supervisor.snapshots import META_NAME, Kept
 from sandpty.supervisor.template_records import TemplateRecords
 from sandpty.templates.catalog import Catalog, Ready
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.network_policy import EgressProxy, NetworkPolicy
-from sandpty.wire.verbs import CreateArgs
+from sandpty.wire.verbs import CreateArgs, Limits
 from tests.waiting import until
 
 
@@ -58,6 +59,9 @@ class Failing:
 
     async def destroy(self, plan: Plan) -> None:
         self.destroyed.append(plan.slot)
+
+    def forget_copy(self, directory: Path) -> None:
+        pass
 
 
 async def test_a_create_that_fails_in_an_unforeseen_way_leaves_nothing(
@@ -188,6 +192,26 @@ async def test_a_secret_reaches_every_sandbox_that_it_can(root: Path) -> None:
             await sandboxes.policies.secret_changed("me", "token")
         assert driver.applied == [each.id for each in made]
         await sandboxes.kill_all()
+
+
+async def test_what_something_unknown_may_stand_on_is_kept(root: Path) -> None:
+    """A deleted snapshot goes with the last that needs it, and of what cannot be read nobody knows what it needs."""
+    async with Background() as background:
+        sandboxes = _sandboxes(root, Failing(), background)
+        place = DataDir(root).snapshots / state.new_record_id()
+        place.mkdir(parents=True)
+        words = dict.fromkeys(("name", "owner", "sandbox_id", "template"), "x")
+        kept = Kept(
+            id=place.name, layers=(), copies=(), limits=Limits(), created_at=0, size_bytes=0, deleted=True, **words
+        )
+        state.write_durably(place / META_NAME, kept)
+        for left_alone in (sandboxes.left_alone, sandboxes.snapshots._records.left_alone):
+            left_alone.add("unknown")
+            sandboxes.snapshots.load()
+            assert place.exists()
+            left_alone.clear()
+        sandboxes.snapshots.collect()
+        await until(lambda: not place.exists(), 30)
 
 
 def _sandboxes(root: Path, driver: Failing, background: Background) -> Sandboxes:

@@ -136,7 +136,10 @@ async def test_shutdown_leaves_sandboxes_running_unless_told(host: Supervised) -
 
 
 async def test_half_made_sandboxes_are_cleaned_up_at_start(host: Supervised) -> None:
-    """A directory without meta.json, one that was being created or resumed, a socket or a process without a sandbox."""
+    """A directory without meta.json, one that was being created or resumed, a socket or a process without a sandbox.
+
+    What another version may have written is left alone.
+    """
     async with host.peer() as peer:
         sandbox, resumed = await peer.create(), await peer.create()
         await run(resumed, "echo kept > /root/file; sync")
@@ -148,9 +151,12 @@ async def test_half_made_sandboxes_are_cleaned_up_at_start(host: Supervised) -> 
     torn = host.data.sandboxes / state.new_id()
     torn.mkdir()
     (torn / "meta.json").write_text('{"id": "i')
-    strange = host.data.sandboxes / state.new_id()
-    strange.mkdir()
-    (strange / "meta.json").write_text('{"id": "", "annotations": {"x": ' + "[" * 100_000)
+    strange = [host.data.sandboxes / state.new_id() for _ in range(2)]
+    for left_alone, content in zip(
+        strange, ('{"id": "", "annotations": {"x": ' + "[" * 100_000, '{"id": "", "phase": "unheard of"}'), strict=True
+    ):
+        left_alone.mkdir()
+        (left_alone / "meta.json").write_text(content)
     stray_socket = host.data.agents / f"{state.new_id()}.sock"
     stray_socket.touch()
     stray = await asyncio.create_subprocess_exec("sleep", "1000")
@@ -171,7 +177,7 @@ async def test_half_made_sandboxes_are_cleaned_up_at_start(host: Supervised) -> 
         again = await peer.call("resume", id=resumed["id"], end_at=time.time() + 60)
         assert await run(again, "cat /root/file") == "kept\n"
         await peer.call("kill", id=resumed["id"])
-    await until(lambda: list(host.data.sandboxes.iterdir()) == [strange], what="the directories' end")
+    await until(lambda: set(host.data.sandboxes.iterdir()) == set(strange), 30, "the directories' end")
 
 
 async def test_after_a_restart_of_the_machine_only_sandboxes_paused_to_disk_are_left(host: Supervised) -> None:

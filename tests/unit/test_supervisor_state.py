@@ -73,12 +73,20 @@ def test_a_stack_of_layers_is_kept_whole() -> None:
     assert layers[0].trees == (Path("/top"), Path("/middle"), Path("/bottom"))
 
 
-@pytest.mark.parametrize("content", [None, b"", b"{", b'{"id": "i"}', b"\xff\xfe", b"[]"])
+@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff\xfe"])
 def test_a_torn_or_missing_file_is_no_sandbox(tmp_path: Path, content: bytes | None) -> None:
     """Never an exception: the directory is cleaned up instead."""
     if content is not None:
         (tmp_path / state.META_NAME).write_bytes(content)
     assert state.read(tmp_path) is None
+
+
+@pytest.mark.parametrize("content", [b'{"id": "i"}', b"[]", b'{"annotations": {"x": ' + b"[" * 100_000])
+def test_a_whole_file_that_is_not_understood_is_an_error(tmp_path: Path, content: bytes) -> None:
+    """Another version wrote it: its files are somebody's."""
+    (tmp_path / state.META_NAME).write_bytes(content)
+    with pytest.raises(OSError, match="not what this version writes"):
+        state.read(tmp_path)
 
 
 @pytest.mark.parametrize(

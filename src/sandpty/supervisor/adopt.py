@@ -22,7 +22,7 @@ def refuse_beside_others(data: DataDir, driver: Driver) -> None:
     """Raises TierRefusedError while sandboxes of another tier run: only that tier can end or pause them in time."""
     running: dict[str, int] = {}
     for directory in data.sandboxes.iterdir():
-        with contextlib.suppress(OSError, RecursionError):
+        with contextlib.suppress(OSError):
             meta = state.read(directory)
             if meta is not None and meta.tier != driver.name and _runs(meta):
                 running[meta.tier] = running.get(meta.tier, 0) + 1
@@ -42,8 +42,9 @@ async def adopt_all(data: DataDir, driver: Driver, sandboxes: Sandboxes, pool: P
     for directory in sorted(data.sandboxes.iterdir()):
         try:
             meta = state.read(directory)
-        except (OSError, RecursionError) as error:  # it may be another time
+        except OSError as error:  # it may be another time
             log.error("sandbox %s cannot be read and is left alone: %s", directory.name, error)
+            sandboxes.left_alone.add(directory.name)
             continue
         if meta is None or meta.id != directory.name:
             log.warning("removing %s: it is not a complete sandbox", directory.name)
@@ -51,6 +52,7 @@ async def adopt_all(data: DataDir, driver: Driver, sandboxes: Sandboxes, pool: P
             continue
         if meta.tier != driver.name and meta.phase != "stopped":
             log.warning("sandbox %s (%s) did not survive, and is left for its own tier", meta.id, meta.tier)
+            sandboxes.left_alone.add(meta.id)
             continue
         entry = sandboxes.entries[meta.id] = Entry(meta, directory)
         if meta.tier != driver.name:

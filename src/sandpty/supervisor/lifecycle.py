@@ -75,6 +75,7 @@ class Sandboxes:
         self.pausing = Pausing(self, driver, self._booting, background)
         self.policies = Policies(driver, self._entries)
         self.changing = Changing(self, driver, self.policies, background)
+        self.left_alone: set[str] = set()
         self.trash = Trash(data.root / "trash", background)
         self.snapshots = Snapshots(data.snapshots, self, driver, background, records)
         self.origins = Origins(catalog, self.snapshots, records, images or NoImages())

@@ -87,6 +87,10 @@ class World(Holder, Protocol):
     def trash(self) -> Trash:
         """Where directories go."""
 
+    @property
+    def left_alone(self) -> set[str]:
+        """Ids of sandboxes that are there and not known: what they stand on is not known either."""
+
     def ending(self, entry: Entry) -> AbstractAsyncContextManager[None]:
         """Around what is done with a sandbox that ends for good; afterwards it is gone."""
 
@@ -103,6 +107,7 @@ class Snapshots:
         self._background = background
         self._records = records
         self._kept: dict[str, Kept] = {}
+        self._left_alone: set[str] = set()
         self._needed: list[tuple[str, ...]] = []  # what snapshots that are being made stand on
         self.made_layer: Callable[[str], None] = lambda owner: None
         self._copying = asyncio.Semaphore(config.COPIES_IN_PARALLEL)
@@ -162,7 +167,7 @@ class Snapshots:
         return await self._background.finish(self._create(args), f"snapshot of {args.id}")
 
     async def _create(self, args: SnapshotArgs) -> Snapshot:
-        snapshot_id = _new_id()
+        snapshot_id = state.new_record_id()
         directory = self._directory / snapshot_id
         async with self._copying, self._sandboxes.held(args.id) as entry:
             meta = entry.meta
@@ -213,6 +218,8 @@ class Snapshots:
         """Raises limit, no_space, unsupported."""
         check_tier(entry.meta.id, entry.meta.tier, self._driver.name)
         if args.layer:
+            if len(entry.meta.copies) >= config.LAYERS_DEEP_MAX:  # a copy of all of them will be made
+                check_disk(self._directory, sum(_size_bytes(Path(copy.directory)) for copy in entry.meta.copies))
             return  # there is a bound for those too, and older ones make room (layers.py)
         mine = [kept for kept in self._kept.values() if kept.owner == entry.meta.owner and not kept.layer]
         if len(mine) >= config.SNAPSHOTS_MAX:
@@ -262,7 +269,7 @@ class Snapshots:
         apart = max((number for number, copy in enumerate(copies, 1) if not copy.merged), default=0)
         if len(copies) - apart >= config.LAYERS_DEEP_MAX:
             apart = len(copies)
-        new_id = _new_id()
+        new_id = state.new_record_id()
         directory = self._directory / new_id
         async with self._copying:
             needed = tuple(str(copy.directory) for copy in copies)
@@ -336,7 +343,9 @@ class Snapshots:
             self.collect()
 
     def collect(self) -> None:
-        """Remove every deleted snapshot on which nothing stands."""
+        """Remove every deleted snapshot on which nothing stands; none while there is something that cannot be read."""
+        if self._left_alone or self._sandboxes.left_alone or self._records.left_alone:
+            return
         needed = {files.id for files in self._records.files() if files.kind == "snapshot"}
         used = {copy.directory for entry in self._sandboxes.entries.values() for copy in entry.meta.copies}
         used.update(*self._needed)
@@ -367,6 +376,7 @@ class Snapshots:
                 kept = state.read_lasting(directory / META_NAME, Kept)
             except OSError as error:
                 log.error("snapshot %s cannot be read and is left alone: %s", directory.name, error)
+                self._left_alone.add(directory.name)
                 continue
             if kept is None:
                 log.warning("removing %s: it is not a complete snapshot", directory.name)
@@ -375,10 +385,6 @@ class Snapshots:
             kept.deleted = kept.deleted or kept.temporary
             self._kept[kept.id] = kept
         self.collect()
-
-
-def _new_id() -> str:
-    return state.new_record_id()
 
 
 def _size_bytes(directory: Path) -> int:

@@ -206,10 +206,17 @@ def _sync_names(directory: Path) -> None:
 
 
 def read(directory: Path) -> Meta | None:
-    """The sandbox kept in `directory`; None when there is no valid meta.json (it was half made). Raises OSError."""
+    """The sandbox kept in `directory`; None when there is no whole meta.json (it was half made).
+
+    Raises OSError, also for what another version may have written: no crash of ours makes that.
+    """
     for name in (META_NAME, NEW_NAME):
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError, msgspec.MsgspecError):
+        try:
             return msgspec.json.decode((directory / name).read_bytes(), type=Meta)
+        except (msgspec.ValidationError, RecursionError) as error:
+            raise OSError(errno.EIO, f"it is not what this version writes: {error}") from error
+        except (FileNotFoundError, NotADirectoryError, msgspec.MsgspecError):
+            continue
     return None
 
 

@@ -49,6 +49,7 @@ class TemplateRecords:
         self._catalog = catalog
         self._kept: dict[str, Template] = {}
         self.released: list[Callable[[], None]] = []
+        self.left_alone: set[str] = set()  # files that could not be read: what they need is not known
 
     def load(self) -> None:
         """Find what earlier supervisors kept."""
@@ -58,6 +59,7 @@ class TemplateRecords:
                 template = msgspec.json.decode(path.read_bytes(), type=Template)
             except (OSError, msgspec.MsgspecError) as error:
                 log.error("template record %s is not readable and is not used: %s", path.name, error)
+                self.left_alone.add(path.name)
                 continue
             self._kept[template.id] = template
         for path in self._directory.glob("*.new"):
