@@ -174,6 +174,24 @@ def test_a_terminal_loses_nothing_of_a_flood(ssh: Client, box: str) -> None:
     assert hashlib.sha256(said).digest() == hashlib.sha256(data).digest()
 
 
+@pytest.mark.parametrize("cipher", ["chacha20-poly1305", "aes128-gcm"])
+def test_what_is_typed_comes_back_while_keys_are_exchanged(ssh: Client, box: str, cipher: str) -> None:
+    """Under every cipher, in pieces of all sizes; new keys are agreed on every few kilobytes."""
+    pieces = [os.urandom(1 + at % 90) for at in range(180)]
+    wishes = ("-tt", "-e", "none", "-c", f"{cipher}@openssh.com", "-o", "RekeyLimit=4K", "-o", "LogLevel=DEBUG1")
+    with ssh.running(*wishes, box, "stty raw -echo; printf R; exec cat") as client:
+        assert client.stdin
+        assert client.stdout
+        assert client.stdout.read(1) == b"R"
+        for piece in pieces:
+            client.stdin.write(piece)
+            client.stdin.flush()
+            assert client.stdout.read(len(piece)) == piece
+        client.terminate()
+        said = client.communicate(timeout=TIMEOUT_S)[1]
+    assert said.count(b"SSH2_MSG_NEWKEYS received") > 3
+
+
 def test_a_command_whose_client_has_gone_ends_as_at_a_broken_pipe(ssh: Client, box: str) -> None:
     """It hears the end of its input, and SIGPIPE when it speaks: nothing runs on for nobody."""
     with ssh.running(box, "echo here; cat >/dev/null; echo later; exec sleep 1000") as process:

@@ -99,10 +99,11 @@ def test_packets_are_sealed_as_asyncssh_seals_them() -> None:
         wire = sender.seal(payload, number)
         packet = receiver.opened(wire, number)
         assert packet is not None
+        header, packet = packet[:4], packet[4:]
         assert packet[1 : -packet[0]] == payload
         assert packet[0] >= 4
         assert len(packet) % 8 == 0
-        header = len(packet).to_bytes(4, "big")
+        assert header == len(packet).to_bytes(4, "big")
         assert b"".join(theirs.encrypt_packet(number, header, packet)) == wire
         for each in (theirs, receiver):
             assert each.decrypt_header(number, wire[:8], 4) == (wire[:8], header)

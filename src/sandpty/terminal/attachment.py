@@ -75,7 +75,8 @@ class Attachment:
             raise SandptyError("exited", "the process has ended and everything was received")
         message = await self._connection.receive_message()
         if message[0] == FrameType.OUTPUT:
-            return self._checked(message)
+            self._check(message)
+            return message
         try:
             return frames.message(self._taken(frames.decode(message[0], bytes(message[1:]))))
         except FrameError as error:
@@ -89,13 +90,15 @@ class Attachment:
 
         def checked(message: bytes | memoryview) -> bool:
             try:
-                return take(self._checked(message))
+                self._check(message)
+                return take(message)
             except SandptyError:  # `receive_message` raises it
                 return False
 
         self._connection.take = checked
 
-    def _checked(self, message: bytes | memoryview) -> bytes | memoryview:
+    def _check(self, message: bytes | memoryview) -> None:
+        """Of an OUTPUT, and step over it."""
         try:
             start, end = frames.output_span(message, before=1)
         except FrameError as error:
@@ -104,7 +107,6 @@ class Attachment:
             self._expect(start)
             self._advance(end)
         self.position = end
-        return message
 
     def _taken(self, event: FromAgent) -> Event:
         match event:

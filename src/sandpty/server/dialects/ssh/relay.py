@@ -141,12 +141,14 @@ class Relay:
 
     def _output_at_once(self, message: bytes | memoryview) -> bool:
         """What has just come in while `_output` waits for it; whether the client takes more without waiting."""
-        if not (self._pty and self._channel.write_at_once(bytes(message[_HEADER_BYTES:]))):
-            if self._channel.is_closing():
-                return False
-            self._write(message)
-            if not self._flowing.is_set():
-                return False
+        if self._acks is not None and self._channel.write_at_once(bytes(message[_HEADER_BYTES:])):
+            self._acks.wrote()
+            return self._connection.flowing.is_set()
+        if self._channel.is_closing():
+            return False
+        self._write(message)
+        if not self._flowing.is_set():
+            return False
         self._wrote()
         return self._connection.flowing.is_set()
 

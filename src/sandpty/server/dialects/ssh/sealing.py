@@ -1,16 +1,13 @@
 """ChaCha20-Poly1305 as SSH uses it (chacha20-poly1305@openssh.com, OpenSSH's PROTOCOL.chacha20poly1305), for keys.
 
-A packet's key stream depends on its number alone, so that of short packets is made before they come, many at once: to
-ask the cipher library for each costs more than all else that a key costs here, since nothing of it is in the CPU's
-caches when somebody types. Of a short packet there is left an XOR, and a sum of two or three numbers, its tag.
-Longer packets are the library's.
+A packet's key stream depends on its number alone, so that of short packets is made before they come, many at once. Of
+a short packet there is left an XOR, and the sum that is its tag: done on whole numbers, in few steps, because nothing
+of them is in the CPU's caches when somebody types. Longer packets are the cipher library's.
 """
 
 from __future__ import annotations
 
 import os
-from hmac import compare_digest
-from typing import NamedTuple
 
 from asyncssh.crypto import ChachaCipher
 from asyncssh.encryption import ChachaEncryption, Encryption
@@ -23,23 +20,32 @@ _LENGTH_BYTES = 4  # of a packet, under a key of its own
 _TAG_BYTES = 16
 _ALIGNED_BYTES = 8
 _PADDING_MIN_BYTES = 4
-_RANDOM_BYTES = 512  # for padding: the kernel is asked once for some hundred packets
 _BLOCK_BYTES = 64  # of the key stream; a packet's first one is the key of its tag
 _SHORT_BYTES = 64  # of a packet: up to some forty characters typed or shown
 _PADS = 16  # made at once while short packets follow each other
 _FIRST_BLOCK = bytes(8)
-_PRIME = (1 << 130) - 5  # Poly1305's, as the next two (RFC 8439, 2.5)
+# Poly1305 (RFC 8439, 2.5): parts of 16 bytes, each with a bit above it.
+_PART_BYTES = 16
+_PART_END = 1 << 8 * _PART_BYTES
+_PART = _PART_END - 1
+_PRIME = (1 << 130) - 5
 _CLAMP = 0x0FFFFFFC0FFFFFFC0FFFFFFC0FFFFFFF
-_LOW_128 = (1 << 128) - 1
+_Pad = tuple[int, int, int]  # of one short packet: its tag's key (factor, what is added), key stream, length's included
 
 
-class _Pad(NamedTuple):
-    """What one short packet needs. `factor` and `added` are the key of its tag."""
+def _padding(payload_bytes: int) -> int:
+    padding = -(1 + payload_bytes) % _ALIGNED_BYTES
+    return padding if padding >= _PADDING_MIN_BYTES else padding + _ALIGNED_BYTES
 
-    length: int
-    factor: int
-    added: int
-    stream: bytes
+
+def _head(payload_bytes: int) -> bytes:
+    """What goes before a payload: the length of all that follows, and of the padding."""
+    padding = _padding(payload_bytes)
+    return (1 + payload_bytes + padding).to_bytes(_LENGTH_BYTES, "big") + bytes((padding,))
+
+
+_SHORT_PAYLOAD_BYTES = _SHORT_BYTES - 1 - _PADDING_MIN_BYTES
+_HEADS = [_head(size) for size in range(_SHORT_PAYLOAD_BYTES + 1)]
 
 
 class ChaCha(Encryption):
@@ -50,7 +56,6 @@ class ChaCha(Encryption):
         self._lengths = Cipher(ChaCha20(key[32:], bytes(16)), None).encryptor()
         self._pads: list[_Pad] = []
         self._first = 0  # the number of the first of them
-        self._random = b""
 
     @classmethod
     def instead_of(cls, made: Encryption | None) -> Encryption | None:
@@ -63,62 +68,66 @@ class ChaCha(Encryption):
     # --- whole packets ---
 
     def seal(self, payload: bytes, number: int) -> bytes:
-        """A packet as it goes over the wire."""
-        padding = -(1 + len(payload)) % _ALIGNED_BYTES
-        if padding < _PADDING_MIN_BYTES:
-            padding += _ALIGNED_BYTES
-        if len(self._random) < padding:
-            self._random = os.urandom(_RANDOM_BYTES)
-        plain = b"%c%b%b" % (padding, payload, self._random[:padding])
-        self._random = self._random[padding:]
-        size = len(plain)
-        if size > _SHORT_BYTES:
-            return b"".join(self.encrypt_packet(number, size.to_bytes(_LENGTH_BYTES, "big"), plain))
-        length, factor, added, stream = self._pad(number)
-        hidden = int.from_bytes(plain, "little") ^ int.from_bytes(stream[:size], "little")
-        sealed = (length ^ size).to_bytes(_LENGTH_BYTES, "big") + hidden.to_bytes(size, "little")
-        return sealed + _tag(sealed, factor, added)
+        """A packet as it goes over the wire. A short one is padded with zeros: their key stream is of no other use."""
+        size = len(payload)
+        if size > _SHORT_PAYLOAD_BYTES:
+            return self._sealed_long(payload, number)
+        place = number - self._first
+        factor, added, stream = self._pads[place] if 0 <= place < len(self._pads) else self._pad(number)
+        plain = _HEADS[size] + payload
+        size = _LENGTH_BYTES + plain[3]
+        sealed = int.from_bytes(plain, "little") ^ stream & (1 << 8 * size) - 1
+        return (sealed | _tag(sealed, size, factor, added) << 8 * size).to_bytes(size + _TAG_BYTES, "little")
 
     def opened(self, wire: bytes, number: int) -> bytes | None:
-        """What `wire` holds (length of the padding, payload, padding), if it is one whole packet, and it is good."""
-        size = len(wire) - _LENGTH_BYTES - _TAG_BYTES
-        if size <= 0:
-            return None
-        if size > _SHORT_BYTES:
+        """What `wire` holds, if it is one whole packet, and good: its length, the padding's, payload, padding."""
+        size = len(wire) - _TAG_BYTES
+        if not _LENGTH_BYTES < size <= _SHORT_BYTES + _LENGTH_BYTES:
             return self._opened_long(wire, number, size)
-        length, factor, added, stream = self._pad(number)
-        if int.from_bytes(wire[:_LENGTH_BYTES], "big") ^ length != size:
+        place = number - self._first
+        factor, added, stream = self._pads[place] if 0 <= place < len(self._pads) else self._pad(number)
+        whole = int.from_bytes(wire, "little")
+        mask = (1 << 8 * size) - 1
+        sealed = whole & mask
+        # A tag's key is good for one packet, and a wrong one ends the connection: how long this takes tells nothing.
+        if _tag(sealed, size, factor, added) != whole >> 8 * size:
             return None
-        sealed = wire[:-_TAG_BYTES]
-        if not compare_digest(_tag(sealed, factor, added), wire[-_TAG_BYTES:]):
-            return None
-        hidden = int.from_bytes(sealed[_LENGTH_BYTES:], "little")
-        return (hidden ^ int.from_bytes(stream[:size], "little")).to_bytes(size, "little")
+        plain = (sealed ^ stream & mask).to_bytes(size, "little")
+        return plain if int.from_bytes(plain[:_LENGTH_BYTES], "big") == size - _LENGTH_BYTES else None
+
+    def _sealed_long(self, payload: bytes, number: int) -> bytes:
+        plain = _head(len(payload)) + payload + os.urandom(_padding(len(payload)))
+        return b"".join(self.encrypt_packet(number, plain[:_LENGTH_BYTES], plain[_LENGTH_BYTES:]))
 
     def _opened_long(self, wire: bytes, number: int, size: int) -> bytes | None:
-        _, length = self.decrypt_header(number, wire, _LENGTH_BYTES)
-        if int.from_bytes(length, "big") != size:
+        if size <= _LENGTH_BYTES:
             return None
-        return self.decrypt_packet(number, wire[:_LENGTH_BYTES], wire[_LENGTH_BYTES:-_TAG_BYTES], 4, wire[-_TAG_BYTES:])
+        _, length = self.decrypt_header(number, wire, _LENGTH_BYTES)
+        if int.from_bytes(length, "big") != size - _LENGTH_BYTES:
+            return None
+        plain = self.decrypt_packet(number, wire[:_LENGTH_BYTES], wire[_LENGTH_BYTES:size], _LENGTH_BYTES, wire[size:])
+        return None if plain is None else length + plain
 
     # --- key streams ---
 
     def _pad(self, number: int) -> _Pad:
-        place = number - self._first
-        if not 0 <= place < len(self._pads):
-            # Short packets among long ones are not worth it.
-            count = _PADS if place == len(self._pads) else 1
-            self._pads = [self._made(each) for each in range(number, number + count)]
-            self._first, place = number, 0
-        return self._pads[place]
+        """Of a packet for which there is none: this one and its successors."""
+        # Short packets among long ones are not worth it.
+        count = _PADS if number == self._first + len(self._pads) else 1
+        self._pads = [self._made(each) for each in range(number, number + count)]
+        self._first = number
+        return self._pads[0]
 
     def _made(self, number: int) -> _Pad:
         self._begin(self._lengths, number)
         self._begin(self._packets, number)
-        length = int.from_bytes(self._lengths.update(bytes(_LENGTH_BYTES)), "big")
+        length = self._lengths.update(bytes(_LENGTH_BYTES))
         stream = self._packets.update(bytes(_BLOCK_BYTES + _SHORT_BYTES))
-        factor = int.from_bytes(stream[:16], "little") & _CLAMP
-        return _Pad(length, factor, int.from_bytes(stream[16:32], "little"), stream[_BLOCK_BYTES:])
+        return (
+            int.from_bytes(stream[:16], "little") & _CLAMP,
+            int.from_bytes(stream[16:32], "little"),
+            int.from_bytes(length + stream[_BLOCK_BYTES:], "little"),
+        )
 
     @staticmethod
     def _begin(cipher: object, number: int) -> None:
@@ -148,9 +157,11 @@ class ChaCha(Encryption):
         return self._packets.update(sealed)
 
 
-def _tag(sealed: bytes, factor: int, added: int) -> bytes:
-    """Poly1305. The key is good for one packet alone: how long this takes tells nothing of use."""
+def _tag(sealed: int, size: int, factor: int, added: int) -> int:
+    """Poly1305 of `size` bytes, little-endian."""
     total = 0
-    for at in range(0, len(sealed), 16):
-        total = (total + int.from_bytes(sealed[at : at + 16] + b"\1", "little")) * factor % _PRIME
-    return ((total + added) & _LOW_128).to_bytes(_TAG_BYTES, "little")
+    while size > _PART_BYTES:
+        total = (total + (sealed & _PART | _PART_END)) * factor % _PRIME
+        sealed >>= 8 * _PART_BYTES
+        size -= _PART_BYTES
+    return ((total + (sealed | 1 << 8 * size)) * factor % _PRIME + added) & _PART

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import struct
-import time
 from collections.abc import Awaitable, Callable
 
 import asyncssh
@@ -22,8 +21,8 @@ from sandpty.server.delivery import ClientConnection
 from sandpty.server.dialects.ssh.bounds import BoundedChannel, BoundedConnection
 from sandpty.server.dialects.ssh.sealing import ChaCha
 
-_DATA_HEAD_BYTES = 10  # of an opened packet: u8 padding, u8 type, u32 channel, u32 length
-_DATA_HEAD = struct.Struct(">BII")  # the same, as it is sent: type, channel, length
+_DATA_HEAD = struct.Struct(">BII")  # type, channel, length
+_OPENED_HEAD = struct.Struct(">IBBII")  # of an opened packet: its length, the padding's, and those
 _SEQUENCES = 1 << 32
 
 
@@ -123,25 +122,27 @@ class Connection(_Unlogged, BoundedConnection):
         self._next_recv_encryption = ChaCha.instead_of(self._next_recv_encryption)
 
     def data_received(self, data: bytes, datatype: DataType = None) -> None:
-        if self._inpbuf or not self._take_at_once(data):
+        """What is typed comes as one packet of data alone, and goes the short way; else nothing has been done."""
+        sealing = self._recv_encryption
+        if (
+            type(sealing) is ChaCha
+            and not self._inpbuf
+            and self._recv_handler == self._recv_pkthdr
+            and (packet := sealing.opened(data, self._recv_seq)) is not None
+            and self._take_at_once(packet)
+        ):
+            self._recv_seq = (self._recv_seq + 1) % _SEQUENCES
+            self._heard_at = self._loop.time()
+        else:
             super().data_received(data, datatype)
 
-    def _take_at_once(self, wire: bytes) -> bool:
-        """What is typed comes as one packet of data alone, and goes the short way. False: nothing was done."""
-        sealing = self._recv_encryption
-        if type(sealing) is not ChaCha or self._recv_handler != self._recv_pkthdr:
+    def _take_at_once(self, packet: bytes) -> bool:
+        if len(packet) < _OPENED_HEAD.size or packet[5] != MSG_CHANNEL_DATA:
             return False
-        packet = sealing.opened(wire, self._recv_seq)
-        if packet is None or len(packet) < _DATA_HEAD_BYTES or packet[1] != MSG_CHANNEL_DATA:
-            return False
-        _, number, size = _DATA_HEAD.unpack_from(packet, 1)
+        _, padding, _, number, size = _OPENED_HEAD.unpack_from(packet)
+        data = packet[_OPENED_HEAD.size : -padding]
         channel = self._channels.get(number)
-        data = packet[_DATA_HEAD_BYTES : -packet[0]]
-        if len(data) != size or type(channel) is not Channel or not channel.take(data):
-            return False
-        self._recv_seq = (self._recv_seq + 1) % _SEQUENCES
-        self._reset_keepalive_timer()
-        return True
+        return len(data) == size and type(channel) is Channel and channel.take(data)
 
     def send_at_once(self, payload: bytes) -> bool:
         """Send a packet of a channel the short way. False: it goes the long way, nothing was done."""
@@ -151,7 +152,7 @@ class Connection(_Unlogged, BoundedConnection):
             or not self._kex_complete
             or self._transport is None
             or self._rekey_bytes_sent >= self._rekey_bytes
-            or (self._rekey_seconds and time.monotonic() >= self._rekey_time)
+            or (self._rekey_seconds and self._heard_at >= self._rekey_time)  # monotonic seconds, both
         ):
             return False
         wire = sealing.seal(payload, self._send_seq)
@@ -233,11 +234,10 @@ class Channel(_Unlogged, BoundedChannel, asyncssh.SSHServerChannel[bytes]):
             self._send_buf
             or self._send_state != "open"
             or self._send_chan is None
-            or not 0 < size <= min(self._send_window, self._send_pktsize)
+            or not 0 < size <= self._send_window
+            or size > self._send_pktsize
+            or not self.connection.send_at_once(_DATA_HEAD.pack(MSG_CHANNEL_DATA, self._send_chan, size) + data)
         ):
-            return False
-        head = _DATA_HEAD.pack(MSG_CHANNEL_DATA, self._send_chan, size)
-        if not self.connection.send_at_once(head + data):
             return False
         self._send_window -= size
         return True
