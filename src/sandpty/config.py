@@ -44,6 +44,10 @@ END_NOTICE_S: Final = 5.0  # between an agent's death and the supervisor's word 
 END_NOTICE_POLL_S: Final = 0.02
 E2B_HANDOVER_S: Final = 0.05  # how long a new viewer waits for an old connection that may be about to close
 E2B_HANDOVER_POLL_S: Final = 0.005
+E2B_CUT_WAIT_S: Final = (
+    0.06  # before a stream is reset, for its client's host to acknowledge: Linux delays that by 40 ms
+)
+E2B_CUT_POLL_S: Final = 0.005
 DELIVERY_POLL_MIN_S: Final = 0.005  # how soon to look again whether TCP has delivered what was written ...
 DELIVERY_POLL_MAX_S: Final = 0.25  # ... and how seldom at a client that takes nothing
 DELIVERY_MARKS: Final = 256  # events remembered until TCP has delivered them; above it the newest are merged

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import os
+import resource
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 from urllib.parse import urlparse
 
@@ -382,6 +386,64 @@ def test_streams_are_reset_when_the_sandbox_goes(envd: Envd, sandbox: Sandbox, h
         stream.close()
     assert time.monotonic() - began < 2
     ended.join()
+
+
+def _collect(stream: Stream, said: bytearray) -> Any:
+    """Everything that is said, up to the first event that is no output."""
+    while "data" in (event := stream.next()):
+        said += base64.b64decode(event["data"]["stdout"])
+    return event
+
+
+def test_a_pause_in_the_middle_of_a_stream_costs_no_byte(envd: Envd, sandbox: Sandbox) -> None:
+    """The stream is cut where it is; after the resume the next one goes on exactly from there, to the end."""
+    count, said = 150_000, bytearray()
+    stream = Stream(envd, "Start", asked("seq", str(count)))
+    stream.next()
+    said += base64.b64decode(stream.next()["data"]["stdout"])  # the rest comes as far as there is room for it
+    assert sandbox.pause()
+    with pytest.raises(ConnectionResetError):
+        _collect(stream, said)
+    stream.close()
+    sandbox.connect(timeout=60)
+    stream = Stream(envd, "Connect", {"process": {"pid": stream.pid}})
+    assert "start" in stream.next()
+    assert _collect(stream, said)["end"]["exited"] is True
+    stream.close()
+    assert said == b"".join(b"%d\n" % number for number in range(1, count + 1))
+
+
+def _viewer(envd: Envd, pid: int) -> Stream:
+    stream = Stream(envd, "Connect", {"process": {"pid": pid}})
+    assert stream.next()["start"]["pid"] == pid
+    return stream
+
+
+def test_a_thousand_streams_side_by_side_all_say_everything(envd: Envd) -> None:
+    """Of twenty processes in one sandbox; calls are answered meanwhile, and every stream has its end."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 4096)), hard))
+    with contextlib.ExitStack() as stack:
+        viewers: dict[int, list[Stream]] = {}
+        for _ in range(20):
+            first = Stream(envd, "Start", asked("cat"))
+            stack.callback(first.close)
+            first.next()
+            viewers[first.pid] = [first]
+        # Side by side: a viewer waits a moment for another that may be about to leave.
+        with ThreadPoolExecutor(40) as threads:
+            for stream in threads.map(partial(_viewer, envd), [pid for pid in viewers for _ in range(49)]):
+                viewers[stream.pid].append(stream)
+                stack.callback(stream.close)
+        for pid in viewers:
+            selected = {"process": {"pid": pid}}
+            envd.unary("process.Process/SendInput", {**selected, "input": {"stdin": b64(b"%d\n" % pid)}})
+            envd.unary("process.Process/CloseStdin", selected)
+        for pid, streams in viewers.items():
+            for stream in streams:
+                assert base64.b64decode(stream.next()["data"]["stdout"]) == b"%d\n" % pid
+                assert stream.next()["end"]["exited"] is True
+                assert stream.next() == ("end", None)
 
 
 def test_streams_that_come_and_go_leave_nothing(envd: Envd, server: RunningServer) -> None:

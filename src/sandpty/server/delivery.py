@@ -101,11 +101,12 @@ class Delivery:
         """Look again; whether `offset` moved."""
         return bool(self._marks) and self._reached(self._written_bytes - self._connection.undelivered_bytes)
 
-    def settle(self) -> None:
-        """The last look. A client that is still there gets what the kernel has; one that has gone got what it got."""
+    def settle(self, *, cut: bool = False) -> None:
+        """The last look. A client that is still there gets what the kernel has; one that has gone, or that is to be
+        `cut` off right now, got what it got."""
         if self._marks:
             connection = self._connection
-            missing_bytes = connection.undelivered_bytes if connection.gone else connection.unsent_bytes
+            missing_bytes = connection.undelivered_bytes if cut or connection.gone else connection.unsent_bytes
             self._reached(self._written_bytes - missing_bytes)
 
     def _reached(self, delivered: int) -> bool:

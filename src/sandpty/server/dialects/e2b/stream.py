@@ -41,15 +41,32 @@ class EventStream:
         self._ends_at = math.inf
         self._poll_s = config.DELIVERY_POLL_MIN_S
         self.was_cut = False
+        self._reset = asyncio.Event()
 
     # --- from outside ---
 
     def cut(self) -> None:
-        """The sandbox is gone: reset the connection and end the attachment, at once."""
+        """The sandbox is gone or paused: reset the connection and end the attachment, as soon as it is known what
+        arrived, so that the stream after a resume goes on from there."""
         self.was_cut = True
+        self._cut_by(self._loop.time() + config.E2B_CUT_WAIT_S)
+
+    def _cut_by(self, latest: float) -> None:
+        arriving = self._delivery.pending and self._connection.undelivered_bytes > 0 and not self._connection.gone
+        if arriving and self._loop.time() < latest:
+            self._loop.call_later(config.E2B_CUT_POLL_S, self._cut_by, latest)
+            return
+        self._delivery.settle(cut=True)
         self._connection.reset()
-        if self._attachment is not None:
-            self._attachment.close()
+        attachment, self._attachment = self._attachment, None
+        if attachment is not None:
+            self._tell(attachment)  # a frozen agent hears of it when it is thawed
+            attachment.close()
+        self._reset.set()
+
+    async def is_reset(self) -> None:
+        """Wait for the end of what `cut` began."""
+        await self._reset.wait()
 
     @property
     def client_gone(self) -> bool:

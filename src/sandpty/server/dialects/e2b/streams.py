@@ -139,7 +139,9 @@ class StreamService:
             with self._context.registry.cutting(sandbox.id, stream.cut):
                 try:
                     failure = await self._carry(stream, sandbox, request, open_)
-                    if not stream.was_cut:
+                    if stream.was_cut:
+                        await stream.is_reset()
+                    else:
                         await stream.finish(failure)
                 except ConnectionError:
                     pass  # the client has gone, or was cut off because the sandbox has
