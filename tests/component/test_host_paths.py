@@ -11,8 +11,9 @@ from typing import Any, cast
 import pytest
 
 from sandpty.config import DataDir
-from sandpty.isolation import merging
+from sandpty.isolation import disk, merging
 from sandpty.isolation.driver import Copy, Plan
+from sandpty.isolation.failures import told
 from sandpty.isolation.network import Network
 from sandpty.isolation.outward import Outward
 from sandpty.isolation.slots import Slots
@@ -39,6 +40,17 @@ async def test_a_disk_that_is_full_while_layers_are_merged_is_no_space(
     with pytest.raises(SandptyError) as caught:
         await merging.run(tmp_path, 16, 1, [])
     assert caught.value.reason.name == "no_space"
+
+
+def test_a_tool_that_fails_is_named_and_its_words_are_for_the_log(tmp_path: Path) -> None:
+    """Of a disk that cannot be made or copied."""
+    (tmp_path / "disk.img").write_bytes(b"no file system")
+    with pytest.raises(OSError, match=r"disk\.img") as caught:
+        disk.Disk(tmp_path).grow(tmp_path, 16)
+    assert told(caught.value) == "e2fsck fails"
+    with pytest.raises(OSError, match="missing") as caught:
+        disk.copy(tmp_path / "missing", tmp_path)
+    assert told(caught.value) == "cp fails"
 
 
 class Broken:

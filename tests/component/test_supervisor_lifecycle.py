@@ -14,7 +14,18 @@ import pytest_asyncio
 from sandpty.server.registry import Registry
 from sandpty.supervisor import state
 from sandpty.wire.errors import SandptyError
-from tests.component.supervisor_peer import Peer, Supervised, alive, attempt, fds, group, number, run, supervised
+from tests.component.supervisor_peer import (
+    SERVER_UID,
+    Peer,
+    Supervised,
+    alive,
+    attempt,
+    fds,
+    group,
+    number,
+    run,
+    supervised,
+)
 from tests.waiting import until
 
 
@@ -62,6 +73,27 @@ async def test_the_agents_socket_is_the_servers_alone(host: Supervised, peer: Pe
     assert os.stat(host.data.sandboxes).st_mode & 0o777 == 0o700
     assert os.stat(host.data.supervisor_socket).st_mode & 0o777 == 0o600
     await peer.call("kill", id=sandbox["id"])
+
+
+async def test_a_server_that_takes_every_connection_does_not_keep_root_out(host: Supervised) -> None:
+    """Whoever owns its account cannot prevent that everything is ended."""
+    script = (
+        "import os,socket,sys\n"
+        "os.setresgid(*[int(sys.argv[1])]*3)\nos.setresuid(*[int(sys.argv[1])]*3)\n"
+        "held=[socket.socket(socket.AF_UNIX) for _ in range(80)]\n"
+        "for each in held: each.connect(sys.argv[2])\n"
+        "print('held', flush=True)\nsys.stdin.read()\n"
+    )
+    argv = ["/usr/bin/python3", "-c", script, str(SERVER_UID), str(host.data.supervisor_socket)]
+    server = await asyncio.create_subprocess_exec(*argv, stdin=-1, stdout=-1)
+    try:
+        assert server.stdout is not None
+        assert await server.stdout.readline() == b"held\n"
+        async with host.peer() as another:
+            assert isinstance(await another.ids(), set)
+    finally:
+        server.kill()
+        await server.wait()
 
 
 async def test_user_is_uid_1000_and_may_become_root_without_a_password(peer: Peer) -> None:

@@ -279,27 +279,6 @@ async def test_a_thousand_quick_connections_leave_no_descriptor(host: Supervised
         assert (await peer.call("hello"))["version"] == 1
 
 
-async def test_a_server_that_takes_every_connection_does_not_keep_root_out(host: Supervised) -> None:
-    """Whoever owns its account cannot prevent that everything is ended."""
-    script = (
-        "import os,socket,sys\n"
-        "os.setresgid(*[int(sys.argv[1])]*3)\nos.setresuid(*[int(sys.argv[1])]*3)\n"
-        "held=[socket.socket(socket.AF_UNIX) for _ in range(80)]\n"
-        "for each in held: each.connect(sys.argv[2])\n"
-        "print('held', flush=True)\nsys.stdin.read()\n"
-    )
-    argv = ["/usr/bin/python3", "-c", script, str(SERVER_UID), str(host.data.supervisor_socket)]
-    server = await asyncio.create_subprocess_exec(*argv, stdin=-1, stdout=-1)
-    try:
-        assert server.stdout is not None
-        assert await server.stdout.readline() == b"held\n"
-        async with host.peer() as peer:
-            assert await peer.ids() == set()
-    finally:
-        server.kill()
-        await server.wait()
-
-
 async def test_other_accounts_are_not_heard(host: Supervised) -> None:
     """Even if one gets at the socket: only the server's uid and root."""
     script = (
@@ -341,77 +320,78 @@ async def test_a_killed_runtime_is_an_error_and_leaves_nothing(monkeypatch: pyte
         assert await run(sandbox, "echo fine") == "fine\n"
 
 
-async def test_a_full_disk_is_no_space_and_passes() -> None:
-    """create says no_space; running sandboxes and the supervisor live; with room again it works.
-
-    A supervisor that has to start meanwhile does, below the same watcher, and without giving up the bound on disks.
-    """
-    host = Supervised()
-    program("mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", str(host.path))
-    try:
-        assert host.start()
-        async with host.peer() as peer:
-            sandbox = await peer.create()
-            (host.path / "filler").write_bytes(b"x" * (300 << 20))
-            with pytest.raises(SandptyError) as caught:
-                await peer.create()
-            assert caught.value.reason.name == "no_space"
-            assert await run(sandbox, "echo alive") == "alive\n"
-            before = await peer.call("hello")
-            with contextlib.suppress(OSError):
-                (host.path / "rest").write_bytes(b"x" * (200 << 20))
-            watcher, killed = host.watcher_pid, host.kill_supervisor()
-        await host.answering(killed)
-        async with host.peer() as peer:
-            assert (await peer.call("hello"))["facts"]["disk quota"] == before["facts"]["disk quota"]
-            assert host.watcher_pid == watcher
-            assert alive(watcher)
-            assert await run(sandbox, "echo alive") == "alive\n"
-            for name in ("filler", "rest"):
-                (host.path / name).unlink()
-            await peer.create()
-            await peer.call("shutdown", kill=True)
-        await until(lambda: not host.running(), 10)
-    finally:
-        program("umount", "-l", str(host.path))
-        await host.stop()
-
-
-async def test_who_writes_is_paused_before_the_hosts_disk_is_full_and_loses_nothing() -> None:
-    """And goes on when there is room again, by itself; until then nobody resumes it. Who does not write runs on."""
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def small() -> AsyncIterator[Supervised]:
+    """A supervisor on a disk of 800 MiB, for the tests that fill it."""
     host = Supervised()
     program("mount", "-t", "tmpfs", "-o", "size=800m", "tmpfs", str(host.path))
     try:
         assert host.start()
+        yield host
         async with host.peer() as peer:
-            idle, writer = await peer.create(), await peer.create()
-            (host.path / "filler").write_bytes(b"x" * (560 << 20))
-            piece = "dd if=/dev/zero of=/root/big iflag=fullblock oflag=append bs=1M count=4 conv=notrunc,fsync"
-            script = f"for at in $(seq 50); do {piece} 2>&1 || exit; sleep 0.02; done"
-            writing = asyncio.create_task(run(writer, script, timeout_s=60))
-
-            async def state(sandbox: dict[str, Any]) -> str:
-                return {each["id"]: each["state"] for each in (await peer.call("list"))["sandboxes"]}[sandbox["id"]]
-
-            async def is_paused() -> bool:
-                return await state(writer) == "paused"
-
-            await until(is_paused, 30, "the pause of who writes")
-            with pytest.raises(SandptyError) as refused:
-                await peer.call("resume", id=writer["id"], end_at=time.time() + 60)
-            assert refused.value.reason.name == "no_space"
-            assert os.statvfs(host.path).f_bavail > 0
-            assert not writing.done()
-            assert await run(idle, "echo alive") == "alive\n"
-            (host.path / "filler").unlink()
-            assert "error" not in await writing
-            assert await run(writer, "stat -c %s /root/big") == f"{200 << 20}\n"
-            assert await state(writer) == "running"
             await peer.call("shutdown", kill=True)
         await until(lambda: not host.running(), 30)
     finally:
         program("umount", "-l", str(host.path))
         await host.stop()
+
+
+async def test_a_full_disk_is_no_space_and_passes(small: Supervised) -> None:
+    """create says no_space; running sandboxes and the supervisor live; with room again it works.
+
+    A supervisor that has to start meanwhile does, below the same watcher, and without giving up the bound on disks.
+    """
+    async with small.peer() as peer:
+        sandbox = await peer.create()
+        (small.path / "filler").write_bytes(b"x" * (620 << 20))
+        with pytest.raises(SandptyError) as caught:
+            await peer.create()
+        assert caught.value.reason.name == "no_space"
+        assert await run(sandbox, "echo alive") == "alive\n"
+        before = await peer.call("hello")
+        with contextlib.suppress(OSError):
+            (small.path / "rest").write_bytes(b"x" * (200 << 20))
+        watcher, killed = small.watcher_pid, small.kill_supervisor()
+    await small.answering(killed)
+    async with small.peer() as peer:
+        assert (await peer.call("hello"))["facts"]["disk quota"] == before["facts"]["disk quota"]
+        assert small.watcher_pid == watcher
+        assert alive(watcher)
+        assert await run(sandbox, "echo alive") == "alive\n"
+        for name in ("filler", "rest"):
+            (small.path / name).unlink()
+        for each in (sandbox, await peer.create()):
+            await peer.call("kill", id=each["id"])
+
+
+async def test_who_writes_is_paused_before_the_hosts_disk_is_full_and_loses_nothing(small: Supervised) -> None:
+    """And goes on when there is room again, by itself; until then nobody resumes it. Who does not write runs on."""
+    async with small.peer() as peer:
+        idle, writer = await peer.create(), await peer.create()
+        (small.path / "filler").write_bytes(b"x" * (560 << 20))
+        piece = "dd if=/dev/zero of=/root/big iflag=fullblock oflag=append bs=1M count=4 conv=notrunc,fsync"
+        script = f"for at in $(seq 50); do {piece} 2>&1 || exit; sleep 0.02; done"
+        writing = asyncio.create_task(run(writer, script, timeout_s=60))
+
+        async def state(sandbox: dict[str, Any]) -> str:
+            return {each["id"]: each["state"] for each in (await peer.call("list"))["sandboxes"]}[sandbox["id"]]
+
+        async def is_paused() -> bool:
+            return await state(writer) == "paused"
+
+        await until(is_paused, 30, "the pause of who writes")
+        with pytest.raises(SandptyError) as refused:
+            await peer.call("resume", id=writer["id"], end_at=time.time() + 60)
+        assert refused.value.reason.name == "no_space"
+        assert os.statvfs(small.path).f_bavail > 0
+        assert not writing.done()
+        assert await run(idle, "echo alive") == "alive\n"
+        (small.path / "filler").unlink()
+        assert "error" not in await writing
+        assert await run(writer, "stat -c %s /root/big") == f"{200 << 20}\n"
+        assert await state(writer) == "running"
+        for each in (idle, writer):
+            await peer.call("kill", id=each["id"])
 
 
 async def test_a_refused_tier_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -453,32 +433,28 @@ async def test_a_supervisor_that_cannot_start_is_given_up(tmp_path: Path, monkey
     """At once the first time; later, when one had served, after some more tries. The log's last line says why."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     broken = tmp_path / "uvloop.py"  # found before the real one
-    async with supervised("process") as host:
-        async with host.peer() as peer:
-            await peer.call("shutdown")
-        await until(lambda: not host.running(), 30)
-        argv = [sys.executable, "-c", _WATCH, "--data-dir", str(host.path), "--isolation", "process"]
-        argv += ["--server-uid", str(SERVER_UID), "--pool", "0"]
-        broken.write_text("raise ImportError('it is being replaced')")
-        while (first := program(*argv)).stdout.startswith("75"):
-            pass  # the one before has not ended yet
+    broken.write_text("raise ImportError('it is being replaced')")
+    host = Supervised("process")
+    argv = [sys.executable, "-c", _WATCH, "--data-dir", str(host.path), "--isolation", "process"]
+    argv += ["--server-uid", str(SERVER_UID), "--pool", "0"]
+    try:
+        first = program(*argv)
         assert first.stdout.split() == ["1", "0", "70"]  # the first child only forks
         assert "did not start: ImportError: it is being replaced" in first.stderr
         assert not host.running()
         broken.unlink()
         watching = await asyncio.create_subprocess_exec(*argv, stdout=-1, stderr=-3)
-        try:
-            await host.answering(0)
-            await host.answering(host.kill_supervisor())  # one that served is started again
-            broken.write_text("raise ImportError('it is being replaced')")
-            host.kill_supervisor()
-            said, _ = await asyncio.wait_for(watching.communicate(), 60)
-        finally:
-            broken.unlink()
+        await host.answering(0)
+        await host.answering(host.kill_supervisor())  # one that served is started again
+        broken.write_text("raise ImportError('it is being replaced')")
+        host.kill_supervisor()
+        said, _ = await asyncio.wait_for(watching.communicate(), 60)
         assert said.split() == [b"0", b"0", b"70"]
         assert "does not start (3 times" in host.log().splitlines()[-1]
-        assert not host.data.supervisor_pid.exists()
-        assert not (host.path / "supervisor-watch.pid").exists()
+        assert not host.running()
+    finally:
+        broken.unlink(missing_ok=True)
+        await host.stop()
 
 
 async def test_a_data_directory_with_too_long_a_path_is_refused(tmp_path: Path) -> None:

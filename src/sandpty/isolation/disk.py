@@ -234,7 +234,7 @@ def _run_tool(name: str, *arguments: str) -> None:
         raise FileNotFoundError(f"{name} is not installed (Debian: apt-get install e2fsprogs)")
     status, words = _ran([path, *arguments], _TOOL_TIMEOUT_S)
     if status not in (0, _E2FSCK_MENDED if name == "e2fsck" else 0):
-        raise OSError(_number_of(words), f"{name} fails: {words}")
+        raise OSError(_number_of(words), f"{name} fails", words)
 
 
 def _ran(argv: Sequence[str], timeout_s: float) -> tuple[int, str]:
@@ -242,7 +242,7 @@ def _ran(argv: Sequence[str], timeout_s: float) -> tuple[int, str]:
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout_s, check=False)
     except subprocess.TimeoutExpired as error:
-        raise OSError(errno.ETIMEDOUT, f"{argv[0]} takes over {timeout_s:g} s") from error
+        raise OSError(errno.ETIMEDOUT, f"{Path(argv[0]).name} takes over {timeout_s:g} s") from error
     return done.returncode, (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
 
 
@@ -261,7 +261,7 @@ def copy(directory: Path, target: Path) -> None:
     argv = ["cp", "--archive", "--reflink=auto", "--sparse=auto", "--", str(directory / "disk"), str(target / "disk")]
     status, words = _ran(argv, _COPY_TIMEOUT_S)
     if status != 0:
-        raise OSError(_number_of(words), words)
+        raise OSError(_number_of(words), "cp fails", words)
 
 
 def take(directory: Path, target: Path) -> None:

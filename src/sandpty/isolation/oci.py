@@ -217,7 +217,11 @@ class OciDriver:
             pid = int(pid_file.read_text(encoding="ascii"))
             return Started(pid, process_table.start_time(pid))
         except (OSError, ValueError):
-            raise SandptyError("runtime_failed", f"{self.name} fails: {last_words(words)}") from None
+            said = last_words(words)
+            log.warning("%s fails for %s: %s", self.name, plan.id, said)
+            for place in (self._stage.path, self._data.root):
+                said = said.replace(str(place), "")
+            raise SandptyError("runtime_failed", f"{self.name} fails: {said}") from None
 
     async def _launch(self, launcher: Launcher, argv: Sequence[str], listener: socket.socket) -> None:
         """Let the launcher become the runtime, and wait for its end; whether it succeeded, its pid file tells."""

@@ -119,7 +119,11 @@ class Pool:
         shells = FIRST_SHELLS if ready.defaults == Defaults() else ()
         entry = await self._sandboxes.boot_new(ready, ready.limits or Limits(), True, shells)
         if ready.started:
-            start_ahead(entry.meta, ready.started)
+            try:
+                start_ahead(entry.meta, ready.started)
+            except OSError:
+                await self._sandboxes.discard(entry)
+                raise
         if ready.defaults.ready_cmd:
             self._warming.add(entry)
             self._background.spawn(self._warm_up(entry, waiting), f"warm up {entry.meta.id}")

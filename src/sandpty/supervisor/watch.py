@@ -31,7 +31,7 @@ STATUS_REFUSED = 78  # EX_CONFIG
 STATUS_NOT_STARTED = 70  # EX_SOFTWARE
 RESTART_PAUSE_MIN_S = 0.05
 RESTART_PAUSE_MAX_S = 10.0
-LOOK_AGAIN_S = 0.05  # while another supervisor of this data directory starts or ends
+LOOK_AGAIN_S = 0.05  # while another supervisor of this data directory starts or ends, or ours is to start again
 STABLE_AFTER_S = 60.0  # a supervisor that ran this long starts again without a pause
 # One that served is started again for ever. One that does not come to serve any more is given up after so many starts
 # over at least so long: what passes (a package being replaced, a full disk) has passed by then.
@@ -192,12 +192,8 @@ class _Watcher:
             served = served or self._serving
             if not served:  # its starter says why
                 return STATUS_NOT_STARTED
-            if self._serving:
-                failed = 0
-            elif failed == 0:
-                failed, failing_since = 1, began
-            else:
-                failed += 1
+            failed = 0 if self._serving else failed + 1
+            failing_since = began if failed == 1 else failing_since
             failing_s = time.monotonic() - failing_since
             if failed >= FAILED_STARTS_MAX and failing_s >= FAILED_STARTS_FOR_S:
                 _say(
@@ -208,8 +204,16 @@ class _Watcher:
             if time.monotonic() - began > STABLE_AFTER_S:
                 pause_s = RESTART_PAUSE_MIN_S
             _say(f"supervisor ended with status {status}, again in {pause_s:g} s")
-            time.sleep(pause_s)
+            self._rest(pause_s)
+            if self._ending:
+                return 0
             pause_s = min(pause_s * 2, RESTART_PAUSE_MAX_S)
+
+    def _rest(self, pause_s: float) -> None:
+        """So long, or until it is to end."""
+        until = time.monotonic() + pause_s
+        while not self._ending and (left_s := until - time.monotonic()) > 0:
+            time.sleep(min(left_s, LOOK_AGAIN_S))
 
     def _run_child(self) -> int:
         """The supervisor's exit status; negative: the signal that ended it."""
@@ -217,6 +221,8 @@ class _Watcher:
         told, tell = os.pipe()
         self._child = _spawn(self._options, self._lock_fd, tell)
         os.close(tell)
+        if self._ending:  # told so before there was a child to be told
+            os.kill(self._child, signal.SIGTERM)
         listening = threading.Thread(target=self._listen, args=(told,), daemon=True)
         listening.start()
         _write_pid(self._data.supervisor_pid, self._child)
