@@ -11,7 +11,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -76,6 +76,9 @@ class Cgroups(Protocol):
 
     def stats(self, name: str) -> Stats: ...
 
+    def unwritten_bytes(self) -> int:
+        """What all sandboxes together have in memory of files that is not on a disk yet."""
+
 
 def _read(path: Path) -> str:
     # Plain system calls: hundreds of these files are read for every round of metrics.
@@ -102,6 +105,10 @@ def _counters(path: Path) -> dict[str, int]:
     except OSError:
         return {}
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
+
+
+def _sum(counters: Mapping[str, int], *names: str) -> int:
+    return sum(counters.get(name, 0) for name in names)
 
 
 def _write(path: Path, value: object) -> None:
@@ -165,6 +172,7 @@ class CgroupsV1:
     """One hierarchy per controller; also the hybrid layout, whose version 2 part is left alone."""
 
     version = 1
+    _UNWRITTEN = ("total_dirty", "total_writeback")
 
     def __init__(self, parent: str, root: Path = CGROUP_ROOT) -> None:
         self.parent = parent
@@ -251,6 +259,9 @@ class CgroupsV1:
             with contextlib.suppress(OSError):
                 _remove_tree(self._root / controller / self.parent)
 
+    def unwritten_bytes(self) -> int:
+        return _sum(_counters(self._path("memory", "") / "memory.stat"), *self._UNWRITTEN)
+
     def stats(self, name: str) -> Stats:
         memory = self._path("memory", name)
         cpu_ns = _number(self._path("cpuacct", name) / "cpuacct.usage")
@@ -258,7 +269,7 @@ class CgroupsV1:
         return Stats(
             memory_bytes=_number(memory / "memory.usage_in_bytes"),
             cache_bytes=counters.get("total_cache", 0),
-            unwritten_bytes=counters.get("total_dirty", 0) + counters.get("total_writeback", 0),
+            unwritten_bytes=_sum(counters, *self._UNWRITTEN),
             cpu_s=cpu_ns / 1e9,
             processes=_number(self._path("pids", name) / "pids.current"),
             out_of_memory_kills=_counters(memory / "memory.oom_control").get("oom_kill", 0),
@@ -269,6 +280,7 @@ class CgroupsV2:
     """The unified hierarchy."""
 
     version = 2
+    _UNWRITTEN = ("file_dirty", "file_writeback")
 
     def __init__(self, parent: str, root: Path = CGROUP_ROOT) -> None:
         self.parent = parent
@@ -342,13 +354,16 @@ class CgroupsV2:
         with contextlib.suppress(OSError):
             _remove_tree(self._root / self.parent)
 
+    def unwritten_bytes(self) -> int:
+        return _sum(_counters(self._path("") / "memory.stat"), *self._UNWRITTEN)
+
     def stats(self, name: str) -> Stats:
         group = self._path(name)
         counters = _counters(group / "memory.stat")
         return Stats(
             memory_bytes=_number(group / "memory.current"),
             cache_bytes=counters.get("file", 0),
-            unwritten_bytes=counters.get("file_dirty", 0) + counters.get("file_writeback", 0),
+            unwritten_bytes=_sum(counters, *self._UNWRITTEN),
             cpu_s=_counters(group / "cpu.stat").get("usage_usec", 0) / 1e6,
             processes=_number(group / "pids.current"),
             out_of_memory_kills=_counters(group / "memory.events").get("oom_kill", 0),

@@ -214,5 +214,8 @@ class Driver(Protocol):
     def stats(self, plan: Plan, started: Started) -> Stats:
         """What the sandbox uses now."""
 
+    def unwritten_bytes(self) -> int:
+        """What all sandboxes together have written to files that is not on the host's disk yet."""
+
     async def close(self, *, sandboxes_left: bool) -> None:
         """Remove what all sandboxes share, unless some go on without a supervisor."""

@@ -274,6 +274,9 @@ class OciDriver:
     def stats(self, plan: Plan, started: Started) -> Stats:
         return replace(self._cgroups.stats(group_of(plan.slot)), disk_bytes=disk.used_bytes(plan.directory))
 
+    def unwritten_bytes(self) -> int:
+        return self._cgroups.unwritten_bytes()
+
     # --- copies ---
 
     async def copy(self, plan: Plan, started: Started, directory: Path) -> Copy:

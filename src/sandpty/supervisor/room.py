@@ -52,12 +52,14 @@ class Room:
             )
         elif self._scarce and not scarce:
             log.info("the disk of %s has room again", self._directory)
-            self._disk_bytes.clear()
-            self._background.spawn(self._resume(), "resume for room")
         self._scarce = scarce
-        left -= _unwritten_bytes()
-        if scarce and left < 0 and self._driver.isolated:
+        left -= self._driver.unwritten_bytes()
+        if left < 0 and self._driver.isolated:
             await self._pause_writers()
+        elif left >= config.DISK_FREE_MIN_BYTES:
+            self._disk_bytes.clear()
+            if self._paused:
+                self._background.spawn(self._resume(), "resume for room")
         return min(max(left / config.ROOM_FILLED_BYTES_S, config.ROOM_PERIOD_MIN_S), config.ROOM_PERIOD_S)
 
     async def _pause_writers(self) -> None:
@@ -97,14 +99,3 @@ class Room:
                     self._paused[sandbox_id] = left_s
                     return
                 log.info("%s is not resumed: %s", sandbox_id, error)  # somebody else has done something with it
-
-
-def _unwritten_bytes() -> int:
-    """What the kernel has yet to write out, to whatever disk."""
-    found = 0
-    with open("/proc/meminfo", encoding="ascii") as file:
-        for line in file:
-            name, value, *_ = line.split()
-            if name in ("Dirty:", "Writeback:"):
-                found += int(value) * 1024
-    return found
