@@ -13,6 +13,14 @@ def has_room(directory: Path | str, more_bytes: int = 0) -> bool:
     return above_reserve_bytes(directory) - more_bytes >= config.DISK_FREE_MIN_BYTES
 
 
+def is_scarce(directory: Path) -> bool:
+    """Whether there is no room, as far as one can see from here."""
+    try:
+        return not has_room(directory)
+    except OSError:
+        return False
+
+
 def above_reserve_bytes(directory: Path | str) -> int:
     """What is left above what is kept for those who write already; negative when they use that."""
     found = os.statvfs(directory)

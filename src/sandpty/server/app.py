@@ -71,7 +71,9 @@ def make_app(context: Context, *middlewares: Middleware) -> web.Application:
 
     async def healthz(_: web.Request) -> web.Response:
         ready = context.registry.ready
-        disk = "ok" if disk_room.has_room(context.settings.data_dir.root) else "almost full"  # who runs is served still
+        disk = (
+            "almost full" if disk_room.is_scarce(context.settings.data_dir.root) else "ok"
+        )  # who runs is served still
         body = {"status": "ok" if ready else "supervisor down", "version": __version__, "disk": disk}
         return web.json_response(body, status=200 if ready else 503)
 

@@ -75,7 +75,7 @@ class Measures:
         yield "sandpty_supervisor_up", "gauge", "Whether the supervisor answers.", [("", float(registry.ready))]
         states: list[tuple[str, float]] = [(f'state="{state}"', count) for state, count in counts.items()]
         yield "sandpty_sandboxes", "gauge", "Sandboxes of all teams.", states
-        scarce = not disk_room.has_room(self._context.settings.data_dir.root)
+        scarce = disk_room.is_scarce(self._context.settings.data_dir.root)
         yield "sandpty_disk_scarce", "gauge", "Whether the data directory's disk is almost full.", [("", float(scarce))]
         yield "sandpty_sandboxes_max", "gauge", "Sandboxes this host holds at most.", [("", config.SANDBOXES_MAX)]
         cpus = sum(sample.cpu_pct * sandbox.limits.cpu_count / 100 for sandbox, sample in known)
