@@ -8,6 +8,8 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from tests.component.network_policy_world import World, policy_world
+from tests.component.supervisor_peer import Peer
 from tests.registry_fixture import Registry, fill, running_registry
 from tests.server_fixture import RunningServer, running_server
 
@@ -25,6 +27,20 @@ def registry() -> Iterator[Registry]:
     with running_registry() as running:
         fill(running)
         yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def world() -> AsyncIterator[World]:
+    """An internet of its own and a supervisor whose sandboxes reach it, for the tests of a file."""
+    async with policy_world(0) as made:
+        yield made
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def peer(world: World) -> AsyncIterator[Peer]:
+    """A connection to that supervisor."""
+    async with world.host.peer() as connected:
+        yield connected
 
 
 @pytest_asyncio.fixture

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable
+import types
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 POLL_S = 0.01
@@ -39,6 +40,18 @@ async def until_still(count: Callable[[], int], timeout_s: float = DEADLINE_S, w
 
     await until(still, timeout_s, what)
     return last
+
+
+@types.coroutine
+def turn() -> Generator[None]:
+    """Everything that is ready has its turn first. No time passes."""
+    yield
+
+
+async def pace(pause_s: float, why: str) -> None:
+    """What a peer that is slow on purpose takes between two things; `why` says who. No test waits by it."""
+    assert why
+    await asyncio.wait([asyncio.get_running_loop().create_future()], timeout=pause_s)
 
 
 def until_sync(condition: Callable[[], Any], timeout_s: float = DEADLINE_S, what: str = "") -> Any:

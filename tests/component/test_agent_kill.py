@@ -32,17 +32,17 @@ def kill(agent: Agent, attachment: Attachment, target: Target, number: int = 9) 
 
 
 DAEMON = """
-import os, sys, time
+import os, signal
 if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
         for fd in range(3):
             os.close(fd)
-        time.sleep(1000)
+        signal.pause()
     os._exit(0)
 os.wait()
 print("ready", flush=True)
-time.sleep(1000)
+signal.pause()
 """
 
 TREES = {

@@ -14,27 +14,13 @@ import pytest_asyncio
 from sandpty.config import DataDir
 from sandpty.wire.errors import SandptyError
 from tests.component.fake_internet import Listener, SocksProxy
-from tests.component.network_policy_world import ALL, ECHO, EVIL, PROXY, SITE, SPEAKS_FIRST, World, ask, policy_world
+from tests.component.network_policy_world import ALL, ECHO, EVIL, PROXY, SITE, SPEAKS_FIRST, World, ask
 from tests.component.supervisor_peer import Peer, attempt
 from tests.waiting import until
 
 SECRET = "t0p-secret"
 HEADERS = {"good.test": {"X-Key": SECRET, "X-Other": "two"}, "*.wild.test": {"X-Wild": "w"}, "b.wild.test": {}}
 TRUST = "curl -s --max-time 20 --cacert /tmp/ca.pem"
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def world() -> AsyncIterator[World]:
-    """One for all tests here."""
-    async with policy_world(0) as made:
-        yield made
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def peer(world: World) -> AsyncIterator[Peer]:
-    """A connection to the supervisor."""
-    async with world.host.peer() as connected:
-        yield connected
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -183,9 +169,10 @@ link = socket.create_connection(("good.test", 80), 20)
 def ask():
     link.sendall(b"GET / HTTP/1.1\\r\\nHost: good.test\\r\\n\\r\\n")
     return link.recv(4096)
+import os
+os.mkfifo("/tmp/again")
 ask(); open("/tmp/asked", "w").close()
-import os, time
-while not os.path.exists("/tmp/again"): time.sleep(0.02)
+open("/tmp/again").read()
 ask(); print("asked")
 """
     asking = asyncio.create_task(attempt(sandbox, f"python3 - <<'END'\n{program}\nEND", "root", 60))
@@ -196,7 +183,7 @@ ask(); print("asked")
     await until(asked, 30)
     policy = {"headers": {"good.test": {"X-Key": "two", "X-Kept": "<hidden>"}}}
     await peer.call("network", id=sandbox["id"], policy=policy)
-    await attempt(sandbox, "touch /tmp/again", "root")
+    await attempt(sandbox, "echo > /tmp/again", "root")
     assert "asked" in (await asking)[1]
     assert {"X-Key: two", "X-Kept: kept"} <= set(fields(world.heads[-1]))
     await peer.call("network", id=sandbox["id"], policy={})
@@ -310,10 +297,11 @@ async def test_connections_from_before_a_proxy_do_not_go_around_it(world: World,
     """A connection that is open when the proxy is set ends."""
     sandbox = await peer.create()
     program = f"""
-import socket, os, time
+import socket, os
+os.mkfifo("/tmp/again")
 link = socket.create_connection(({SITE!r}, {ECHO}), 20); link.sendall(b"a"); link.recv(1)
 open("/tmp/asked", "w").close()
-while not os.path.exists("/tmp/again"): time.sleep(0.02)
+open("/tmp/again").read()
 link.settimeout(5)
 try: link.sendall(b"b"); print("heard", link.recv(1))
 except OSError as error: print(type(error).__name__)
@@ -325,6 +313,6 @@ except OSError as error: print(type(error).__name__)
 
     await until(asked, 30)
     await peer.call("network", id=sandbox["id"], policy={"proxy": {"address": f"{PROXY}:1080"}})
-    await attempt(sandbox, "touch /tmp/again", "root")
+    await attempt(sandbox, "echo > /tmp/again", "root")
     assert "heard b'b'" not in (await asking)[1]
     await peer.call("kill", id=sandbox["id"])

@@ -20,7 +20,7 @@ from sandpty.egress.resolver import Found, Resolver
 from sandpty.egress.upstream import Streams, Upstream
 from sandpty.wire.verbs import GuestRules
 from tests.component.fake_internet import Authority
-from tests.waiting import until
+from tests.waiting import pace, until
 
 HERE, NAME = "127.0.0.1", "good.test"
 GET = f"GET / HTTP/1.1\r\nHost: {NAME}\r\n\r\n".encode()
@@ -106,7 +106,7 @@ async def test_who_stalls_before_a_request_is_cut(stage: Stage) -> None:
         for byte in GET * 100:
             dripping[1].write(bytes([byte]))
             await dripping[1].drain()
-            await asyncio.sleep(0.05)
+            await pace(0.05, "a client that says one byte after the other")
 
     task = asyncio.create_task(drip())
     try:

@@ -21,7 +21,7 @@ from tests.component.fake_host import open_fds
 from tests.component.fake_supervisor import FakeSupervisor
 from tests.component.files_root import FilesRoot, files_root
 from tests.component.test_files import refused
-from tests.waiting import until
+from tests.waiting import turn, until
 
 
 class House:
@@ -101,10 +101,10 @@ async def test_more_than_a_sandbox_may_have_wait_for_their_turn(house: House) ->
         for _ in range(config.FILE_CONNECTIONS_MAX):
             await stack.enter_async_context(house.connections.lease(house.sandbox, "user"))
         waiting = [asyncio.create_task(house.use()) for _ in range(5)]
-        await asyncio.sleep(0)
+        await turn()
         waiting[0].cancel()
         waiting[3].cancel()
-        await asyncio.sleep(0)
+        await turn()
         assert not any(task.done() for task in waiting[1:3])
         assert len(house.guest.children()) == config.FILE_CONNECTIONS_MAX
     done = await asyncio.gather(*waiting, return_exceptions=True)
@@ -138,7 +138,7 @@ async def test_a_pause_closes_all_and_tells_who_is_in_the_middle(house: House) -
     async def endless() -> None:
         async with house.connections.lease(house.sandbox, "user") as files, files.open("/dev/zero") as reading:
             async for _ in reading:
-                await asyncio.sleep(0)
+                await turn()
 
     task = asyncio.create_task(refused(endless()))
     await house.children(2)

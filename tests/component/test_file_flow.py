@@ -22,7 +22,7 @@ from tests.component.agent_peer import Peer
 from tests.component.fake_host import open_fds, rss_bytes
 from tests.component.files_root import FilesRoot, files_root
 from tests.component.test_files import content, refused
-from tests.waiting import until, until_still, until_sync
+from tests.waiting import turn, until, until_still, until_sync
 
 MIB = 1 << 20
 BIG = 40 * MIB
@@ -97,7 +97,7 @@ async def test_a_transfer_that_is_given_up_leaves_no_child_and_no_descriptor(gue
     async def endless() -> AsyncIterator[bytes]:
         while True:
             yield bytes(MIB)
-            await asyncio.sleep(0)
+            await turn()
 
     async def read(files: Files) -> None:
         async with files.open("/dev/zero") as reading:
@@ -128,7 +128,7 @@ async def test_closing_wakes_who_waits(guest: FilesRoot) -> None:
     files = await guest.open()
     watch = await files.watch("/tmp")
     waiting = asyncio.create_task(watch.event())
-    await asyncio.sleep(0)
+    await turn()
     files.close()
     with pytest.raises(SandptyError, match="lost"):
         await asyncio.wait_for(waiting, 30)
@@ -380,7 +380,7 @@ async def test_pouring_ends_with_whom_it_is_for(guest: FilesRoot, ends: tuple[so
             await reading.pour(ours, BIG, 0.2)
     async with await guest.open() as files, files.open("/tmp/endless") as reading:
         pouring = asyncio.create_task(reading.pour(ours, BIG, 30))
-        await asyncio.sleep(0)
+        await turn()
         pouring.cancel()
         with pytest.raises(asyncio.CancelledError):
             await pouring

@@ -17,7 +17,7 @@ from sandpty.server.guest_sockets import GuestSockets
 from sandpty.wire.errors import SandptyError
 from sandpty.wire.verbs import Sandbox
 from tests.component.supervisor_peer import SERVER_UID, Peer, Supervised, alive, fds, run, supervised
-from tests.waiting import until
+from tests.waiting import turn, until
 
 STRANGER_UID = SERVER_UID + 1
 DEADLINE_S = 30.0
@@ -259,7 +259,7 @@ async def test_nothing_is_left_open_by_connects_that_fail_or_are_cancelled(
     mine, theirs = fds(os.getpid()), fds(host.supervisor_pid)
     for _ in range(20):
         tasks = [asyncio.create_task(sockets.connect(both[0], 9)) for _ in range(20)]
-        await asyncio.sleep(0)
+        await turn()
         for task in tasks[::2]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -20,7 +20,7 @@ from sandpty.wire.frames import FrameType, Gap, Output
 from tests.component import fake_agent
 from tests.component.fake_agent import DONE, HELLO, STARTED, Peer, attached, error, exit_, gap, output, process
 from tests.component.fake_host import FakeHost, fake_host, polite, rss_bytes
-from tests.waiting import until
+from tests.waiting import pace, turn, until
 
 Script = Callable[[Peer], Awaitable[None]]
 
@@ -150,7 +150,7 @@ async def test_frames_in_the_smallest_pieces_are_whole_for_the_client(host: Fake
         await peer.greeted()
         for byte in attached() + output(0, b"hello") + exit_(5):
             await peer.say(bytes([byte]))
-            await asyncio.sleep(0)
+            await turn()
 
     async with host.view(await host.sandbox(trickle)) as view:
         assert isinstance(await view.receive(), frames.Attached)
@@ -265,7 +265,7 @@ async def test_a_list_that_never_ends_has_an_end(host: FakeHost, monkeypatch: py
         await peer.greeted()
         while True:
             await peer.say(process())
-            await asyncio.sleep(0.02)  # the agent's own pace
+            await pace(0.02, "an agent that says one process after the other")
 
     sandbox = await host.sandbox(forever)
     status, body = await host.request("GET", f"/v1/sandboxes/{sandbox}/processes")

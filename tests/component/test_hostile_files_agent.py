@@ -19,6 +19,7 @@ from sandpty.wire.frames import frame
 from tests.component.fake_agent import HELLO, Behaviour, FakeAgent, Peer
 from tests.component.fake_host import rss_bytes
 from tests.unit.test_file_frames import COUNT, entry_bytes, text
+from tests.waiting import turn
 
 ACCOUNT = frame(FileFrame.ACCOUNT, struct.pack("<II", 1, 1) + text(b"user") + text(b"/home/user"))
 ENTRY = frame(FileFrame.ENTRY, entry_bytes())
@@ -165,7 +166,7 @@ async def test_a_flood_is_held_by_the_socket_and_not_by_us() -> None:
         await reading.piece()
         before = rss_bytes()
         for _ in range(100):
-            await asyncio.sleep(0)
+            await turn()
             await reading.piece()
         assert rss_bytes() - before < 8 << 20
         files.close()

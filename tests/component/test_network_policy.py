@@ -234,7 +234,7 @@ async def test_a_policy_outlives_the_supervisor(world: World, tmp_path: Path) ->
     """
     idle = tmp_path / "sandpty" / "egress"
     idle.mkdir(parents=True)
-    for path, text in ((idle.parent / "__init__.py", ""), (idle / "main.py", "import time; time.sleep(1000)")):
+    for path, text in ((idle.parent / "__init__.py", ""), (idle / "main.py", "import signal; signal.pause()")):
         path.write_text(text)
     (idle / "__init__.py").touch()
     async with world.host.peer() as peer:

@@ -20,7 +20,7 @@ import pytest_asyncio
 from sandpty import config
 from tests.component.fake_host import FakeHost, fake_host, rss_bytes
 from tests.component.port_peer import DEADLINE_S, Answer, Seen, ask, client, get, says, service
-from tests.waiting import until
+from tests.waiting import pace, until
 
 NOWHERE = Path("/nonexistent")
 MB = 1 << 20
@@ -221,7 +221,7 @@ async def test_a_service_is_left_when_its_client_leaves(host: FakeHost, sandbox:
             await seen.say(b"HTTP/1.1 200 OK\r\n\r\n")
             while True:
                 await seen.say(b"x")
-                await asyncio.sleep(0.01)  # the service's own pace
+                await pace(0.01, "a service that says one byte after the other")
         finally:
             left += 1
 
@@ -426,7 +426,7 @@ async def test_a_service_that_starts_meanwhile_is_waited_for(host: FakeHost, san
 
     with closed_port() as (port, bound):
         asked = asyncio.create_task(ask(host, get(sandbox, port)))
-        await asyncio.sleep(NOT_YET_S)
+        await pace(NOT_YET_S, "a service that takes its time to start")
         server = await asyncio.start_server(hello, sock=bound)  # this begins to listen
         try:
             assert (await asked).body == b"hi"

@@ -15,7 +15,7 @@ import pytest_asyncio
 from sandpty.supervisor import state
 from sandpty.wire.errors import SandptyError
 from tests.component.supervisor_peer import Peer, Supervised, run, supervised
-from tests.waiting import until
+from tests.waiting import pace, until
 
 MOMENTS_S = (0.004, 0.03)  # after the request: in the middle of what it asks for, or at its end
 WRITE = "head -c 30000000 /dev/urandom > /root/big; md5sum /root/big > /root/sum; sync"
@@ -32,7 +32,7 @@ async def shot_during(host: Supervised, verb: str, args: dict[str, Any], moment_
     """Ask, kill the supervisor `moment_s` later, and wait for the next one."""
     async with host.peer() as peer:
         asked = asyncio.create_task(peer.call(verb, **args))
-        await asyncio.sleep(moment_s)  # the moment is what is tested
+        await pace(moment_s, "the moment of the crash is what is tested")
         killed = host.kill_supervisor()
         await asyncio.gather(asked, return_exceptions=True)
     await host.answering(killed)

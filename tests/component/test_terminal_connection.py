@@ -19,7 +19,7 @@ from sandpty.wire.errors import SandptyError
 from sandpty.wire.frames import Exit, FrameReader, FrameType, Output, Pong
 from tests.component.fake_agent import HELLO, exit_, output
 from tests.component.fake_host import open_fds
-from tests.waiting import until
+from tests.waiting import turn, until
 
 Pair = tuple[AgentConnection, socket.socket]
 
@@ -90,7 +90,7 @@ async def test_a_thousand_tiny_frames_let_others_have_their_turn(pair: Pair) -> 
         nonlocal turns
         while True:
             turns += 1
-            await asyncio.sleep(0)
+            await turn()
 
     running = asyncio.create_task(other())
     for _ in range(2999):
@@ -155,7 +155,7 @@ async def test_closing_does_not_wait_for_an_agent_that_never_reads(pair: Pair, m
     connection.send(frames.encode_input(b"x" * 1024 * 1024))
     draining = asyncio.create_task(connection.drain())
     receiving = asyncio.create_task(connection.receive())
-    await asyncio.sleep(0)
+    await turn()
     connection.close()
     connection.close()
     for waiting in (draining, receiving):
@@ -173,7 +173,7 @@ async def test_a_reply_has_a_deadline_and_cancelling_loses_nothing(pair: Pair) -
         await connection.reply(0.05)
     for _ in range(50):
         waiting = asyncio.create_task(connection.receive())
-        await asyncio.sleep(0)
+        await turn()
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
     agent.send(output(0, b"late"))

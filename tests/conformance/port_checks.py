@@ -12,15 +12,14 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 from e2b import AsyncSandbox, Sandbox, SandboxState
 
-DEADLINE_S = 30.0
-POLL_S = 0.05
+from tests.waiting import DEADLINE_S, until, until_sync
+
 ECHO = """
 import http.server, json, sys
 class Echo(http.server.BaseHTTPRequestHandler):
@@ -112,18 +111,9 @@ def serve(sandbox: Sandbox, program: str = ECHO, *args: str) -> None:
     sandbox.commands.run(f"python3 /tmp/service.py {' '.join(args)}", background=True)
 
 
-def until(condition: Callable[[], Any]) -> Any:
-    """Its first true value."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(POLL_S)
-    return value
-
-
 def ok(address: str, **options: Any) -> httpx.Response:
     """The first answer with 200: a service takes a moment to start."""
-    return until(lambda: (got := httpx.get(address, timeout=DEADLINE_S, **options)).status_code == 200 and got)
+    return until_sync(lambda: (got := httpx.get(address, timeout=DEADLINE_S, **options)).status_code == 200 and got)
 
 
 def a_host_name_reaches_a_service() -> None:
@@ -140,11 +130,11 @@ async def a_host_name_reaches_a_service_asynchronously() -> None:
         await sandbox.commands.run("python -m http.server 8001", background=True)
         address = url(sandbox, 8001)
         async with httpx.AsyncClient() as client:
-            for _ in range(round(DEADLINE_S / POLL_S)):
-                if (await client.get(address)).status_code == 200:
-                    return
-                await asyncio.sleep(POLL_S)
-        raise AssertionError("not in time")
+
+            async def answers() -> bool:
+                return (await client.get(address)).status_code == 200
+
+            await until(answers)
     finally:
         await sandbox.kill()
 
@@ -211,7 +201,7 @@ def traffic_wakes_a_paused_sandbox() -> None:
         address = url(sandbox, 8000)
         ok(address)
         sandbox.set_timeout(0)
-        until(lambda: sandbox.get_info().state == SandboxState.PAUSED)
+        until_sync(lambda: sandbox.get_info().state == SandboxState.PAUSED)
         assert httpx.get(address, timeout=DEADLINE_S).status_code == 200
         assert sandbox.get_info().state == SandboxState.RUNNING
         assert sandbox.is_running()

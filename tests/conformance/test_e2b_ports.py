@@ -74,7 +74,7 @@ def world() -> Iterator[World]:
 @pytest.mark.parametrize("name", CHECKS)
 def test_python(world: World, name: str) -> None:
     """The check does not raise."""
-    done = world.run(sys.executable, str(ROOT / "tests" / "conformance" / "port_checks.py"), name)
+    done = world.run(sys.executable, "-m", "tests.conformance.port_checks", name)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

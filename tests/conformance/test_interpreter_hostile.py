@@ -128,7 +128,8 @@ def test_memory_that_runs_out_ends_the_kernel_not_the_interpreter(code: Sandbox)
 
 
 SLEEPERS = (
-    "import os, time\nwhile True:\n  try:\n    if os.fork() == 0: time.sleep(900)\n  except OSError: time.sleep(0.1)"
+    "import os, signal\nwhile True:\n  try:\n    if os.fork() == 0: signal.pause()\n"
+    "  except OSError: signal.sigtimedwait([], 0.1)"
 )
 # Each one leaves its session behind and makes more; not so many that other tests on this machine wait for them.
 RUNAWAYS = (
@@ -174,7 +175,7 @@ def test_an_interpreter_that_is_killed_from_inside_is_started_again(code: Sandbo
     with pytest.raises(Exception):  # noqa: B017, PT011 - the SDK passes on what its transport says
         code.run_code(
             "import os, signal\nkeeper = open(f'/proc/{os.getppid()}/stat').read().split()\n"
-            "os.kill(int(keeper[3]), signal.SIGKILL); import time; time.sleep(60)",
+            "os.kill(int(keeper[3]), signal.SIGKILL); signal.pause()",
             timeout=30,
         )
     until_sync(lambda: works(code), DEADLINE_S, "it works again")

@@ -148,14 +148,15 @@ def test_output_streams_in_the_order_it_is_written(code: Sandbox) -> None:
     """stdout and stderr, with timestamps that grow; each arrives while the code still runs."""
     heard: list[tuple[bool, str, int]] = []
     text = (
-        "import sys, os\nfor i in range(20):\n  print(i, end=',')\n  print(-i, end=',', file=sys.stderr)\n"
-        "import time\nwhile not os.path.exists('/tmp/seen'): time.sleep(0.01)\nprint('end')"
+        "import sys, os\nos.mkfifo('/tmp/seen')\n"
+        "for i in range(20):\n  print(i, end=',')\n  print(-i, end=',', file=sys.stderr)\n"
+        "_ = open('/tmp/seen').read()\nprint('end')"
     )
 
     def listen(message: Any) -> None:
         heard.append((message.error, message.line, message.timestamp))
         if "-19" in message.line:
-            code.commands.run("touch /tmp/seen")
+            code.commands.run("echo > /tmp/seen")
 
     execution = ran(code, text, on_stdout=listen, on_stderr=listen)
     assert "".join(line for _, line, _ in heard) == "".join(f"{i},{-i}," for i in range(20)) + "end\n"
@@ -255,13 +256,14 @@ def test_a_restart_ends_what_runs(code: Sandbox, context: Context) -> None:
 def test_runs_in_one_context_wait_for_each_other_and_contexts_do_not(code: Sandbox, context: Context) -> None:
     """Two at once in one context: one after the other; another context answers meanwhile."""
     texts: list[str | None] = []
-    text = "import time, os\nn = globals().get('n', 0) + 1\nwhile not os.path.exists('/tmp/free'): time.sleep(0.01)\nn"
+    text = "n = globals().get('n', 0) + 1\nif n == 1: open('/tmp/free').read()\nn"
+    code.commands.run("mkfifo /tmp/free")
     threads = [threading.Thread(target=lambda: texts.append(ran(code, text, context=context).text)) for _ in range(2)]
     for thread in threads:
         thread.start()
     assert ran(code, "'meanwhile'").text == "meanwhile"
     assert texts == []
-    code.commands.run("touch /tmp/free")
+    code.commands.run("echo > /tmp/free")
     for thread in threads:
         thread.join(TIMEOUT_S)
     assert sorted(filter(None, texts)) == ["1", "2"]

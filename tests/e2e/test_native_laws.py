@@ -13,7 +13,7 @@ import pytest_asyncio
 from sandpty.wire.frames import ExitReason, FrameType, InputAck, Output
 from tests.e2e.native import Box, Terminal, sandbox
 from tests.server_fixture import RunningServer
-from tests.waiting import until
+from tests.waiting import pace, until
 
 NEVER = "stall_ms=4294967295"
 
@@ -128,7 +128,7 @@ async def test_law_7_a_slow_reader_alone_loses_nothing(box: Box) -> None:
         await slow.type(b"\n")
         while slow.exit is None:
             if isinstance(await slow.receive(), Output) and slow.position % 7 == 0:
-                await asyncio.sleep(0.001)  # the slowness is what is tested
+                await pace(0.001, "a slow reader")
             await slow.send(FrameType.ACK, struct.pack("<Q", slow.position))
     assert slow.gaps == []
     assert bytes(slow.data) == b"".join(b"%d\n" % number for number in range(1, 300_001))
@@ -170,7 +170,7 @@ async def stale_after_interrupt(terminal: Terminal, bytes_per_s: float) -> tuple
             await terminal.type(b"\x03")
             pressed, before = loop.time(), seen
         if due > loop.time():
-            await asyncio.sleep(due - loop.time())  # a client on a slow line
+            await pace(due - loop.time(), "a client on a slow line")
 
 
 async def test_law_8_ctrl_c_gets_through_a_flood_at_once(box: Box) -> None:

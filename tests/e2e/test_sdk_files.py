@@ -26,7 +26,7 @@ from sandpty import (
 )
 from tests.e2e.cut import relay
 from tests.server_fixture import RunningServer
-from tests.waiting import until, until_sync
+from tests.waiting import turn, until, until_sync
 
 MIB = 1024 * 1024
 EVENT_WAIT_S = 30.0
@@ -269,7 +269,7 @@ async def test_a_reader_that_is_cancelled_leaves_nothing_open(abox: AsyncSandbox
 
     for _ in range(30):  # more than the sandbox has places for
         task = asyncio.create_task(read())
-        await asyncio.sleep(0)
+        await turn()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     assert await abox.files.exists("/tmp/cancelled")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from tests.component.network_policy_world import (
     SPEAKS_FIRST,
     World,
     ask,
-    policy_world,
 )
 from tests.component.supervisor_peer import Peer, attempt, run
 
@@ -38,20 +36,6 @@ def question(name, kind=1):
 def rcode(answer):
     return answer[3] & 15, struct.unpack(">H", answer[6:8])[0]
 """
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def world() -> AsyncIterator[World]:
-    """One for all attacks."""
-    async with policy_world(0) as made:
-        yield made
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def peer(world: World) -> AsyncIterator[Peer]:
-    """A connection to the supervisor."""
-    async with world.host.peer() as connected:
-        yield connected
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -156,7 +140,7 @@ async def test_requests_for_others_on_a_shared_address_do_not_pass(
 async def test_a_server_name_said_late_or_in_pieces_is_read_all_the_same(world: World, guest: dict[str, Any]) -> None:
     """On a port where servers may speak first: after a silence, byte by byte."""
     program = """
-import socket, ssl, time
+import select, socket, ssl
 context = ssl.create_default_context(); context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
 for name in ("good.test", "evil.test"):
     inward, outward = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -165,7 +149,7 @@ for name in ("good.test", "evil.test"):
     except ssl.SSLWantReadError: pass
     s = socket.create_connection(("good.test", 8443), 10)
     s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    time.sleep(0.6) # the silence
+    assert select.select([s], [], [], 0.6)[0] == [] # the silence: both wait for the other to speak first
     try:
         for byte in outward.read(): s.sendall(bytes([byte]))
         print(name, s.recv(1) == b"\\x16")

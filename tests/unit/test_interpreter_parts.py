@@ -135,7 +135,7 @@ async def test_a_connection_that_ends_has_no_request() -> None:
 
 def test_a_restart_while_a_program_is_being_started_ends_it_too() -> None:
     """Between vfork and exec its parent cannot be stopped, only killed."""
-    starting = "import ctypes, time; ctypes.CDLL(None).vfork(); time.sleep(1000)"
+    starting = "import ctypes, signal; ctypes.CDLL(None).vfork(); signal.pause()"
     argv = [sys.executable, "-I", "-S", str(Path(keeper.__file__))]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
         assert running.stdin is not None

@@ -17,7 +17,7 @@ from asyncssh.stream import SSHReader, SSHTCPStreamSession
 from sandpty import config
 from sandpty.server.dialects.ssh.bounds import TcpChannel
 from sandpty.server.dialects.ssh.transport import KEY_EXCHANGES, Channel, Connection
-from tests.waiting import until
+from tests.waiting import pace, turn, until
 
 FLOOD = 2000
 
@@ -56,7 +56,7 @@ class Gate(asyncssh.SSHServer):
         return True
 
     async def validate_password(self, username: str, password: str) -> bool:
-        await asyncio.sleep(0.01)
+        await pace(0.01, "an account that is looked up elsewhere")
         return password == self.password
 
     def session_requested(self) -> Quiet:
@@ -132,7 +132,7 @@ async def test_a_flood_of_small_packets_leaves_others_their_turn(monkeypatch: py
         rounds = 0
         asked = asyncio.create_task(answered(client))
         while not asked.done():
-            await asyncio.sleep(0)
+            await turn()
             rounds += 1
         assert await asked
         assert server._recv_seq - before >= FLOOD
