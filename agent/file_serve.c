@@ -88,11 +88,18 @@ void served_receive(struct served *served) {
         served->in_last -= served->in_first;
         served->in_first = 0;
     }
+    union { /* room for one descriptor */
+        struct cmsghdr head;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } beside;
+    struct iovec room = {served->in + served->in_last, FILES_PIECE_BYTES - served->in_last};
+    struct msghdr message = {.msg_iov = &room, .msg_iovlen = 1, .msg_control = &beside, .msg_controllen = sizeof beside};
     ssize_t got;
     do {
-        got = recv(served->fd, served->in + served->in_last, FILES_PIECE_BYTES - served->in_last, 0);
+        got = recvmsg(served->fd, &message, MSG_CMSG_CLOEXEC);
     } while (got < 0 && errno == EINTR);
     if (got <= 0) _exit(0);
+    served_take_descriptor(served, &message);
     served->in_last += (size_t)got;
     if (served->in_last > FILES_GATHER_BYTES) served->grown = true;
 }
@@ -212,6 +219,8 @@ static void request(struct served *served, uint8_t type, struct reader *reader) 
     case FILE_SYMLINK: return file_symlink(served, reader);
     case FILE_SIZE: return file_size(served, reader);
     case FILE_WATCH: return file_watch(served, reader);
+    case FILE_LISTEN: return file_socket(served, reader, true);
+    case FILE_CONNECT: return file_socket(served, reader, false);
     default: served_broken(served);
     }
 }

@@ -3,6 +3,7 @@
 #ifndef SANDPTY_FILES_H
 #define SANDPTY_FILES_H
 
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 #include "agent.h"
@@ -25,6 +26,7 @@ struct served {
     bool refused;              /* the next request: see FILE_IF_ACCOUNT */
     bool grown;                /* the buffers hold memory worth giving back */
     mode_t umask;
+    int passed;                /* a descriptor that came with the requests, not taken yet; -1: none */
     int open;                  /* the file of FILE_OPEN; -1: none */
     int pipe[2];               /* what moves through it is not copied; -1: not made yet, -2: cannot be here */
 };
@@ -124,6 +126,11 @@ void growing_end(struct growing *growing);
 void passing_begin(struct passing *passing, int fd, uint64_t size);
 void passing_reads(struct passing *passing, uint64_t at);
 void passing_end(struct passing *passing);
+
+/* --- file_socket.c: unix sockets of the host's, by paths of the guest ---------------------------------------------- */
+
+void served_take_descriptor(struct served *served, const struct msghdr *message);
+void file_socket(struct served *served, struct reader *reader, bool listens);
 
 /* --- the requests ------------------------------------------------------------------------------------------------ */
 

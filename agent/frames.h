@@ -52,6 +52,8 @@ enum frame_type {
     FILE_WATCH = 0x51,
     FILE_SYNC = 0x52,
     FILE_IF_ACCOUNT = 0x53,
+    FILE_LISTEN = 0x54,
+    FILE_CONNECT = 0x55,
     AGENT_HELLO = 0x81,
     STARTED = 0x90,
     ATTACHED = 0x91,

@@ -90,6 +90,7 @@
 #define FILES_METADATA_MAX 256                  /* attributes of one entry */
 #define FILES_WATCHES_MAX 16384                 /* directories below one watched one */
 #define FILES_SEEN_MAX 4096                     /* entries remembered that a look found before their event was read */
+#define LISTEN_BACKLOG 128                      /* of a unix socket that the host listens on */
 #define PIDS_MAX (4 * MIB)                      /* the kernel's PID_MAX_LIMIT */
 
 #endif

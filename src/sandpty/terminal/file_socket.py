@@ -45,6 +45,8 @@ _REASONS: dict[int, str] = {
     errno.ETXTBSY: "conflict",
     errno.EBUSY: "conflict",
     errno.EAGAIN: "conflict",
+    errno.EADDRINUSE: "conflict",
+    errno.ECONNREFUSED: "port_closed",
     FileErrorCode.NOT_A_FILE: "not_a_file",
     FileErrorCode.BAD_PATH: "bad_path",
     FileErrorCode.NETWORK_FILE_SYSTEM: "network_file_system",
@@ -176,6 +178,17 @@ class FileSocket:
             self._release()
         if self.closed:
             raise self._lost()
+
+    def send_with(self, data: bytes, descriptor: int) -> None:
+        """A small request and a descriptor with it, while nothing else is on the way."""
+        if self.closed:
+            raise self._lost()
+        try:
+            if socket.send_fds(self._socket, [data], [descriptor]) == len(data):
+                return
+        except OSError as error:
+            raise self._lost() from error
+        raise self._lost()
 
     # --- receiving ---
 

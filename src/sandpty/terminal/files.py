@@ -368,6 +368,24 @@ class Files:
             request = file_frames.encode_symlink(path, link_text)
             return await self._ask(request, FileFrame.ENTRY, path, file_frames.decode_entry)
 
+    # --- sockets: `descriptor` is of one that was made in the guest's network ---
+
+    async def listen_at(self, path: str, descriptor: int) -> None:
+        """It listens there, for this user alone, until this connection is closed: then the path goes.
+
+        Raises conflict (something is there), no_such_file.
+        """
+        await self._lend(FileFrame.LISTEN, path, descriptor)
+
+    async def connect_to(self, path: str, descriptor: int) -> None:
+        """It is connected to who listens there. Raises port_closed (nobody does), no_such_file."""
+        await self._lend(FileFrame.CONNECT, path, descriptor)
+
+    async def _lend(self, kind: FileFrame, path: str, descriptor: int) -> None:
+        with self._turn(path):
+            self._socket.send_with(file_frames.encode_name(kind, path), descriptor)
+            await self._socket.answer(FileFrame.DONE, path)
+
     # --- watching ---
 
     async def watch(

@@ -56,6 +56,8 @@ class FileFrame(IntEnum):
     WATCH = 0x51
     SYNC = 0x52
     IF_ACCOUNT = 0x53
+    LISTEN = 0x54
+    CONNECT = 0x55
     DONE = 0xB0
     ACCOUNT = 0xC0
     ENTRY = 0xC1
@@ -155,7 +157,7 @@ def encode_files(user: str, umask: int) -> bytes:
 
 
 def encode_name(kind: FileFrame, name: str) -> bytes:
-    """ACCOUNT_OF, REAL_PATH_OF, SIZE_OF: one string."""
+    """ACCOUNT_OF, REAL_PATH_OF, SIZE_OF, LISTEN, CONNECT: one string."""
     return frame(kind, _text(name))
 
 
