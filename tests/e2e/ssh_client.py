@@ -25,6 +25,7 @@ class Client:
     home: Path
     config: Path
     port: int
+    agent: Path | None = None  # of the person
 
     @property
     def env(self) -> dict[str, str]:
@@ -35,6 +36,8 @@ class Client:
             if not name.startswith(("E2B_", "SANDPTY_", "SSH_", "LC_", "LANG"))
         }
         own = {"HOME": str(self.home), "XDG_STATE_HOME": str(self.home), "SANDPTY_DATA_DIR": str(self.server.data_dir)}
+        if self.agent is not None:
+            own["SSH_AUTH_SOCK"] = str(self.agent)
         return {**kept, **own, "SANDPTY_SSH_READY": "1"}  # the certificate is new; it need not be looked at each time
 
     def command(self, *words: str, program: str = "ssh") -> list[str]:

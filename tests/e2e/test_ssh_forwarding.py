@@ -7,9 +7,10 @@ import http.client
 import http.server
 import os
 import socket
+import socketserver
 import threading
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,53 @@ def test_a_sandbox_reaches_a_port_here(ssh: Client, box: str, tmp_path: Path) ->
         root = box.replace("@", "+user=root@")
         assert ssh.run("-o", "ExitOnForwardFailure=yes", "-R", f"80:{here}", root, "true").returncode == 0
         served.shutdown()
+
+
+def test_a_socket_of_the_sandbox_leads_here(ssh: Client, box: str, tmp_path: Path) -> None:
+    """-R /PATH: to a unix socket or a port here, for its user alone; taken paths are refused, and it goes with ssh."""
+    here = tmp_path / "here.sock"
+    data = os.urandom(300_000)
+    with _reversing(here) as port:
+        forwards = ("-R", f"/tmp/up.sock:{here}", "-R", f"./up.sock:localhost:{port}")
+        ask = (
+            "import socket, sys; sent = sys.stdin.buffer.read()\n"
+            "for path in '/tmp/up.sock', '/home/user/up.sock':\n"
+            "    up = socket.socket(socket.AF_UNIX); up.connect(path); up.sendall(sent); up.shutdown(socket.SHUT_WR)\n"
+            "    with up.makefile('rb') as answer: sys.stdout.buffer.write(answer.read())\n"
+        )
+        assert ssh.out(*forwards, box, f'python3 -c "{ask}"', stdin=data) == data[::-1] * 2
+        master = ("-o", f"ControlPath={tmp_path}/c")
+        with ssh.running("-M", *master, "-N", *forwards, box):
+            until_sync(lambda: ssh.run(box, "test -S up.sock").returncode == 0, TIMEOUT_S, "both listen")
+            assert ssh.out(box, "stat -c '%a %U %F' up.sock /tmp/up.sock") == b"600 user socket\n" * 2
+            for taken in ("/tmp/up.sock", "/tmp/page", "/etc/up.sock", "/nowhere/up.sock", "/tmp/" + "x" * 108):
+                words = ("-o", "ExitOnForwardFailure=yes", "-N", "-R", f"{taken}:{here}")
+                assert ssh.run(*words, box).returncode == 255, taken
+            assert ssh.run(*master, "-O", "cancel", *forwards[:2], box).returncode == 0
+            until_sync(lambda: ssh.run(box, "test -e /tmp/up.sock").returncode == 1, TIMEOUT_S, "the first has gone")
+            assert ssh.run(box, "test -S up.sock").returncode == 0
+        until_sync(lambda: ssh.run(box, "test -e up.sock").returncode == 1, TIMEOUT_S, "both have gone")
+
+
+@contextmanager
+def _reversing(path: Path) -> Iterator[int]:
+    """What says backwards all that it was told, on a unix socket and on a port."""
+
+    class Reverse(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self.wfile.write(self.rfile.read()[::-1])
+
+    with (
+        socketserver.ThreadingUnixStreamServer(str(path), Reverse) as unix,
+        socketserver.ThreadingTCPServer(("127.0.0.1", 0), Reverse) as tcp,
+    ):
+        for each in (unix, tcp):
+            threading.Thread(target=each.serve_forever, args=(0.05,), daemon=True).start()
+        try:
+            yield tcp.server_address[1]
+        finally:
+            for each in (unix, tcp):
+                each.shutdown()
 
 
 INSTALLS = """set -e

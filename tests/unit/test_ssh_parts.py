@@ -5,15 +5,24 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
+from unittest.mock import Mock
 
+import asyncssh
 import pytest
 from asyncssh.encryption import get_encryption
+from asyncssh.misc import map_handler_name
 
 from sandpty import config
 from sandpty.cli import ssh_access
 from sandpty.cli.ssh import split
+from sandpty.config import DataDir
+from sandpty.server.dialects.ssh import roles
+from sandpty.server.dialects.ssh.gateway import Client
 from sandpty.server.dialects.ssh.login import Login, parse
+from sandpty.server.dialects.ssh.roles import Kind, Role
 from sandpty.server.dialects.ssh.sealing import ChaCha
+from sandpty.server.dialects.ssh.transport import Channel
+from sandpty.server.settings import Settings
 from sandpty.server.ssh_identity import SshIdentity, new_host_key
 from sandpty.supervisor import ssh_keys
 from sandpty.wire.errors import SandptyError
@@ -77,7 +86,8 @@ def test_a_certificate_is_for_its_api_key_alone_and_for_a_while(tmp_path: Path) 
     )
     assert ca.split()[1] in told
     assert "user certificate" in told
-    assert "permit-agent-forwarding" not in told
+    assert "permit-agent-forwarding" in told
+    assert "permit-X11-forwarding" not in told
     for text in ("", "nonsense", key.read_text(), "\udcff"):
         with pytest.raises(SandptyError):
             one.certificate("k1", text)
@@ -144,3 +154,48 @@ def test_the_include_line_is_written_once_at_the_top(tmp_path: Path) -> None:
     for bad in ('a"b', "a\nb", "a\\b"):
         with pytest.raises(SandptyError):
             ssh_access.quoted(bad)
+
+
+def test_the_table_of_roles_knows_all_that_asyncssh_understands() -> None:
+    """So that a new version's new requests are thought about; what is not known is nobody's."""
+    for kind, of, suffix in (
+        (Kind.CHANNEL, asyncssh.SSHServerConnection, "_open"),
+        (Kind.GLOBAL_REQUEST, asyncssh.SSHServerConnection, "_global_request"),
+        (Kind.SESSION_REQUEST, asyncssh.SSHServerChannel, "_request"),
+    ):
+        understood = {name for name in dir(of) if name.startswith("_process_") and name.endswith(suffix)}
+        known = {f"_process_{map_handler_name(name)}{suffix}" for name in roles.names(kind)}
+        assert understood - known - {"_process_channel_open", "_process_global_request", "_process_request"} == set()
+        assert not roles.may(Role.WRITER, kind, "x")
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_the_operator_says_whether_agents_are_taken(tmp_path: Path, allowed: bool) -> None:
+    """`sandpty serve --no-ssh-agents`."""
+    settings = Settings(DataDir(tmp_path), "key", ssh_agents=allowed)
+    client = Client(Mock(context=Mock(settings=settings)))
+    client.connection, client.principal = Mock(), Mock()
+    client.begin_auth("i1")
+    channel = Mock(spec=Channel)
+    client.session_requested().connection_made(channel)
+    assert channel.agent_requested() == allowed
+
+
+def test_a_viewer_may_only_what_shows_something() -> None:
+    """Everything that reaches into a sandbox, or lets it reach out, is a writer's."""
+    viewers = {
+        (kind, name)
+        for kind in Kind
+        for name in roles.names(kind)
+        if roles.may(Role.VIEWER, kind, name) and "keepalive" not in name and "hostkeys" not in name
+    }
+    assert viewers == {
+        (Kind.CHANNEL, "session"),
+        *((Kind.SESSION_REQUEST, name) for name in ("pty-req", "env", "shell", "exec", "subsystem")),
+    }
+    for deed in roles.names(Kind.DEED):
+        roles.check(Role.WRITER, deed)
+        with pytest.raises(SandptyError):
+            roles.check(Role.VIEWER, deed)
+    nobody = {name for kind in Kind for name in roles.names(kind) if not roles.may(Role.WRITER, kind, name)}
+    assert nobody == {"tun@openssh.com", "x11-req"}

@@ -100,6 +100,12 @@ def is_loopback(host: str) -> bool:
     "--ssh-host", metavar="ADDRESS", default=config.DEFAULT_HOST, show_default=True, help="Where to listen for SSH."
 )
 @click.option(
+    "--ssh-agents/--no-ssh-agents",
+    default=True,
+    show_default=True,
+    help="Whether sandboxes may use the agents of ssh clients that offer them (ssh -A).",
+)
+@click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
@@ -121,6 +127,7 @@ def serve(
     tls_key: Path | None,
     ssh_port: int | None,
     ssh_host: str,
+    ssh_agents: bool,
     log_level: str,
     as_json: bool,
 ) -> None:
@@ -154,6 +161,7 @@ def serve(
         domain=domain,
         tls=TlsOptions.of(tls_port, tls_cert, tls_key, domain),
         ssh=None if ssh_port is None else (ssh_host, ssh_port),
+        ssh_agents=ssh_agents,
         log_level=log_level,
         as_json=as_json,
     )

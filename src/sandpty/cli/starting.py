@@ -53,6 +53,7 @@ class Plan:
     domain: str | None
     tls: TlsOptions | None
     ssh: tuple[str, int] | None
+    ssh_agents: bool
     log_level: str
     as_json: bool = False
 
@@ -95,6 +96,7 @@ def run(plan: Plan) -> None:
             domain=serving_tls.public_domain(plan.domain, listeners.tls),
             runtime_secret=runtime_secret,
             ssh_host_key=ssh_host_key,
+            ssh_agents=plan.ssh_agents,
         )
         _serve(plan, settings, host, account, listeners)
 

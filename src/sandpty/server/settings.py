@@ -13,7 +13,8 @@ from sandpty.config import DataDir
 class Settings:
     """`api_key` is the first key of this server; `domain` (host[:port]) is what E2B clients are told.
 
-    `runtime_secret` signs runtime tokens; `ssh_host_key` is the SSH gateway's, in OpenSSH's format.
+    `runtime_secret` signs runtime tokens; `ssh_host_key` is the SSH gateway's, in OpenSSH's format; `ssh_agents`:
+    whether its clients may have their agents forwarded.
     """
 
     data_dir: DataDir
@@ -23,3 +24,4 @@ class Settings:
     domain: str | None = None
     runtime_secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
     ssh_host_key: str = field(default="", repr=False)
+    ssh_agents: bool = True

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import ssh
 from sandpty import config
 from sandpty.wire.errors import SandptyError
 
-_EXTENSIONS = (b"permit-port-forwarding", b"permit-pty")
+_EXTENSIONS = (b"permit-agent-forwarding", b"permit-port-forwarding", b"permit-pty")
 
 
 def new_host_key() -> str:

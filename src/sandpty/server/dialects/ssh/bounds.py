@@ -1,7 +1,8 @@
 """What keeps one client from taking more than its share of the server: of its time, and of its memory.
 
 asyncssh takes what comes for as long as it comes, keeps it in as many pieces as the client cut it into, and puts its
-answers on a pile, whether anybody takes them or not. With `transport` and `sealing`, all that knows its inside.
+answers on a pile, whether anybody takes them or not. With `transport`, `permits` and `sealing`, all that knows its
+inside.
 """
 
 from __future__ import annotations

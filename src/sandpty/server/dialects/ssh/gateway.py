@@ -21,8 +21,10 @@ from sandpty import config
 from sandpty.server.auth import Principal, Revocation
 from sandpty.server.context import Context
 from sandpty.server.dialects.ssh.background import Background
+from sandpty.server.dialects.ssh.client_agent import ClientAgent
 from sandpty.server.dialects.ssh.forwarding import Forwarding
 from sandpty.server.dialects.ssh.login import Login, parse
+from sandpty.server.dialects.ssh.roles import Role
 from sandpty.server.dialects.ssh.seen import Seen
 from sandpty.server.dialects.ssh.session import Session
 from sandpty.server.dialects.ssh.transport import CIPHERS, KEY_EXCHANGES, MACS, Connection
@@ -145,6 +147,7 @@ class Client(asyncssh.SSHServer):
         self._candidate: Principal | None = None  # of the last proof, which asyncssh goes on to check
         self._name = ""
         self._forwarding: Forwarding | None = None
+        self._agent: ClientAgent | None = None
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         assert isinstance(conn, Connection)
@@ -152,6 +155,8 @@ class Client(asyncssh.SSHServer):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._gateway.gone(self)
+        if self._forwarding is not None:
+            self._forwarding.close()
 
     # --- logging in ---
 
@@ -195,6 +200,12 @@ class Client(asyncssh.SSHServer):
     def auth_completed(self) -> None:
         assert self._candidate is not None
         self.principal = self._candidate
+        try:
+            self.connection.role = self._login().role
+        except SandptyError:
+            self.connection.role = (
+                Role.WRITER
+            )  # of nothing: what is wrong with its name is said to whatever it asks for
         self._gateway.logged_in(self)
         if not self._context.auth.has_key(self.principal.key):  # revoked meanwhile
             self.connection.say_goodbye(_REVOKED)
@@ -207,7 +218,17 @@ class Client(asyncssh.SSHServer):
         return parse(self._name)
 
     def session_requested(self) -> Session:
-        return Session(self._context, self.principal, self._login, self._gateway)
+        return Session(self._context, self.principal, self._login, self._gateway, self._offered_agent)
+
+    def _offered_agent(self) -> ClientAgent | None:
+        """To be called when the client offers its agent; None refuses."""
+        if not self._context.settings.ssh_agents:
+            return None
+        if not self.connection.check_certificate_permission("agent-forwarding"):
+            return None
+        if self._agent is None:
+            self._agent = ClientAgent(self._context, self._forward())
+        return self._agent
 
     def _forward(self) -> Forwarding:
         if self._forwarding is None:
@@ -241,5 +262,13 @@ class Client(asyncssh.SSHServer):
     ) -> Awaitable[asyncssh.SSHListener | None] | bool:
         try:
             return self._forward().listen(listen_host, listen_port)
+        except SandptyError:
+            return False
+
+    def unix_server_requested(  # type: ignore[override]
+        self, listen_path: str
+    ) -> Awaitable[asyncssh.SSHListener | None] | bool:
+        try:
+            return self._forward().listen_unix(listen_path)
         except SandptyError:
             return False

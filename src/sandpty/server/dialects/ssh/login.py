@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from sandpty.server.dialects.ssh.roles import Role
 from sandpty.wire.errors import SandptyError
 
 _PROCESS = re.compile(r"[0-9]{1,19}")
@@ -26,6 +27,10 @@ class Login:
     new: bool = False
     read_only: bool = False
     user: str = ""
+
+    @property
+    def role(self) -> Role:
+        return Role.VIEWER if self.read_only else Role.WRITER
 
     @property
     def joins(self) -> bool:

@@ -23,6 +23,7 @@ from sandpty.server.auth import Principal
 from sandpty.server.context import Context
 from sandpty.server.dialects.ssh import terminals
 from sandpty.server.dialects.ssh.background import Background
+from sandpty.server.dialects.ssh.client_agent import ClientAgent
 from sandpty.server.dialects.ssh.login import Login
 from sandpty.server.dialects.ssh.relay import Relay
 from sandpty.server.dialects.ssh.seen import Seen, Viewer
@@ -60,15 +61,25 @@ class SharedState(Protocol):
 
 
 class Session(asyncssh.SSHServerSession[bytes]):
-    """`login`: a function, because what is wrong with a user name is said here, where a person can read it."""
+    """`login`: a function, because what is wrong with a user name is said here, where a person can read it.
+
+    `offered_agent`: called when the client offers its agent.
+    """
 
     def __init__(
-        self, context: Context, principal: Principal, login: Callable[[], Login], gateway: SharedState
+        self,
+        context: Context,
+        principal: Principal,
+        login: Callable[[], Login],
+        gateway: SharedState,
+        offered_agent: Callable[[], ClientAgent | None],
     ) -> None:
         self._context = context
         self._shared = gateway
         self._principal = principal
         self._login = login
+        self._offered_agent = offered_agent
+        self._agent: ClientAgent | None = None
         self._channel: Channel
         self._size = (0, 0)
         self._modes = b""
@@ -86,6 +97,12 @@ class Session(asyncssh.SSHServerSession[bytes]):
     def connection_made(self, chan: asyncssh.SSHServerChannel[bytes]) -> None:
         assert isinstance(chan, Channel)
         self._channel = chan
+        chan.agent_requested = self._agent_requested
+
+    def _agent_requested(self) -> bool:
+        with contextlib.suppress(SandptyError):  # no such user name; that is said later
+            self._agent = self._offered_agent()
+        return self._agent is not None
 
     def pty_requested(
         self, term_type: str, term_size: tuple[int, int, int, int], term_modes: Mapping[int, int]
@@ -158,7 +175,7 @@ class Session(asyncssh.SSHServerSession[bytes]):
 
     def _signal(self, number: int) -> None:
         """Not behind what is typed: the program may not take it. One after the other."""
-        if self._process is None or self._login().read_only or len(self._signals) >= config.SSH_SIGNALS_WAITING:
+        if self._process is None or len(self._signals) >= config.SSH_SIGNALS_WAITING:
             return
         self._signals.append(number)
         if not self._signalling:
@@ -220,7 +237,7 @@ class Session(asyncssh.SSHServerSession[bytes]):
         }
         asked = self._channel.get_terminal_type()
         term = (asked or "dumb") if asked is not None else ""
-        return Wish(login, self._principal.key, command, term, cols, rows, self._modes, env)
+        return Wish(login, self._principal.key, command, term, cols, rows, self._modes, env, self._agent)
 
     # --- processes ---
 
@@ -240,7 +257,7 @@ class Session(asyncssh.SSHServerSession[bytes]):
         self._say_end(ended)
 
     async def _relayed(self, sandbox: Sandbox, attached: Attachment, wish: Wish) -> Exit | None:
-        may_write = not wish.login.read_only
+        may_write = wish.may_type
         self._process = (sandbox.socket, attached.info.process)
         self._relay = Relay(self._channel, attached, may_write=may_write, terminal=bool(wish.term))
         self._catch_up(self._relay, wish)

@@ -22,7 +22,7 @@ from asyncssh import SFTPAttrs, SFTPName
 from sandpty import config
 from sandpty.server.auth import Principal
 from sandpty.server.context import Context
-from sandpty.server.dialects.ssh import guest_command
+from sandpty.server.dialects.ssh import guest_command, roles
 from sandpty.server.dialects.ssh.login import Login
 from sandpty.server.dialects.ssh.sftp_entries import Listing, name_of, raw, text
 from sandpty.server.dialects.ssh.sftp_entries import attrs as entry_attrs
@@ -116,8 +116,7 @@ class SftpServer(asyncssh.SFTPServer):
             yield files
 
     def _check_writable(self) -> None:
-        if self._login.read_only:
-            raise SandptyError("read_only", "+ro may only look")
+        roles.check(self._login.role, "change files")
 
     async def _path(self, path: bytes) -> str:
         """Relative paths lie below home."""

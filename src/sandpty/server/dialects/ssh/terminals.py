@@ -9,7 +9,10 @@ from dataclasses import dataclass
 
 from sandpty import config
 from sandpty.server.context import Context
+from sandpty.server.dialects.ssh import client_agent, roles
+from sandpty.server.dialects.ssh.client_agent import ClientAgent
 from sandpty.server.dialects.ssh.login import Login
+from sandpty.server.dialects.ssh.roles import Kind
 from sandpty.server.dialects.ssh.seen import Seen, Viewer
 from sandpty.server.guest_defaults import default_cwd, default_env, default_user
 from sandpty.terminal import attachment, control
@@ -49,6 +52,11 @@ class Wish:
     rows: int
     modes: bytes
     env: Mapping[str, str]
+    agent: ClientAgent | None  # the client's, where it offers one
+
+    @property
+    def may_type(self) -> bool:
+        return roles.may(self.login.role, Kind.DEED, "type")
 
     @property
     def tag(self) -> str:
@@ -62,6 +70,7 @@ async def attach(sandbox: Sandbox, wish: Wish, seen: Seen) -> Attachment:
     Raises bad_argument, no_such_process, no_such_user, start_failed, limit, agent_unreachable, ...
     """
     if wish.login.joins and wish.command is not None:
+        roles.check(wish.login.role, "start a process")
         raise SandptyError("bad_argument", "a command is started, a process is joined: ask for one of them")
     if wish.login.joins:
         return await _join(sandbox, await _wanted(sandbox, wish.login), wish, seen)
@@ -90,7 +99,9 @@ async def _wanted(sandbox: Sandbox, login: Login) -> ProcessInfo:
 async def _join(sandbox: Sandbox, info: ProcessInfo, wish: Wish, seen: Seen) -> Attachment:
     """From where this person has not seen it yet, or what shows the present screen: whichever shows more."""
     which = Selector.process(info.process)
-    may_write = not wish.login.read_only
+    may_write = wish.may_type
+    if wish.agent is not None:
+        await wish.agent.come_back(sandbox, info)
 
     def request(origin: From, value: int = 0) -> Attach:
         window = config.SSH_TERMINAL_WINDOW_BYTES
@@ -116,17 +127,20 @@ async def _join(sandbox: Sandbox, info: ProcessInfo, wish: Wish, seen: Seen) -> 
 
 
 async def _start(sandbox: Sandbox, wish: Wish) -> Attachment:
+    roles.check(wish.login.role, "start a process")
     shell = LOGIN_SHELL if wish.term else (LOGIN_SHELL[0], "-l")
+    path = "" if wish.agent is None else await wish.agent.path(sandbox)
+    agent = {client_agent.VARIABLE: path} if path else {}
     try:
-        return await attachment.start(sandbox.socket, _request(sandbox, wish, shell))
+        return await attachment.start(sandbox.socket, _request(sandbox, wish, shell, agent))
     except SandptyError as error:
         if error.reason.name != "start_failed":
             raise
-        return await attachment.start(sandbox.socket, _request(sandbox, wish, (*_PLAIN_SHELL, *shell[1:])))
+        return await attachment.start(sandbox.socket, _request(sandbox, wish, (*_PLAIN_SHELL, *shell[1:]), agent))
 
 
-def _request(sandbox: Sandbox, wish: Wish, shell: tuple[str, ...]) -> Start:
-    env = {**TERMINAL, **default_env(sandbox), **wish.env}
+def _request(sandbox: Sandbox, wish: Wish, shell: tuple[str, ...], agent: dict[str, str]) -> Start:
+    env = {**TERMINAL, **default_env(sandbox), **wish.env, **agent}
     if wish.term:
         env["TERM"] = wish.term
     else:

@@ -18,7 +18,7 @@ from asyncssh.session import DataType
 
 from sandpty import config
 from sandpty.server.delivery import ClientConnection
-from sandpty.server.dialects.ssh.bounds import BoundedChannel, BoundedConnection
+from sandpty.server.dialects.ssh.permits import PermittedChannel, PermittedConnection
 from sandpty.server.dialects.ssh.sealing import ChaCha
 
 _DATA_HEAD = struct.Struct(">BII")  # type, channel, length
@@ -57,7 +57,7 @@ class _Unlogged:
         pass
 
 
-class Connection(_Unlogged, BoundedConnection):
+class Connection(_Unlogged, PermittedConnection):
     """One client's connection."""
 
     def __init__(
@@ -174,7 +174,7 @@ class Connection(_Unlogged, BoundedConnection):
         return Channel(self, self._loop)
 
 
-class Channel(_Unlogged, BoundedChannel, asyncssh.SSHServerChannel[bytes]):
+class Channel(_Unlogged, PermittedChannel):
     """The channel of a session.
 
     `taken` is called when the client says how many bytes it took; `typed`, once it is set, with what comes the short
