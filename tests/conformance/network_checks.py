@@ -92,6 +92,10 @@ def refusals() -> None:
     assert raises("internal range", lambda: Sandbox.create(network={"egress_proxy": proxy})).status_code == 400
     tokens = {"aws": {"audience": "a", "token_type": "JWT-SVID"}}
     assert raises("identity provider", lambda: Sandbox.create(iam={"tokens": tokens})).status_code == 501
+    transform = {"transform": lambda ctx: {"headers": {"Authorization": f"Bearer {ctx.iam.tokens['aws']}"}}}
+    with Sandbox.create(timeout=60) as sandbox:
+        update = {"rules": {"good.test": [transform]}}
+        assert raises("identity provider", lambda: sandbox.update_network(update)).status_code == 501
 
 
 def transforms() -> None:

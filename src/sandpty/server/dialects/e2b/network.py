@@ -27,9 +27,12 @@ from sandpty.wire import network_policy, network_rules
 from sandpty.wire.network_policy import NetworkPolicy
 from sandpty.wire.verbs import Sandbox
 
+_TOKEN = "${e2b.identity.tokens."  # with the name of an `iam` token and a brace: one is put in by E2B's own proxy
+_NO_TOKENS = "iam tokens are not supported by this server: it is no identity provider. Use a secret"
+
 
 def policy_of(asked: NetworkConfig | NetworkUpdate | None, internet: bool) -> NetworkPolicy:
-    """Where the sandbox may connect to. Raises HttpError 400 for entries that mean nothing."""
+    """Where the sandbox may connect to. Raises HttpError 400 for entries that mean nothing, 501 for `iam` tokens."""
     if asked is None:
         return NetworkPolicy()
     allow_out, deny_out = asked.allow_out or [], asked.deny_out or []
@@ -57,6 +60,8 @@ def _headers(host: str, rules: list[NetworkRule]) -> dict[str, str]:
         given = (rule.transform.headers if rule.transform is not None else None) or {}
         if len({name.lower() for name in given}) < len(given):
             raise network_rules.RuleError(f"rules of {host[:80]!r}: two headers differ only in case")
+        if any(_TOKEN in value for value in given.values()):
+            raise HttpError(501, _NO_TOKENS)  # rather than send the placeholder
         headers |= {name.lower(): (name, value) for name, value in given.items()}
     return dict(headers.values())
 
@@ -75,7 +80,7 @@ def _proxy(asked: EgressProxy | None) -> network_policy.EgressProxy | None:
 def check_identity(asked: Identity | None) -> None:
     """Raises HttpError 501: nobody beyond this server would believe its tokens."""
     if asked is not None and asked.tokens:
-        raise HttpError(501, "iam tokens are not supported by this server: it is no identity provider. Use a secret")
+        raise HttpError(501, _NO_TOKENS)
 
 
 def shown(sandbox: Sandbox) -> NetworkConfig:
