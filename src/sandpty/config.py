@@ -263,6 +263,7 @@ BUILDS_MAX: Final = 20  # per team, under way or waiting for their turn; E2B's o
 BUILDS_AT_ONCE_PER_TEAM: Final = 2  # each is a sandbox that works as hard as it can
 BUILDS_AT_ONCE: Final = 4  # of all teams
 BUILD_TIMEOUT_S: Final = 3600.0  # one build, waiting for its turn not counted
+BUILD_TOLD_S: Final = 30.0  # for a supervisor that is starting again to write down why a build has failed
 BUILD_READY_TIMEOUT_S: Final = 300.0  # for the ready command when the template is built; E2B's own
 BUILD_STEPS_MAX: Final = 500
 BUILD_STEP_SHOWN: Final = 500  # characters of a step's text in a log line

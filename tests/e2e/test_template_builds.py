@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import os
+import signal
 import tarfile
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -220,6 +221,10 @@ async def test_a_cancelled_build_leaves_nothing(builder: RunningServer, team: ht
             status = (await team.get(f"{path}/status")).json()
             assert (status["status"], status["reason"]["message"]) == ("error", "the build was cancelled")
             assert (await team.delete(f"/v2{path}")).status_code == 409
+    asked = (await team.post("/v3/templates", json={"name": "never-started"})).json()
+    path = f"/templates/{asked['templateID']}/builds/{asked['buildID']}"
+    assert (await team.delete(f"/v2{path}")).status_code == 204
+    assert (await team.get(f"{path}/status")).json()["status"] == "error"
 
 
 async def _has_begun(team: httpx.AsyncClient, path: str) -> bool:
@@ -353,6 +358,8 @@ async def test_templates_outlive_the_server_and_its_supervisor(builder: RunningS
     slow = (run("echo first step; date +%N > /srv/first", "root"), run("echo begun; sleep 1000"))
     path = await begin(team, "interrupted", *slow)
     await until(lambda: _has_begun(team, path), WAIT_S)
+    os.kill(builder.supervisor_pid(), signal.SIGKILL)
+    assert (await team.get(f"{path}/status")).json()["status"] == "building"  # also while there is nobody to ask
     builder.kill()
     builder.start()
     status = await ended(team, path)

@@ -173,6 +173,13 @@ class Images:
                     return image
         raise SandptyError("internal", "the import ended without a word")
 
+    async def close(self) -> None:
+        """Give up the imports that are under way: they may take hours. They leave nothing."""
+        tasks = list(self._imports.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     # --- what nobody needs ---
 
     def collect(self) -> None:

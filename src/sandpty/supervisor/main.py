@@ -227,7 +227,7 @@ async def _serve(options: argparse.Namespace, driver: Driver, data: DataDir, bac
         task.cancel()
     await asyncio.wait([*loops, filling])
     await pool.drain()
-    await volumes.close()
+    await asyncio.gather(volumes.close(), images.close())
     service.end_events()
     await background.settle(config.STOP_TIMEOUT_S)
 

@@ -35,6 +35,8 @@ from sandpty.wire.templates import DEFAULT_TAG, Build, Template, parted
 from sandpty.wire.verbs import Limits
 
 log = logging.getLogger(__name__)
+CANCELLED = "the build was cancelled"
+NEVER_STARTED = "the build was asked for and never started"
 INTERRUPTED = "the server was stopped or restarted during the build: start it again, its finished steps are kept"
 
 
@@ -169,7 +171,7 @@ class Builds:
             await self._failed(running, error.message)
         except asyncio.CancelledError:
             if running.cancelled:
-                await self._failed(running, "the build was cancelled")
+                await self._failed(running, CANCELLED)
             raise
         except Exception:
             log.exception("build %s failed", running.build.id)
@@ -211,7 +213,7 @@ class Builds:
             running.build, state="failed", reason=reason, step=step, finished_at=time.time()
         )
         with contextlib.suppress(SandptyError):  # the template was deleted meanwhile
-            await asyncio.shield(self._keep(running))
+            await self._keep_lasting(running)
         log.info("build %s of template %s failed", running.build.id, running.template.id)
 
     async def _keep(self, running: _Running, more: Callable[[Template], Template] = lambda there: there) -> None:
@@ -221,10 +223,30 @@ class Builds:
             running.template.id, running.principal, lambda there: more(with_build(there, build))
         )
 
+    async def _keep_lasting(self, running: _Running) -> None:
+        """As `_keep`, also when the supervisor is away just now: its end may be why the build has failed."""
+        deadline = time.monotonic() + config.BUILD_TOLD_S
+        while True:
+            try:
+                return await asyncio.shield(self._keep(running))
+            except SandptyError as error:
+                if error.reason.name != "supervisor_down" or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(config.SUPERVISOR_RETRY_MAX_S)
+
     # --- look, end ---
+
+    def goes_on(self, template_id: str, build_id: str, principal: Principal) -> bool:
+        """Whether more is known of it here than the supervisor, which may be starting again, could tell."""
+        running = self._running.get(build_id)
+        if running is None or running.build.state == "ready":  # it is ready once that is written down
+            return False
+        return (running.template.id, running.principal.id) == (template_id, principal.id)
 
     async def status(self, reference: str, build_id: str, principal: Principal) -> tuple[Build, Sequence[Line]]:
         """What became of a build, and all that it said so far. Raises no_such_template, forbidden."""
+        if self.goes_on(reference, build_id, principal):
+            return self._running[build_id].build, self._running[build_id].log.lines
         build = _of(await self._templates.own(reference, principal), build_id)
         running = self._running.get(build_id)
         if running is not None:
@@ -239,9 +261,12 @@ class Builds:
         """Returns once nothing of it goes on. Raises conflict when it is over."""
         build = _of(await self._templates.own(reference, principal), build_id)
         running = self._running.get(build.id)
-        if running is None:
+        if running is not None:
+            await self._stop(running)
+        elif build.state == "waiting":
+            await self._give_up(principal, reference, build, CANCELLED)
+        else:
             raise SandptyError("conflict", "this build is not under way")
-        await self._stop(running)
 
     async def delete(self, reference: str, principal: Principal) -> None:
         """The template, with its builds; sandboxes made from it go on. Raises no_such_template, forbidden."""
@@ -272,13 +297,18 @@ class Builds:
             log.warning("builds of an earlier server stay as they are: %s", error)
 
     async def _recover_builds(self, owner: Principal, template_id: str) -> None:
-        template = await self._templates.own(template_id, owner)
-        for build in template.builds:
+        for build in (await self._templates.own(template_id, owner)).builds:
             if build.state == "building" and build.id not in self._running:
-                recipe = Recipe(Base(template=build.source))
-                left = _Running(owner, template, build, recipe, BuildLog(self._log_file(build.id)))
-                await self._failed(left, INTERRUPTED)
-                left.log.close()
+                await self._give_up(owner, template_id, build, INTERRUPTED)
+            elif build.state == "waiting" and time.time() - build.created_at > config.UPLOAD_LINK_S:
+                await self._give_up(owner, template_id, build, NEVER_STARTED)
+
+    async def _give_up(self, owner: Principal, template_id: str, build: Build, reason: str) -> None:
+        """Write down that a build on which nobody works has failed."""
+        template = await self._templates.own(template_id, owner)
+        left = _Running(owner, template, build, Recipe(Base(template=build.source)), BuildLog(self._log_file(build.id)))
+        await self._failed(left, reason)
+        left.log.close()
 
 
 def _of(template: Template, build_id: str) -> Build:

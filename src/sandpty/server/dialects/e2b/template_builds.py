@@ -148,7 +148,7 @@ class TemplateBuilds:
     async def status(self, request: web.Request, principal: Principal) -> web.Response:
         offset = _number(request, "logsOffset", 0, config.BUILD_LOG_LINES * 2)
         limit = min(_number(request, "limit", config.BUILD_LOG_PAGE, 10_000), config.BUILD_LOG_PAGE)
-        template = await self._own(request, principal)
+        template = await self._seen(request, principal)
         build, lines = await self._builds.status(template, request.match_info["build"], principal)
         shown = _of_level(request, list(lines))[offset : offset + limit]
         about = [line for line in lines if line.step == build.step][-config.BUILD_TAIL_LINES :]
@@ -162,7 +162,7 @@ class TemplateBuilds:
         forward = direction == "forward"
         cursor_ms = _number(request, "cursor", 0 if forward else config.LOG_TIME_MAX_MS, config.LOG_TIME_MAX_MS)
         limit = min(_number(request, "limit", config.BUILD_LOG_PAGE, 10_000), config.BUILD_LOG_PAGE)
-        template = await self._own(request, principal)
+        template = await self._seen(request, principal)
         _, lines = await self._builds.status(template, request.match_info["build"], principal)
         found = [
             line
@@ -180,4 +180,13 @@ class TemplateBuilds:
         except SandptyError as error:
             if error.reason.name == "no_such_template":
                 raise unknown(reference) from error
-            raise HttpError(403, error.message) from error
+            if error.reason.name == "forbidden":
+                raise HttpError(403, error.message) from error  # without our hint
+            raise
+
+    async def _seen(self, request: web.Request, principal: Principal) -> str:
+        """As `_own`, also while a supervisor that is being restarted cannot be asked about a build that goes on."""
+        template = request.match_info["template"]
+        if self._builds.goes_on(template, request.match_info["build"], principal):
+            return template
+        return await self._own(request, principal)
