@@ -35,7 +35,9 @@ class World:
 
     isolated = True
 
-    def __init__(self) -> None:
+    def __init__(self, writes_through: bool = False) -> None:
+        self.writes_through = writes_through
+        self.written = 0
         self.meta = SimpleNamespace(id="i", phase="running", started=None, end_at=time.time() + 60)
         entry = SimpleNamespace(meta=self.meta, ended=None, plan=None, lock=asyncio.Lock())
         self.entries = {"i": entry}
@@ -46,7 +48,8 @@ class World:
         return self.unwritten
 
     def stats(self, plan: None, started: None) -> Stats:
-        return Stats(unwritten_bytes=config.ROOM_WRITING_BYTES)
+        self.written += config.ROOM_WRITING_BYTES // 3
+        return Stats(unwritten_bytes=0 if self.writes_through else config.ROOM_WRITING_BYTES, disk_bytes=self.written)
 
     async def freeze(self, entry: SimpleNamespace) -> None:
         self.meta.phase = "frozen"
@@ -64,6 +67,18 @@ async def test_what_is_not_written_out_yet_takes_room(tmp_path: Path, monkeypatc
         monkeypatch.setattr(disk_room, "above_reserve_bytes", lambda directory: 1 << 30)
         for unwritten, phase in ((1 << 20, "running"), (2 << 30, "frozen"), (2 << 30, "frozen"), (0, "running")):
             world.unwritten = unwritten
+            await room.look()
+            await background.settle(30)
+            assert world.meta.phase == phase
+
+
+async def test_who_writes_slowly_is_paused_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has written since the reserve was needed is added up."""
+    world = World(writes_through=True)
+    async with Background() as background:
+        room = Room(tmp_path, cast(Any, world), cast(Any, world), background)
+        monkeypatch.setattr(disk_room, "above_reserve_bytes", lambda directory: -1)
+        for phase in ("running", "running", "running", "running", "frozen"):
             await room.look()
             await background.settle(30)
             assert world.meta.phase == phase

@@ -125,6 +125,7 @@ class Sandboxes:
         check_limits(limits)
         check_annotations(args.annotations)
         check_defaults(args.defaults)
+        self.check_room()  # also for a warm one: it is about to write
         mounts = self.volumes.mounts(args)
         self._creating += 1
         self.idle.clear()

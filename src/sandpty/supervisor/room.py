@@ -32,7 +32,7 @@ class Room:
         self._driver = driver
         self._background = background
         self._scarce = False
-        self._disk_bytes: dict[str, int] = {}  # by sandbox, when looked at last
+        self._disk_bytes: dict[str, int] = {}  # by sandbox, when the reserve began to be used
         self._pausing: set[str] = set()
         self._paused: dict[str, float] = {}  # those that are paused for this: seconds that were left to them
 
@@ -67,8 +67,7 @@ class Room:
             meta = entry.meta
             if meta.phase == "running" and entry.ended is None and meta.id not in self._pausing:
                 stats = self._driver.stats(entry.plan, meta.started)
-                grown = stats.disk_bytes - self._disk_bytes.get(meta.id, stats.disk_bytes)
-                self._disk_bytes[meta.id] = stats.disk_bytes
+                grown = stats.disk_bytes - self._disk_bytes.setdefault(meta.id, stats.disk_bytes)
                 if grown + stats.unwritten_bytes >= config.ROOM_WRITING_BYTES:
                     self._pausing.add(meta.id)
                     self._background.spawn(self._pause(entry), f"pause {meta.id} for room")
