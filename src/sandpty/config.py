@@ -129,6 +129,7 @@ SSH_KEYS_PER_KEY: Final = 32  # public keys registered with one API key
 SSH_KEY_CHARACTERS: Final = 16 * 1024  # of one public key; RSA with 16384 bits takes 2.8 KB
 SFTP_HANDLES_MAX: Final = 256  # files and directories one client has open
 SFTP_STREAMS_MAX: Final = 4  # of those, with a connection into the sandbox; the others get one when they are used
+SFTP_IDLE_S: Final = 1.0  # then one that is not used is given back: all of a sandbox's share FILE_CONNECTIONS_MAX
 SFTP_READ_BYTES: Final = 256 * 1024  # of one request; OpenSSH asks for 32 KiB
 SFTP_AHEAD_BYTES: Final = 4 * 1024 * 1024  # asked for in one go of a file that is read in order
 SFTP_FIRST_AHEAD_BYTES: Final = 256 * 1024  # the first time; doubled each time the reader goes on in order

@@ -9,14 +9,17 @@ import re
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import asyncssh
+import httpx
 import pytest
 
+from sandpty import config
 from tests.e2e.ssh_client import TIMEOUT_S, Client, client_of
 from tests.server_fixture import RunningServer
+from tests.waiting import until, until_still
 
 BIG_BYTES = 20_000_000
 
@@ -88,6 +91,8 @@ def test_trees_go_there_and_back(ssh: Client, box: str, tmp_path: Path, option: 
 def test_sftp_does_what_its_manual_says(ssh: Client, box: str, tmp_path: Path) -> None:
     """Every command that changes or shows something; the batch ends at the first that fails."""
     (tmp_path / "x").write_text("content")
+    (tmp_path / "longer").write_text("content, and more")
+    (tmp_path / "resumed").write_text("cont")
     batch = tmp_path / "batch"
     batch.write_text(
         f"""pwd
@@ -100,7 +105,9 @@ ln manual/y manual/hard
 ls -l manual
 df manual
 get manual/link {tmp_path}/got
-put {tmp_path}/x manual/y
+put -f {tmp_path}/x manual/y
+reput {tmp_path}/longer manual/y
+reget manual/y {tmp_path}/resumed
 rm manual/link
 rm manual/hard
 rm manual/y
@@ -116,6 +123,7 @@ rmdir manual
     assert "lrwxrwxrwx    1 user     user" in said
     assert "%Capacity" in said
     assert (tmp_path / "got").read_text() == "content"
+    assert (tmp_path / "resumed").read_text() == "content, and more"
     assert b"manual" in done.stderr
     assert b"not found" in done.stderr
 
@@ -201,6 +209,77 @@ async def test_errors_are_said(ssh: Client, box: str) -> None:
     with pytest.raises((asyncssh.Error, OSError)):
         async with asyncio.timeout(30), sftp(ssh, "inobody@x"):
             pass
+
+
+def test_a_full_disk_fails_a_copy_and_is_said(ssh: Client, tmp_path: Path) -> None:
+    """However late the guest's kernel says so: nobody is told that a file is there which is not."""
+    made = httpx.post(
+        f"{ssh.server.url}/v1/sandboxes",
+        json={"limits": {"disk_mb": 64}},
+        headers=ssh.server.headers,
+        timeout=TIMEOUT_S,
+    ).json()["id"]
+    (tmp_path / "big").write_bytes(os.urandom(9_000_000))
+    there = f"{made}@sandpty"
+    ssh.out(there, "fallocate -l $(($(stat -f -c '%a * %S' .) - 3000000)) fill")
+    for option in ("-s", "-O"):
+        done = ssh.run(option, str(tmp_path / "big"), f"{there}:big", program="scp")
+        assert done.returncode == 1
+        assert b"No space left" in done.stderr, option
+        ssh.out(there, "rm big")
+    (tmp_path / "big").write_bytes(b"small")
+    ssh.out(str(tmp_path / "big"), f"{there}:big", program="scp")
+    ssh.cli("kill", made)
+
+
+def test_only_files_are_copied(ssh: Client, box: str, tmp_path: Path) -> None:
+    """Nothing waits for a FIFO or reads a device for ever; a loop of links ends; a file of /proc has an end."""
+    ssh.out(box, "mkdir odd; cd odd; mkfifo fifo; ln -s . loop; echo x >file; ln -s file link; ln -s no dangling")
+    for option, followed in (("-s", b"x\n"), ("-O", b"x\n")):
+        for path in ("odd/fifo", "/dev/zero", "odd/dangling"):
+            done = ssh.run(option, f"{box}:{path}", str(tmp_path / "not"), program="scp")
+            assert done.returncode == 1, path
+            assert done.stderr, path
+        assert ssh.run(option, "/dev/null", f"{box}:odd/fifo", program="scp").returncode == 1
+        back = tmp_path / f"odd{option}"
+        assert ssh.run("-r", option, f"{box}:odd", str(back), program="scp").returncode == 1
+        assert sorted(path.name for path in back.iterdir()) == ["file", "link"]
+        assert (back / "link").read_bytes() == followed
+    ssh.out("-s", f"{box}:/proc/version", str(tmp_path / "version"), program="scp")
+    assert (tmp_path / "version").read_text().startswith("Linux")
+    ssh.out(box, "rm -r odd")
+
+
+async def test_files_left_open_keep_nobody_waiting(ssh: Client, box: str) -> None:
+    """Clients may have many open, to a limit that is said; the sandbox's connections are for who uses them."""
+    async with AsyncExitStack() as clients:
+        for _ in range(config.FILE_CONNECTIONS_MAX // config.SFTP_STREAMS_MAX + 1):
+            client = await clients.enter_async_context(sftp(ssh, box))
+            for _ in range(config.SFTP_STREAMS_MAX):
+                assert await (await client.open("/etc/passwd", "rb")).read(4) == b"root"
+        for _ in range(config.SFTP_HANDLES_MAX - config.SFTP_STREAMS_MAX):
+            last = await client.open("kept", "wb")
+        with pytest.raises(asyncssh.SFTPFailure, match="too many open files"):
+            await client.open("kept", "rb")
+        await last.write(b"x")
+        assert await client.getsize("kept") == 1
+        await client.remove("kept")
+
+
+async def test_what_the_server_copies_ends_with_its_client(ssh: Client, box: str) -> None:
+    """`copy-data` of a device has no other end."""
+    async with sftp(ssh, box) as client:
+        source, target = await client.open("/dev/zero", "rb"), await client.open("grows", "wb")
+        copying = asyncio.create_task(client.remote_copy(source, target))
+        await until(lambda: _size(ssh, box) > 1_000_000, what="it grows")
+        client._handler._writer.channel.get_connection().abort()  # type: ignore[union-attr]
+        await asyncio.gather(copying, return_exceptions=True)
+    await until_still(lambda: _size(ssh, box), what="it grows no more")
+    ssh.out(box, "rm grows")
+
+
+def _size(ssh: Client, box: str) -> int:
+    return int(ssh.out(box, "stat -c %s grows"))
 
 
 def test_rsync_knows_what_has_changed(ssh: Client, box: str, tmp_path: Path) -> None:

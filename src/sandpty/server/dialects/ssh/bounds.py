@@ -29,6 +29,19 @@ from asyncssh.stream import SSHStreamSession
 from sandpty import config
 
 
+class Turns:
+    """For work that may never have to wait by itself: `take` one before each piece of it."""
+
+    def __init__(self) -> None:
+        self._ends = 0.0
+
+    async def take(self) -> None:
+        """Others get theirs when this one is over."""
+        if time.monotonic() >= self._ends:
+            await asyncio.sleep(0)
+            self._ends = time.monotonic() + config.SSH_TURN_S
+
+
 class BoundedConnection(asyncssh.SSHServerConnection):
     """`flowing` is clear while the network takes nothing, and while keys are exchanged, when nothing may be said."""
 

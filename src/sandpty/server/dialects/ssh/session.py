@@ -23,6 +23,7 @@ from sandpty.server.auth import Principal
 from sandpty.server.context import Context
 from sandpty.server.dialects.ssh import terminals
 from sandpty.server.dialects.ssh.background import Background
+from sandpty.server.dialects.ssh.bounds import Turns
 from sandpty.server.dialects.ssh.client_agent import ClientAgent
 from sandpty.server.dialects.ssh.login import Login
 from sandpty.server.dialects.ssh.relay import Relay
@@ -304,15 +305,19 @@ class Session(asyncssh.SSHServerSession[bytes]):
             streams.eof_received()
         self._early.clear()
         self._channel.resume_reading()
-        reader = SSHReader[bytes](streams, self._channel)
+        server = SftpServer(self._channel, self._context, self._principal, login, scp=command is not None)
+        reader = _Requests(streams, self._channel, server.turns)
         writer = _Answers(streams, self._channel)
-        server = SftpServer(self._channel, self._context, self._principal, login)
-        if command is None:
-            await run_sftp_server(server, reader, writer, _SFTP_VERSION)
-            return
-        handling = run_scp_server(server, command, reader, writer, SSHWriter[bytes](streams, self._channel, _STDERR))
-        if handling is not None:
-            await handling
+        try:
+            if command is None:
+                await run_sftp_server(server, reader, writer, _SFTP_VERSION)
+                return
+            to_stderr = SSHWriter[bytes](streams, self._channel, _STDERR)
+            handling = run_scp_server(server, command, reader, writer, to_stderr)
+            if handling is not None:
+                await handling
+        finally:
+            await server.exit()
 
     def _say_end(self, ended: Exit | None) -> None:
         if self._channel.is_closing():
@@ -328,6 +333,22 @@ class Session(asyncssh.SSHServerSession[bytes]):
             self._channel.exit_with_signal(name, ended.core_dumped, f"killed by SIG{name}")
         else:
             self._channel.exit(ended.value)
+
+
+class _Requests(SSHReader[bytes]):
+    """Many may have come at once."""
+
+    def __init__(self, streams: SSHServerStreamSession[bytes], channel: Channel, turns: Turns) -> None:
+        super().__init__(streams, channel)
+        self._turns = turns
+
+    async def readexactly(self, n: int) -> bytes:
+        await self._turns.take()
+        return await super().readexactly(n)
+
+    async def readline(self) -> bytes:
+        await self._turns.take()
+        return await super().readline()
 
 
 class _Answers(SSHWriter[bytes]):

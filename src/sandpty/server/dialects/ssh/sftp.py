@@ -6,6 +6,7 @@ made to wait.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import posixpath
@@ -23,9 +24,11 @@ from sandpty import config
 from sandpty.server.auth import Principal
 from sandpty.server.context import Context
 from sandpty.server.dialects.ssh import guest_command, roles
+from sandpty.server.dialects.ssh.bounds import Turns
 from sandpty.server.dialects.ssh.login import Login
-from sandpty.server.dialects.ssh.sftp_entries import Listing, name_of, raw, text
+from sandpty.server.dialects.ssh.sftp_entries import STATVFS, Listing, meant, name_of, parsed_statvfs, raw, text
 from sandpty.server.dialects.ssh.sftp_entries import attrs as entry_attrs
+from sandpty.server.dialects.ssh.sftp_errors import SAID_ALOUD, as_sftp
 from sandpty.server.dialects.ssh.sftp_handles import Handle, Handles
 from sandpty.server.dialects.ssh.transport import Channel
 from sandpty.server.guest_defaults import default_user
@@ -35,20 +38,7 @@ from sandpty.wire.verbs import Sandbox
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
-_ERRORS: dict[str, Callable[[str], asyncssh.SFTPError]] = {
-    "no_such_file": asyncssh.SFTPNoSuchFile,
-    "permission_denied": asyncssh.SFTPPermissionDenied,
-    "read_only": asyncssh.SFTPPermissionDenied,
-    "file_exists": asyncssh.SFTPFileAlreadyExists,
-    "not_empty": asyncssh.SFTPDirNotEmpty,
-    "not_a_directory": asyncssh.SFTPNotADirectory,
-    "is_a_directory": asyncssh.SFTPFileIsADirectory,
-    "no_space": asyncssh.SFTPNoSpaceOnFilesystem,
-    "symlink_loop": asyncssh.SFTPLinkLoop,
-    "bad_path": asyncssh.SFTPInvalidFilename,
-    "unsupported": asyncssh.SFTPOpUnsupported,
-}
-_STATFS_FIELDS = ("S", "s", "b", "f", "a", "c", "d", "i", "l")  # of `stat --file-system --format`
+_STDERR = 1
 
 
 def _saying(
@@ -59,19 +49,24 @@ def _saying(
     @wraps(method)
     async def wrapped(self: SftpServer, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         try:
-            await self.room()
-            return await method(self, *args, **kwargs)
+            async with self.turn():
+                return await method(self, *args, **kwargs)
         except SandptyError as error:
-            raise _ERRORS.get(error.reason.name, asyncssh.SFTPFailure)(error.message) from error
+            self.say(error)
+            raise as_sftp(error) from error
 
     return wrapped
 
 
 class SftpServer(asyncssh.SFTPServer):
-    """One client's view of one sandbox's files."""
+    """One client's view of one sandbox's files.
 
-    def __init__(self, channel: Channel, context: Context, principal: Principal, login: Login) -> None:
+    `scp`: for the older scp, which has words of its own for errors, and copies files for links to them.
+    """
+
+    def __init__(self, channel: Channel, context: Context, principal: Principal, login: Login, *, scp: bool) -> None:
         super().__init__(channel)
+        self._scp = scp
         self._channel = channel
         self._context = context
         self._principal = principal
@@ -80,25 +75,50 @@ class SftpServer(asyncssh.SFTPServer):
         self._open: set[Handle] = set()
         self._listings: WeakSet[Listing] = WeakSet()
         self._home: str | None = None
+        self.turns = Turns()
+        self._working = asyncio.Lock()
+        self._resting: asyncio.Task[None] | None = None
+        self._said: set[str] = set()
 
     # --- what all have in common ---
 
-    async def room(self) -> None:
-        """Until the client has taken most of what it asked for."""
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """It comes when the client has taken most of what it asked for."""
+        await self.turns.take()
         while self._channel.get_write_buffer_size() > config.CLIENT_WRITE_HIGH_BYTES and not self._channel.is_closing():
             await self._channel.wait_taken()
         await self._channel.connection.flowing.wait()
+        async with self._working:
+            yield
+        if self._handles.live and self._resting is None:
+            self._resting = asyncio.create_task(self._rest(), name="sftp-rest")
 
-    async def _sandbox(self) -> Sandbox:
-        return await self._context.registry.awake(self._login.sandbox, self._principal)
+    async def _rest(self) -> None:
+        """Until no handle has a connection into the sandbox."""
+        try:
+            while self._handles.live:
+                await asyncio.sleep(config.SFTP_IDLE_S)
+                async with self._working:
+                    await self._handles.release_idle()
+        finally:
+            self._resting = None
 
-    def _user(self, sandbox: Sandbox) -> str:
-        return self._login.user or default_user(sandbox)
+    def say(self, error: SandptyError) -> None:
+        """Once of each kind, beside the protocol: ssh shows it to who has called it."""
+        name = error.reason.name
+        if name in SAID_ALOUD and name not in self._said and not self._scp and not self._channel.is_closing():
+            self._said.add(name)
+            self._channel.write(f"sandpty: {error.message}\n".encode("utf-8", "surrogateescape"), _STDERR)
+
+    async def _sandbox(self) -> tuple[Sandbox, str]:
+        """And as whom."""
+        sandbox = await self._context.registry.awake(self._login.sandbox, self._principal)
+        return sandbox, self._login.user or default_user(sandbox)
 
     @asynccontextmanager
     async def _files(self) -> AsyncIterator[Files]:
-        sandbox = await self._sandbox()
-        async with self._context.files.lease(sandbox, self._user(sandbox)) as files:
+        async with self._context.files.lease(*await self._sandbox()) as files:
             self._home = files.account.home or "/"
             yield files
 
@@ -130,8 +150,7 @@ class SftpServer(asyncssh.SFTPServer):
         return f"{home}/{wanted}" if wanted not in ("", ".") else home or "/"
 
     async def _command(self, *argv: str) -> str:
-        sandbox = await self._sandbox()
-        return await guest_command.run(sandbox, self._user(sandbox), *argv)
+        return await guest_command.run(*await self._sandbox(), *argv)
 
     # --- looking ---
 
@@ -187,40 +206,22 @@ class SftpServer(asyncssh.SFTPServer):
         where = await self._path(path)
         async with self._settled() as files:
             here = await files.stat(where, follow=True, metadata=False)
-            names = [name_of(here, "."), name_of(here, "..")]
-            async for entries in files.list(where, metadata=False):
-                names += [name_of(entry, entry.name) for entry in entries]
-        return names
+            found = [entry async for entries in files.list(where, metadata=False) for entry in entries]
+            if self._scp:
+                found = [await meant(files, entry) for entry in found]
+        return [name_of(here, "."), name_of(here, ".."), *(name_of(entry, entry.name) for entry in found)]
 
     @_saying
     async def statvfs(self, path: bytes) -> asyncssh.SFTPVFSAttrs:
-        """The guest's own `stat` knows; nothing else asks for it."""
-        where = await self._path(path)
-        wanted = " ".join(f"%{field}" for field in _STATFS_FIELDS)
-        said = await self._command("stat", "--file-system", f"--format={wanted}", "--", where)
-        try:
-            frsize, bsize, blocks, bfree, bavail, files, ffree, _, namemax = (
-                int(word, 16 if field == "i" else 10) for field, word in zip(_STATFS_FIELDS, said.split(), strict=True)
-            )
-        except ValueError as error:
-            raise SandptyError("file_error", "the sandbox's `stat` says something else") from error
-        return asyncssh.SFTPVFSAttrs(
-            bsize=bsize,
-            frsize=frsize,
-            blocks=blocks,
-            bfree=bfree,
-            bavail=bavail,
-            files=files,
-            ffree=ffree,
-            favail=ffree,
-            fsid=0,
-            flags=0,
-            namemax=namemax,
-        )
+        return await self._statvfs(await self._path(path))
 
     @_saying
     async def fstatvfs(self, file_obj: object) -> asyncssh.SFTPVFSAttrs:
-        return await self.statvfs(raw(_handle(file_obj).path))
+        return await self._statvfs(_handle(file_obj).path)
+
+    async def _statvfs(self, where: str) -> asyncssh.SFTPVFSAttrs:
+        """The guest's own `stat` knows; nothing else asks for it."""
+        return parsed_statvfs(await self._command("stat", "--file-system", f"--format={STATVFS}", "--", where))
 
     # --- content ---
 
@@ -267,6 +268,8 @@ class SftpServer(asyncssh.SFTPServer):
         handle = _handle(file_obj)
         if not handle.readable:
             raise SandptyError("permission_denied", "the file was not opened for reading")
+        if self._channel.is_closing():  # `copy-data` would go on without it
+            raise asyncssh.SFTPConnectionLost("the client has gone")
         if handle.writing is not None:
             await self._handles.release(handle)
         return await self._handles.read(handle, offset, min(size, config.SFTP_READ_BYTES))
@@ -282,7 +285,9 @@ class SftpServer(asyncssh.SFTPServer):
     @_saying
     async def fsync(self, file_obj: object) -> None:
         """In the guest's kernel; a sandbox's disk has no more to offer."""
-        await self._handles.release(_handle(file_obj))
+        handle = _handle(file_obj)
+        await self._handles.release(handle)
+        handle.check()
 
     @_saying
     async def close(self, file_obj: object) -> None:
@@ -292,15 +297,16 @@ class SftpServer(asyncssh.SFTPServer):
         if handle.closing_mode is not None:
             async with self._files() as files:
                 await files.change(handle.path, mode=handle.closing_mode)
+        handle.check()
 
     async def exit(self) -> None:
         """The client has gone; what was written stays as far as it came."""
+        if (resting := self._resting) is not None:
+            resting.cancel()
+            await asyncio.gather(resting, return_exceptions=True)
         for handle in list(self._open):
             self._open.discard(handle)
-            try:
-                await self._handles.release(handle)
-            except (SandptyError, asyncssh.SFTPError):
-                continue
+            await self._handles.release(handle)
 
     # --- changing ---
 

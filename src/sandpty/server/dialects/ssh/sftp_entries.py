@@ -1,7 +1,8 @@
-"""A guest's entries in SFTP's words. Pure but for the listing, which looks when it is first asked."""
+"""A guest's entries in SFTP's words, and what little has to be asked for them."""
 
 from __future__ import annotations
 
+import contextlib
 import stat
 import time
 from collections.abc import Coroutine
@@ -10,7 +11,8 @@ from typing import Any
 import asyncssh
 from asyncssh import SFTPAttrs, SFTPName
 
-from sandpty.terminal.files import Entry, EntryType
+from sandpty.terminal.files import Entry, EntryType, Files
+from sandpty.wire.errors import SandptyError
 
 _FORMATS = {
     EntryType.FILE: stat.S_IFREG,
@@ -26,6 +28,9 @@ _TYPES = {
     EntryType.DIRECTORY: asyncssh.FILEXFER_TYPE_DIRECTORY,
     EntryType.SYMLINK: asyncssh.FILEXFER_TYPE_SYMLINK,
 }
+
+_STATVFS_FIELDS = ("S", "s", "b", "f", "a", "c", "d", "l")  # of `stat --file-system --format`
+STATVFS = " ".join(f"%{field}" for field in _STATVFS_FIELDS)
 
 
 def text(path: bytes) -> str:
@@ -53,6 +58,35 @@ def name_of(entry: Entry, name: str) -> SFTPName:
     when = time.strftime("%b %e %H:%M", time.gmtime(entry.modified_ns / 1e9))
     long = f"{entry.permissions} {entry.links:4d} {entry.owner:<8} {entry.group:<8} {entry.size:8d} {when} {name}"
     return SFTPName(raw(name), raw(long), attrs=attrs(entry))
+
+
+async def meant(files: Files, entry: Entry) -> Entry:
+    """The file behind a link. Links to directories stay links: they may lead round and round."""
+    if entry.type == EntryType.SYMLINK and entry.target_type == EntryType.FILE:
+        with contextlib.suppress(SandptyError):
+            return (await files.stat(entry.path, follow=True, metadata=False))._replace(path=entry.path)
+    return entry
+
+
+def parsed_statvfs(said: str) -> asyncssh.SFTPVFSAttrs:
+    """What a guest's `stat` said when it was asked for STATVFS."""
+    try:
+        frsize, bsize, blocks, bfree, bavail, files, ffree, namemax = map(int, said.split())
+    except ValueError as error:
+        raise SandptyError("file_error", "the sandbox's `stat` says something else") from error
+    return asyncssh.SFTPVFSAttrs(
+        bsize=bsize,
+        frsize=frsize,
+        blocks=blocks,
+        bfree=bfree,
+        bavail=bavail,
+        files=files,
+        ffree=ffree,
+        favail=ffree,
+        fsid=0,
+        flags=0,
+        namemax=namemax,
+    )
 
 
 class Listing:

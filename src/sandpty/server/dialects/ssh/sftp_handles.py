@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 from sandpty import config
 from sandpty.terminal.files import Files, Reading, Writing
+from sandpty.wire.errors import SandptyError
 
 _NOWHERE = -1  # no offset: whatever is read next has to be asked for
 Lease = Callable[[], AbstractAsyncContextManager[Files]]
@@ -32,6 +33,14 @@ class Handle:
         self.position = _NOWHERE  # of the next byte that is read or written there
         self.buffer = b""  # read and not asked for yet
         self.ahead_bytes = config.SFTP_FIRST_AHEAD_BYTES
+        self.used = False  # since its connection was last looked at
+        self.failed: SandptyError | None = None  # what became of something that was written, and is not said yet
+
+    def check(self) -> None:
+        """Raises, once, what became of what was written: the client was told that it was taken."""
+        failed, self.failed = self.failed, None
+        if failed is not None:
+            raise failed
 
 
 class Handles:
@@ -43,6 +52,7 @@ class Handles:
 
     async def read(self, handle: Handle, offset: int, size: int) -> bytes:
         """`size` bytes, less only at the end of the file."""
+        handle.used = True
         if handle.reading is None:
             await self.begin_reading(handle)
         if offset != handle.position:
@@ -94,7 +104,9 @@ class Handles:
         await reading.read(offset, handle.ahead_bytes)
 
     async def write(self, handle: Handle, offset: int, data: bytes) -> None:
-        """Raises early or late what the guest's kernel says, at `release` at the latest."""
+        """Raises early or late what the guest's kernel says; what it says later yet is for `check`."""
+        handle.used = True
+        handle.check()
         if handle.writing is None or not (handle.append or offset == handle.position):
             files = await self._hold(handle)
             where = None if handle.append else offset
@@ -111,22 +123,38 @@ class Handles:
         handle.position += len(data)
         self._live.move_to_end(handle)
 
+    @property
+    def live(self) -> bool:
+        """Whether any has a connection."""
+        return bool(self._live)
+
+    async def release_idle(self) -> None:
+        """Those that were not used since this was last called."""
+        for handle in list(self._live):
+            if not handle.used:
+                await self.release(handle)
+            handle.used = False
+
     async def settle(self) -> None:
-        """Everything that was written is in its file. Raises no_space and its like."""
+        """Everything that was written is in its file, or its handle knows why not."""
         for handle in [each for each in self._live if each.writing is not None]:
             await self.release(handle)
 
     async def release(self, handle: Handle) -> None:
-        """Give its connection back; what was written is finished. Raises no_space and its like."""
+        """Give its connection back; what was written is finished."""
         held, handle.held = handle.held, None
         writing, handle.writing, handle.reading = handle.writing, None, None
         handle.buffer = b""
         self._live.pop(handle, None)
         if held is None:
             return
-        async with held:
+        try:
+            async with held:
+                if writing is not None:
+                    await writing.finish()
+        except SandptyError as error:
             if writing is not None:
-                await writing.finish()
+                handle.failed = error
 
     async def _hold(self, handle: Handle) -> Files:
         """A connection for what comes next; whoever has not used his for longest loses it."""
