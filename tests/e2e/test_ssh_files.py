@@ -272,7 +272,7 @@ async def test_what_the_server_copies_ends_with_its_client(ssh: Client, box: str
         source, target = await client.open("/dev/zero", "rb"), await client.open("grows", "wb")
         copying = asyncio.create_task(client.remote_copy(source, target))
         await until(lambda: _size(ssh, box) > 1_000_000, what="it grows")
-        client._handler._writer.channel.get_connection().abort()  # type: ignore[union-attr]
+        client._handler._writer.channel.get_connection().abort()
         await asyncio.gather(copying, return_exceptions=True)
     await until_still(lambda: _size(ssh, box), what="it grows no more")
     ssh.out(box, "rm grows")
