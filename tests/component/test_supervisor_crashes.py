@@ -137,6 +137,8 @@ async def test_snapshots_and_what_is_paused_to_disk_outlive_the_machine(host: Su
     await host.answering(killed)
     async with host.peer() as peer:
         assert await peer.ids() == {child["id"]}
+        told = (await peer.call("history", owner=sandbox["owner"], sandbox=sandbox["id"]))["entries"][-1]
+        assert (told["kind"], told["reason"]) == ("ended", "host_restart")
         assert [each["name"] for each in (await peer.call("snapshots"))["snapshots"]] == ["survives"]
         assert "mine" in await run(await awake(peer, child["id"]), "md5sum -c /root/sum; cat /root/mine")
         again = await peer.create(template=snapshot["id"], snapshot=snapshot["id"])

@@ -21,7 +21,7 @@ from sandpty.wire.verbs import HistoryArgs, HistoryEntry
 
 Level = Literal["debug", "info", "warn", "error"]
 LEVELS: tuple[Level, ...] = ("debug", "info", "warn", "error")
-_BAD_ENDS = ("failed", "out_of_memory", "agent_exited")
+_BAD_ENDS = ("failed", "out_of_memory", "agent_exited", "host_restart")
 
 
 @dataclass(frozen=True, slots=True)

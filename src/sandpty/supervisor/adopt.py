@@ -84,7 +84,7 @@ async def _adopt(driver: Driver, sandboxes: Sandboxes, pool: Pool, entry: Entry)
         log.info("kept %s (paused to disk)", meta.id)
     elif not alive:
         log.info("sandbox %s did not survive%s", meta.id, " the restart of the machine" if rebooted else "")
-        await sandboxes.forget(entry)
+        await sandboxes.forget(entry, "host_restart" if rebooted else "failed")
     elif meta.phase == "creating":
         await sandboxes.discard(entry)
     elif meta.phase == "warm":

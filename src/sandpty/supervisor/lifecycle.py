@@ -336,10 +336,10 @@ class Sandboxes:
             if isinstance(result, BaseException):
                 log.error("at shutdown: %s", result)
 
-    async def forget(self, entry: Entry) -> None:
+    async def forget(self, entry: Entry, reason: EndReason) -> None:
         """Clean up after a sandbox whose agent is gone since before this supervisor."""
         async with entry.lock:
-            await self._end(entry, "failed")
+            await self._end(entry, reason)
 
     def directory_of(self, sandbox_id: str) -> Path:
         return self._data.sandboxes / sandbox_id

@@ -64,7 +64,7 @@ EGRESS_PROTOCOL_VERSION = 2  # between supervisor and egress process, which outl
 _LENGTH = struct.Struct("<I")
 
 State = Literal["running", "paused"]
-EndReason = Literal["killed", "timeout", "agent_exited", "out_of_memory", "failed", "shutdown"]
+EndReason = Literal["killed", "timeout", "agent_exited", "out_of_memory", "host_restart", "failed", "shutdown"]
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

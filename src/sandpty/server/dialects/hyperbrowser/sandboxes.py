@@ -153,7 +153,7 @@ class Sandboxes:
         return models.SandboxListed(
             id=sandbox.id,
             team_id=sandbox.owner,
-            status="active" if ended_at is None else "error" if reason == "failed" else "closed",
+            status="active" if ended_at is None else "error" if reason in ("failed", "host_restart") else "closed",
             created_at=iso(sandbox.started_at),
             updated_at=iso(ended_at or sandbox.started_at),
             region=extras.get("region", models.DEFAULT_REGION),
