@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -10,8 +11,20 @@ import pytest_asyncio
 
 from tests.component.network_policy_world import World, policy_world
 from tests.component.supervisor_peer import Peer
+from tests.leftovers import marked
 from tests.registry_fixture import Registry, fill, running_registry
 from tests.server_fixture import RunningServer, running_server
+from tests.waiting import until_sync
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_of_ours_is_left() -> Iterator[None]:
+    """A run fails that leaves a watcher, supervisor or server behind, and names the test that started it."""
+    with marked() as left:
+        yield
+        with suppress(TimeoutError):
+            until_sync(lambda: not left())
+        assert left() == []
 
 
 @pytest.fixture(scope="session")

@@ -328,12 +328,12 @@ async def small() -> AsyncIterator[Supervised]:
     try:
         assert host.start()
         yield host
-        async with host.peer() as peer:
-            await peer.call("shutdown", kill=True)
-        await until(lambda: not host.running(), 30)
     finally:
-        program("umount", "-l", str(host.path))
-        await host.stop()
+        try:
+            await host.stop()  # before the disk is gone, and with it who runs there
+        finally:
+            program("umount", "-l", str(host.path))
+            host.path.rmdir()
 
 
 async def test_a_full_disk_is_no_space_and_passes(small: Supervised) -> None:
