@@ -51,8 +51,8 @@ async def adopt_all(data: DataDir, driver: Driver, sandboxes: Sandboxes, pool: P
             sandboxes.trash.take(directory)
             continue
         if meta.tier != driver.name and meta.phase != "stopped":
+            # What it stands on goes: its own tier would remove it.
             log.warning("sandbox %s (%s) did not survive, and is left for its own tier", meta.id, meta.tier)
-            sandboxes.left_alone.add(meta.id)
             continue
         entry = sandboxes.entries[meta.id] = Entry(meta, directory)
         if meta.tier != driver.name:
