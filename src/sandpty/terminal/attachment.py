@@ -90,9 +90,15 @@ class Attachment:
 
         def checked(message: bytes | memoryview) -> bool:
             try:
-                self._check(message)
+                start, end = frames.output_span(message, before=1)
+                if start != self.position or end >= NO_OFFSET:
+                    self._check(message)
+                self.position = end
                 return take(message)
-            except SandptyError:  # `receive_message` raises it
+            except FrameError as error:  # `receive_message` raises it, and the other
+                self._misbehaved(str(error))
+                return False
+            except SandptyError:
                 return False
 
         self._connection.take = checked
@@ -103,10 +109,8 @@ class Attachment:
             start, end = frames.output_span(message, before=1)
         except FrameError as error:
             raise self._misbehaved(str(error)) from error
-        if start != self.position or end >= NO_OFFSET:
-            self._expect(start)
-            self._advance(end)
-        self.position = end
+        self._expect(start)
+        self._advance(end)
 
     def _taken(self, event: FromAgent) -> Event:
         match event:

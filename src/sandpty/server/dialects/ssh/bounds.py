@@ -49,7 +49,7 @@ class BoundedConnection(asyncssh.SSHServerConnection):
         super().__init__(loop, options)
         self.flowing = asyncio.Event()
         self.flowing.set()
-        self._writable = True
+        self.writable = True
         self._unread = False  # its answers pile up: nothing more is taken from it
         self._turn: asyncio.Handle | None = None  # the end of this one
         self._turn_ends = 0.0
@@ -101,17 +101,17 @@ class BoundedConnection(asyncssh.SSHServerConnection):
     # --- memory: what is not taken ---
 
     def pause_writing(self) -> None:
-        self._writable = False
+        self.writable = False
         self.flowing.clear()
 
     def resume_writing(self) -> None:
-        self._writable = True
+        self.writable = True
         self._unread = False
         self._read_on()
         self._flow()
 
     def _flow(self) -> None:
-        if self._writable and self._kex_complete:
+        if self.writable and self._kex_complete:
             self.flowing.set()
 
     def connection_lost(self, exc: Exception | None = None) -> None:
@@ -121,7 +121,7 @@ class BoundedConnection(asyncssh.SSHServerConnection):
     def _send(self, data: bytes) -> None:
         super()._send(data)
         if (
-            not self._writable
+            not self.writable
             and self._transport is not None
             and self._transport.get_write_buffer_size() > config.SSH_UNREAD_BYTES
         ):

@@ -143,7 +143,7 @@ class Relay:
         """What has just come in while `_output` waits for it; whether the client takes more without waiting."""
         if self._acks is not None and self._channel.write_at_once(bytes(message[_HEADER_BYTES:])):
             self._acks.wrote()
-            return self._connection.flowing.is_set()
+            return self._connection.writable
         if self._channel.is_closing():
             return False
         self._write(message)

@@ -46,6 +46,7 @@ def _head(payload_bytes: int) -> bytes:
 
 _SHORT_PAYLOAD_BYTES = _SHORT_BYTES - 1 - _PADDING_MIN_BYTES
 _HEADS = [_head(size) for size in range(_SHORT_PAYLOAD_BYTES + 1)]
+_MASKS = [(1 << 8 * size) - 1 for size in range(_LENGTH_BYTES + _SHORT_BYTES + 1)]
 
 
 class ChaCha(Encryption):
@@ -76,7 +77,7 @@ class ChaCha(Encryption):
         factor, added, stream = self._pads[place] if 0 <= place < len(self._pads) else self._pad(number)
         plain = _HEADS[size] + payload
         size = _LENGTH_BYTES + plain[3]
-        sealed = int.from_bytes(plain, "little") ^ stream & (1 << 8 * size) - 1
+        sealed = int.from_bytes(plain, "little") ^ stream & _MASKS[size]
         return (sealed | _tag(sealed, size, factor, added) << 8 * size).to_bytes(size + _TAG_BYTES, "little")
 
     def opened(self, wire: bytes, number: int) -> bytes | None:
@@ -86,13 +87,11 @@ class ChaCha(Encryption):
             return self._opened_long(wire, number, size)
         place = number - self._first
         factor, added, stream = self._pads[place] if 0 <= place < len(self._pads) else self._pad(number)
-        whole = int.from_bytes(wire, "little")
-        mask = (1 << 8 * size) - 1
-        sealed = whole & mask
+        sealed = int.from_bytes(wire[:size], "little")
         # A tag's key is good for one packet, and a wrong one ends the connection: how long this takes tells nothing.
-        if _tag(sealed, size, factor, added) != whole >> 8 * size:
+        if _tag(sealed, size, factor, added) != int.from_bytes(wire[size:], "little"):
             return None
-        plain = (sealed ^ stream & mask).to_bytes(size, "little")
+        plain = (sealed ^ stream & _MASKS[size]).to_bytes(size, "little")
         return plain if int.from_bytes(plain[:_LENGTH_BYTES], "big") == size - _LENGTH_BYTES else None
 
     def _sealed_long(self, payload: bytes, number: int) -> bytes:
@@ -161,7 +160,7 @@ def _tag(sealed: int, size: int, factor: int, added: int) -> int:
     """Poly1305 of `size` bytes, little-endian."""
     total = 0
     while size > _PART_BYTES:
-        total = (total + (sealed & _PART | _PART_END)) * factor % _PRIME
+        total = (total + (sealed & _PART | _PART_END)) * factor
         sealed >>= 8 * _PART_BYTES
         size -= _PART_BYTES
     return ((total + (sealed | 1 << 8 * size)) * factor % _PRIME + added) & _PART

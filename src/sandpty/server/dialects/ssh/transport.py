@@ -129,38 +129,16 @@ class Connection(_Unlogged, PermittedConnection):
             and not self._inpbuf
             and self._recv_handler == self._recv_pkthdr
             and (packet := sealing.opened(data, self._recv_seq)) is not None
-            and self._take_at_once(packet)
+            and len(packet) >= _OPENED_HEAD.size
+            and (head := _OPENED_HEAD.unpack_from(packet))[2] == MSG_CHANNEL_DATA
+            and type(channel := self._channels.get(head[3])) is Channel
+            and len(typed := packet[_OPENED_HEAD.size : -head[1]]) == head[4]
+            and channel.take(typed)
         ):
             self._recv_seq = (self._recv_seq + 1) % _SEQUENCES
             self._heard_at = self._loop.time()
         else:
             super().data_received(data, datatype)
-
-    def _take_at_once(self, packet: bytes) -> bool:
-        if len(packet) < _OPENED_HEAD.size or packet[5] != MSG_CHANNEL_DATA:
-            return False
-        _, padding, _, number, size = _OPENED_HEAD.unpack_from(packet)
-        data = packet[_OPENED_HEAD.size : -padding]
-        channel = self._channels.get(number)
-        return len(data) == size and type(channel) is Channel and channel.take(data)
-
-    def send_at_once(self, payload: bytes) -> bool:
-        """Send a packet of a channel the short way. False: it goes the long way, nothing was done."""
-        sealing = self._send_encryption
-        if (
-            type(sealing) is not ChaCha
-            or not self._kex_complete
-            or self._transport is None
-            or self._rekey_bytes_sent >= self._rekey_bytes
-            or (self._rekey_seconds and self._heard_at >= self._rekey_time)  # monotonic seconds, both
-        ):
-            return False
-        wire = sealing.seal(payload, self._send_seq)
-        self._send_seq = (self._send_seq + 1) % _SEQUENCES
-        self._rekey_bytes_sent += len(wire)
-        self.sent_bytes += len(wire)
-        self._transport.write(wire)
-        return True
 
     def send_packet(self, pkttype: int, *args: bytes, handler: SSHPacketLogger | None = None) -> None:
         """An empty IGNORE before each packet is against an attack on CBC, which is not offered: half of all packets."""
@@ -217,10 +195,13 @@ class Channel(_Unlogged, PermittedChannel):
         left = self._recv_window - len(data)
         if not data or self._recv_paused or self._recv_state != "open" or 2 * left < self._init_recv_window:
             return False
-        if self.typed is None or self._send_state != "open":
+        if self._send_state != "open":
             return False
-        self._recv_window = left
-        self.typed(data)
+        if self.typed is None:
+            self._accept_data(data)
+        else:
+            self._recv_window = left
+            self.typed(data)
         return True
 
     def write(self, data: bytes, datatype: DataType = None) -> None:
@@ -230,15 +211,27 @@ class Channel(_Unlogged, PermittedChannel):
     def write_at_once(self, data: bytes) -> bool:
         """When nothing waits before it, and it fits into one packet that the client allows. False: nothing was done."""
         size = len(data)
+        connection = self.connection
+        sealing = connection._send_encryption
         if (
-            self._send_buf
+            type(sealing) is not ChaCha
+            or self._send_buf
             or self._send_state != "open"
             or self._send_chan is None
             or not 0 < size <= self._send_window
             or size > self._send_pktsize
-            or not self.connection.send_at_once(_DATA_HEAD.pack(MSG_CHANNEL_DATA, self._send_chan, size) + data)
+            or not connection._kex_complete
+            or connection._transport is None
+            or connection._rekey_bytes_sent >= connection._rekey_bytes
+            or (connection._rekey_seconds and connection._heard_at >= connection._rekey_time)  # both monotonic
         ):
             return False
+        payload = _DATA_HEAD.pack(MSG_CHANNEL_DATA, self._send_chan, size) + data
+        wire = sealing.seal(payload, connection._send_seq)
+        connection._send_seq = (connection._send_seq + 1) % _SEQUENCES
+        connection._rekey_bytes_sent += len(wire)
+        connection.sent_bytes += len(wire)
+        connection._transport.write(wire)
         self._send_window -= size
         return True
 
