@@ -68,14 +68,14 @@ class ChaCha(Encryption):
 
     # --- whole packets ---
 
-    def seal(self, payload: bytes, number: int) -> bytes:
+    def seal(self, head: bytes, data: bytes, number: int) -> bytes:
         """A packet as it goes over the wire. A short one is padded with zeros: their key stream is of no other use."""
-        size = len(payload)
+        size = len(head) + len(data)
         if size > _SHORT_PAYLOAD_BYTES:
-            return self._sealed_long(payload, number)
+            return self._sealed_long(head, data, number)
         place = number - self._first
         factor, added, stream = self._pads[place] if 0 <= place < len(self._pads) else self._pad(number)
-        plain = _HEADS[size] + payload
+        plain = _HEADS[size] + head + data
         size = _LENGTH_BYTES + plain[3]
         sealed = int.from_bytes(plain, "little") ^ stream & _MASKS[size]
         return (sealed | _tag(sealed, size, factor, added) << 8 * size).to_bytes(size + _TAG_BYTES, "little")
@@ -94,9 +94,19 @@ class ChaCha(Encryption):
         plain = (sealed ^ stream & _MASKS[size]).to_bytes(size, "little")
         return plain if int.from_bytes(plain[:_LENGTH_BYTES], "big") == size - _LENGTH_BYTES else None
 
-    def _sealed_long(self, payload: bytes, number: int) -> bytes:
-        plain = _head(len(payload)) + payload + os.urandom(_padding(len(payload)))
-        return b"".join(self.encrypt_packet(number, plain[:_LENGTH_BYTES], plain[_LENGTH_BYTES:]))
+    def _sealed_long(self, head: bytes, data: bytes, number: int) -> bytes:
+        """In parts, so that the data is copied but twice."""
+        begin = _head(len(head) + len(data))
+        padding = os.urandom(_padding(len(head) + len(data)))
+        key = self._key(number)
+        self._begin(self._lengths, number)
+        parts = [self._lengths.update(begin[:_LENGTH_BYTES])]
+        parts += map(self._packets.update, (begin[_LENGTH_BYTES:] + head, data, padding))
+        tag = Poly1305(key)
+        for part in parts:
+            tag.update(part)
+        parts.append(tag.finalize())
+        return b"".join(parts)
 
     def _opened_long(self, wire: bytes, number: int, size: int) -> bytes | None:
         if size <= _LENGTH_BYTES:
@@ -128,6 +138,11 @@ class ChaCha(Encryption):
             int.from_bytes(length + stream[_BLOCK_BYTES:], "little"),
         )
 
+    def _key(self, number: int) -> bytes:
+        """Of a packet's tag; its key stream is the next."""
+        self._begin(self._packets, number)
+        return self._packets.update(bytes(_BLOCK_BYTES))[:32]
+
     @staticmethod
     def _begin(cipher: object, number: int) -> None:
         cipher.reset_nonce(_FIRST_BLOCK + number.to_bytes(8, "big"))  # type: ignore[attr-defined]
@@ -135,9 +150,8 @@ class ChaCha(Encryption):
     # --- what asyncssh asks of any encryption ---
 
     def encrypt_packet(self, seq: int, header: bytes, packet: bytes) -> tuple[bytes, bytes]:
+        key = self._key(seq)
         self._begin(self._lengths, seq)
-        self._begin(self._packets, seq)
-        key = self._packets.update(bytes(_BLOCK_BYTES))[:32]
         sealed = self._lengths.update(header) + self._packets.update(packet)
         return sealed, Poly1305.generate_tag(key, sealed)
 
@@ -146,8 +160,7 @@ class ChaCha(Encryption):
         return first_block, self._lengths.update(first_block[:header_len])
 
     def decrypt_packet(self, seq: int, first: bytes, rest: bytes, header_len: int, mac: bytes) -> bytes | None:
-        self._begin(self._packets, seq)
-        key = self._packets.update(bytes(_BLOCK_BYTES))[:32]
+        key = self._key(seq)
         sealed = first[header_len:] + rest
         try:
             Poly1305.verify_tag(key, first[:header_len] + sealed, mac)

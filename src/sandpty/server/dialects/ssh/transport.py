@@ -226,8 +226,7 @@ class Channel(_Unlogged, PermittedChannel):
             or (connection._rekey_seconds and connection._heard_at >= connection._rekey_time)  # both monotonic
         ):
             return False
-        payload = _DATA_HEAD.pack(MSG_CHANNEL_DATA, self._send_chan, size) + data
-        wire = sealing.seal(payload, connection._send_seq)
+        wire = sealing.seal(_DATA_HEAD.pack(MSG_CHANNEL_DATA, self._send_chan, size), data, connection._send_seq)
         connection._send_seq = (connection._send_seq + 1) % _SEQUENCES
         connection._rekey_bytes_sent += len(wire)
         connection.sent_bytes += len(wire)
