@@ -24,6 +24,7 @@ from sandpty.wire.frames import NO_OFFSET, Exit, FrameType, Gap, ProcessFlags, S
 
 _HEADER_BYTES = 10  # of OUTPUT as a message: u8 type, u8 stream, u64 offset
 _INPUT_HEAD = struct.pack("<BQ", FrameType.INPUT, NO_OFFSET)
+_NOTED_BYTES = 4096  # of output: of less it is not minded what TCP has delivered, until somebody looks
 _STDERR = 1  # SSH_EXTENDED_DATA_STDERR
 _STDERR_STREAM = int(Stream.STDERR)
 _LEAVE = b"\x03"  # typed by who may only look
@@ -183,6 +184,7 @@ class _Acks:
         self._acknowledged = attached.position
         self._sent = attached.position  # all below it has been sent
         self._noted = attached.position  # the same, as `_delivery` knows it
+        self._looked = attached.position  # the same, when it was last looked
         self._ahead_bytes = config.SSH_TERMINAL_AHEAD_BYTES
         self._poll_s = config.DELIVERY_POLL_MIN_S
         self._timer: asyncio.TimerHandle | None = None
@@ -196,9 +198,12 @@ class _Acks:
     def wrote(self) -> None:
         """Everything received has been sent."""
         self._sent = self._attached.position
-        if self._sent - self._acknowledged >= config.SSH_ACK_EVERY_BYTES:
+        if self._sent - self._looked >= config.SSH_ACK_EVERY_BYTES:
             self._look()
-        elif self._timer is None:
+            return
+        if self._sent - self._noted >= _NOTED_BYTES:
+            self._count()
+        if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(config.ACK_DELAY_S, self._look)
 
     def _count(self) -> None:
@@ -211,6 +216,7 @@ class _Acks:
             self._timer.cancel()
             self._timer = None
         self._count()
+        self._looked = self._sent
         self._delivery.advance()
         moved = self._acknowledge()
         if self._acknowledged < self._attached.position:

@@ -205,8 +205,12 @@ class Channel(_Unlogged, PermittedChannel):
         return True
 
     def write(self, data: bytes, datatype: DataType = None) -> None:
-        if datatype is not None or not self.write_at_once(data):
-            super().write(data, datatype)
+        """In packets that go the short way, as far as they can."""
+        at = 0
+        while datatype is None and at < len(data) and self.write_at_once(data[at : at + self._send_pktsize]):
+            at += self._send_pktsize
+        if at < len(data):
+            super().write(data[at:], datatype)
 
     def write_at_once(self, data: bytes) -> bool:
         """When nothing waits before it, and it fits into one packet that the client allows. False: nothing was done."""
@@ -220,6 +224,7 @@ class Channel(_Unlogged, PermittedChannel):
             or self._send_chan is None
             or not 0 < size <= self._send_window
             or size > self._send_pktsize
+            or not connection.writable
             or not connection._kex_complete
             or connection._transport is None
             or connection._rekey_bytes_sent >= connection._rekey_bytes
