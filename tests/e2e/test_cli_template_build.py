@@ -8,6 +8,8 @@ import signal
 import subprocess
 from pathlib import Path
 
+import httpx
+
 from tests.server_fixture import RunningServer, sandpty
 from tests.waiting import until_sync
 
@@ -43,8 +45,13 @@ def test_a_directory_becomes_a_template(server: RunningServer, tmp_path: Path) -
     failed = _run(server, *words)
     assert failed.returncode == 1
     assert "exit code 5" in failed.stderr
+    assert failed.stderr.splitlines()[-1].endswith(" failed: RUN echo words; exit 5: exit code 5")
     dockerfile.write_text("FROM base\nCOPY ../secret /srv/\n")
     assert "below the build's directory" in _run(server, *words).stderr
+    dockerfile.write_bytes(b"\xff\xfe")
+    assert "no text" in _run(server, *words).stderr
+    builds = httpx.get(f"{server.url}/templates/cli-built", headers=server.headers).json()["builds"]
+    assert sorted(build["status"] for build in builds) == ["error", "error", "ready", "ready"]  # and none waits
 
 
 def test_ctrl_c_cancels_the_build(server: RunningServer, tmp_path: Path) -> None:
@@ -63,6 +70,6 @@ def test_ctrl_c_cancels_the_build(server: RunningServer, tmp_path: Path) -> None
 
     def hidden() -> bool:
         metas = [path.read_text() for path in (server.data_dir / "sandboxes").glob("*/meta.json")]
-        return any('"owner":"build:' in meta and "sleep 1000" in meta for meta in metas)
+        return any('"owner":"build:' in meta for meta in metas)
 
     until_sync(lambda: not hidden(), WAIT_S)

@@ -25,6 +25,8 @@ _NAMES = ("Dockerfile", "sandpty.Dockerfile", "e2b.Dockerfile")
 _POLL_S = 0.2
 _REQUEST_S = 60.0
 _UPLOAD_S = 3600.0
+_AWAY_S = 30.0  # for a server that is being restarted
+_REASONS = {401: "unauthenticated", 503: "server_unreachable"}
 _STEP = re.compile(r"(?:CACHED )?\[(\d+)/(\d+)\] [A-Z]")
 
 
@@ -67,7 +69,7 @@ def build(
     import httpx
 
     root = directory if directory.is_dir() else directory.parent
-    said = parse(_dockerfile(directory, file).read_text(encoding="utf-8"))
+    said = parse(_read(_dockerfile(directory, file)))
     context = Context(root)
     wanted = {"name": name or root.resolve().name.lower(), "tags": list(tags), "cpuCount": cpu, "memoryMB": memory}
     server = find_server(url, data_dir)
@@ -77,15 +79,15 @@ def build(
             show(notice)
         asked = _ask(client, "POST", "/v3/templates", json=wanted)
         template, number = asked["templateID"], asked["buildID"]
-        steps = list(_steps(client, template, said, context, show))
         start_cmd = said.start_cmd if start is None else start
-        body = {"fromImage": said.image, "steps": steps, "force": no_cache, "startCmd": start_cmd, "readyCmd": ready}
+        body = {"fromImage": said.image, "force": no_cache, "startCmd": start_cmd, "readyCmd": ready}
         place = f"/templates/{template}/builds/{number}"
-        _ask(client, "POST", f"/v2{place}", json=body)
         try:
+            body["steps"] = list(_steps(client, template, said, context, show))
+            _ask(client, "POST", f"/v2{place}", json=body)
             _follow(client, place, show)
-        except KeyboardInterrupt:
-            with contextlib.suppress(SandptyError):
+        except BaseException:  # also of a file that cannot be read: no build is to wait for ever
+            with contextlib.suppress(SandptyError):  # it is over
                 _ask(client, "DELETE", f"/v2{place}")
             raise
     if as_json:
@@ -104,6 +106,16 @@ def _dockerfile(directory: Path, file: Path | None) -> Path:
     raise SandptyError("no_such_file", f"{directory} has no Dockerfile; --file names another")
 
 
+def _read(dockerfile: Path) -> str:
+    """Raises SandptyError bad_argument."""
+    try:
+        return dockerfile.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SandptyError("bad_argument", f"{dockerfile} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SandptyError("bad_argument", f"{dockerfile} is no text in UTF-8") from error
+
+
 def _steps(
     client: httpx.Client, template: str, said: Dockerfile, context: Context, show: Show
 ) -> Iterator[dict[str, Any]]:
@@ -118,16 +130,23 @@ def _steps(
         if not known["present"]:
             show(f"sending {source}")
             with context.archive(source) as archive:
-                sent = client.put(known["url"], content=archive, timeout=_UPLOAD_S)
-            _checked(sent)
+                _ask(client, "PUT", known["url"], content=archive, timeout=_UPLOAD_S)
         yield {"type": "COPY", "args": (source, *step.args[1:]), "filesHash": files}
 
 
 def _follow(client: httpx.Client, place: str, show: Show) -> None:
-    """Show what the build says until it is over. Raises SandptyError when it fails."""
-    offset = 0
+    """Show what the build says until it is over; a server that restarts is waited for. Raises SandptyError when it
+    fails."""
+    offset, heard_at = 0, time.monotonic()
     while True:
-        status = _ask(client, "GET", f"{place}/status", params={"logsOffset": offset})
+        try:
+            status = _ask(client, "GET", f"{place}/status", params={"logsOffset": offset})
+        except SandptyError as error:
+            if error.reason.name != "server_unreachable" or time.monotonic() - heard_at > _AWAY_S:
+                raise
+            time.sleep(_POLL_S)
+            continue
+        heard_at = time.monotonic()
         offset += len(status["logEntries"])
         for entry in status["logEntries"]:
             if entry["level"] != "error":
@@ -135,7 +154,9 @@ def _follow(client: httpx.Client, place: str, show: Show) -> None:
         if status["logEntries"]:
             continue
         if status["status"] == "error":
-            raise SandptyError("build_failed", status["reason"]["message"])
+            what, how = f"{status['reason']['message']}\n".split("\n")[:2]
+            how = how.partition("; its last output")[0]  # it was shown above
+            raise SandptyError("build_failed", f"{what}: {how}" if how else what)
         if status["status"] == "ready":
             return
         time.sleep(_POLL_S)
@@ -158,7 +179,7 @@ def _checked(answer: httpx.Response) -> Any:
         message = str(answer.json()["message"])
     except (ValueError, KeyError, TypeError):
         message = f"HTTP {answer.status_code}"
-    raise SandptyError("unauthenticated" if answer.status_code == 401 else "bad_request", message)
+    raise SandptyError(_REASONS.get(answer.status_code, "bad_request"), message)
 
 
 class Show:

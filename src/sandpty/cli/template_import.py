@@ -86,7 +86,7 @@ def import_(
         source=_absolute(source),
         platform=platform,
         username=username,
-        password=sys.stdin.readline().rstrip("\n") if username else "",
+        password=_password() if username else "",
         operator=True,
         registries=str(data.registries),
         registry_auth=str(data.registry_auth),
@@ -120,6 +120,12 @@ def _named(source: Source, name: str | None) -> tuple[str, str]:
     if source.kind != "docker":
         raise SandptyError("bad_argument", "an archive has no name of its own: give one with --name")
     return source.path.rpartition("/")[2], "latest" if source.digest else source.tag
+
+
+def _password() -> str:
+    if sys.stdin.isatty():
+        return str(click.prompt("password", hide_input=True, err=True))
+    return sys.stdin.readline().rstrip("\n")
 
 
 def _absolute(source: str) -> str:
