@@ -219,8 +219,9 @@ static void request(struct served *served, uint8_t type, struct reader *reader) 
     case FILE_SYMLINK: return file_symlink(served, reader);
     case FILE_SIZE: return file_size(served, reader);
     case FILE_WATCH: return file_watch(served, reader);
-    case FILE_LISTEN: return file_socket(served, reader, true);
-    case FILE_CONNECT: return file_socket(served, reader, false);
+    case FILE_LISTEN:
+    case FILE_CONNECT:
+    case FILE_ACCEPT: return file_socket(served, reader, type);
     default: served_broken(served);
     }
 }

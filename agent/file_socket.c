@@ -1,11 +1,11 @@
-/* Unix sockets of the guest, for the host: it makes a socket in the guest's network and sends it along with a request
- * (SCM_RIGHTS); here, as the guest's user and among the guest's paths, it gets its name or its peer, and the host goes on
- * with it. No byte of what it carries passes through the guest's agent, and nothing of the guest's gets to the host.
+/* Unix sockets of the guest, for the host: one is made here, as the guest's user and among the guest's paths. With a request
+ * the host sends one end of a pair of its own (SCM_RIGHTS), and a process forked for it carries the bytes between the two.
+ * Not the host's own end: who holds a socket decides for all who do whether reading it may block.
  *
  * A name outlives its socket. So a keeper, forked from the child that made it, waits for that child's end and removes it. */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -16,6 +16,7 @@
 #include "files.h"
 
 #define CHILD_FD 3 /* in the keeper: ends when the child has */
+#define RELAY_FD 3 /* in a relay, and the next one: what it carries between */
 
 void served_take_descriptor(struct served *served, const struct msghdr *message) {
     const struct cmsghdr *beside = CMSG_FIRSTHDR(message); /* there is room for one */
@@ -33,14 +34,34 @@ static int address_of(const char *path, struct sockaddr_un *address) {
     return 0;
 }
 
-static int connect_to(int fd, const char *path) {
+static int new_socket(void) {
+    return socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+}
+
+/* A process of its own goes on with both; an errno when there can be none. */
+static int carry(int host, int guest) {
+    signal(SIGCHLD, SIG_IGN); /* nobody waits for it */
+    pid_t pid = fork();
+    if (pid == 0) {
+        set_title("sandpty-relay");
+        int ends[2] = {dup(host), dup(guest)}; /* neither of them is RELAY_FD, which is in use here */
+        if (ends[0] < 0 || ends[1] < 0 || dup2(ends[0], RELAY_FD) < 0 || dup2(ends[1], RELAY_FD + 1) < 0) _exit(1);
+        close_from(RELAY_FD + 2);
+        relay(RELAY_FD, RELAY_FD + 1);
+    }
+    return pid < 0 ? errno : 0;
+}
+
+static int connect_to(const char *path, int host) {
     struct sockaddr_un address;
-    int error = address_of(path, &address);
+    const struct timeval most = {.tv_sec = SOCKET_CONNECT_S};
+    int error = address_of(path, &address), fd = error ? -1 : new_socket();
     if (error) return error;
-    int flags = fcntl(fd, F_GETFL); /* shared with the host, which does nothing with it yet */
-    fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
-    if (connect(fd, (struct sockaddr *)&address, sizeof address) < 0) error = errno;
-    fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+    if (fd < 0) return errno;
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &most, sizeof most); /* for room among those who wait to be accepted */
+    if (connect(fd, (struct sockaddr *)&address, sizeof address) < 0) error = errno == EAGAIN ? ETIMEDOUT : errno;
+    if (!error) error = carry(host, fd);
+    close(fd);
     return error;
 }
 
@@ -71,7 +92,7 @@ static int keep(const char *path) {
     return error;
 }
 
-static int listen_at(int fd, const char *path) {
+static int bind_to(int fd, const char *path) {
     struct sockaddr_un address;
     int error = address_of(path, &address);
     if (error) return error;
@@ -85,17 +106,42 @@ static int listen_at(int fd, const char *path) {
     return error;
 }
 
-void file_socket(struct served *served, struct reader *reader, bool listens) {
+static int listen_at(struct served *served, const char *path) {
+    if (served->listening >= 0) return EBUSY;
+    int fd = new_socket();
+    if (fd < 0) return errno;
+    int error = bind_to(fd, path);
+    if (error) close(fd);
+    else served->listening = fd;
+    return error;
+}
+
+/* Waits for somebody to connect; ends with the host's connection, on which nothing else is said meanwhile. */
+static int accept_for(struct served *served, int host) {
+    if (served->listening < 0) return EINVAL;
+    struct pollfd watched[] = {{.fd = served->listening, .events = POLLIN}, {.fd = served->fd, .events = POLLIN}};
+    served_flush(served);
+    while (poll(watched, 2, -1) < 0)
+        if (errno != EINTR) return errno;
+    if (watched[1].revents) served_end(served);
+    int fd = accept4(served->listening, NULL, NULL, SOCK_CLOEXEC);
+    if (fd < 0) return errno;
+    int error = carry(host, fd);
+    close(fd);
+    return error;
+}
+
+void file_socket(struct served *served, struct reader *reader, uint8_t type) {
     char path[PATH_BYTES_MAX];
-    bool good = take_path(reader, path);
+    bool good = type == FILE_ACCEPT || take_path(reader, path);
     if (!reader_done(reader)) served_broken(served);
-    int fd = served->passed, domain = 0, error;
-    socklen_t size = sizeof domain;
+    int host = served->passed, error;
     served->passed = -1;
     if (!good) error = BAD_PATH;
-    else if (fd < 0 || getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) < 0 || domain != AF_UNIX) error = ENOTSOCK;
-    else error = listens ? listen_at(fd, path) : connect_to(fd, path);
-    if (fd >= 0) close(fd);
+    else if (type == FILE_LISTEN) error = listen_at(served, path);
+    else if (host < 0) error = ENOTSOCK;
+    else error = type == FILE_CONNECT ? connect_to(path, host) : accept_for(served, host);
+    if (host >= 0) close(host);
     if (error) served_error(served, error);
     else served_done(served);
 }

@@ -84,7 +84,7 @@ _Noreturn static void serve(struct connection *connection, const struct user *us
     fcntl(CONNECTION_FD, F_SETFD, FD_CLOEXEC);
     fcntl(CONNECTION_FD, F_SETFL, fcntl(CONNECTION_FD, F_GETFL) & ~O_NONBLOCK);
     setsockopt(CONNECTION_FD, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
-    struct served served = {.fd = CONNECTION_FD, .out = connection->out, .umask = mask & 0777, .passed = -1, .open = -1, .pipe = {-1, -1}};
+    struct served served = {.fd = CONNECTION_FD, .out = connection->out, .umask = mask & 0777, .passed = -1, .listening = -1, .open = -1, .pipe = {-1, -1}};
     served.in = map(FILES_PIECE_BYTES);
     served.piece = map(FRAME_HEAD_BYTES + FILES_PIECE_BYTES);
     if (received.length) memcpy(served.in, received.bytes, received.length);

@@ -27,6 +27,7 @@ struct served {
     bool grown;                /* the buffers hold memory worth giving back */
     mode_t umask;
     int passed;                /* a descriptor that came with the requests, not taken yet; -1: none */
+    int listening;             /* the socket of FILE_LISTEN; -1: none */
     int open;                  /* the file of FILE_OPEN; -1: none */
     int pipe[2];               /* what moves through it is not copied; -1: not made yet, -2: cannot be here */
 };
@@ -127,10 +128,14 @@ void passing_begin(struct passing *passing, int fd, uint64_t size);
 void passing_reads(struct passing *passing, uint64_t at);
 void passing_end(struct passing *passing);
 
-/* --- file_socket.c: unix sockets of the host's, by paths of the guest ---------------------------------------------- */
+/* --- file_socket.c: unix sockets of the guest, for the host --------------------------------------------------------- */
 
 void served_take_descriptor(struct served *served, const struct msghdr *message);
-void file_socket(struct served *served, struct reader *reader, bool listens);
+void file_socket(struct served *served, struct reader *reader, uint8_t type);
+
+/* --- relay.c ----------------------------------------------------------------------------------------------------- */
+
+_Noreturn void relay(int one, int other);
 
 /* --- the requests ------------------------------------------------------------------------------------------------ */
 

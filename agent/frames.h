@@ -54,6 +54,7 @@ enum frame_type {
     FILE_IF_ACCOUNT = 0x53,
     FILE_LISTEN = 0x54,
     FILE_CONNECT = 0x55,
+    FILE_ACCEPT = 0x56,
     AGENT_HELLO = 0x81,
     STARTED = 0x90,
     ATTACHED = 0x91,

@@ -91,6 +91,8 @@
 #define FILES_WATCHES_MAX 16384                 /* directories below one watched one */
 #define FILES_SEEN_MAX 4096                     /* entries remembered that a look found before their event was read */
 #define LISTEN_BACKLOG 128                      /* of a unix socket that the host listens on */
+#define SOCKET_CONNECT_S 4                      /* for room in a backlog; the host gives up after 5 */
+#define RELAY_BYTES (16 * KIB)                  /* on their way between the host and a unix socket, each way */
 #define PIDS_MAX (4 * MIB)                      /* the kernel's PID_MAX_LIMIT */
 
 #endif

@@ -14,7 +14,6 @@ from sandpty.wire.sockets import SocketAnswer, SocketRequest
     "request_",
     [
         SocketRequest("i" + "0" * 20, ("tcp4",)),
-        SocketRequest("i" + "0" * 20, ("unix",)),
         SocketRequest("i" + "0" * 20, ("tcp4", "tcp6", "udp4", "udp6")),
         SocketRequest("i" + "0" * 20, ("tcp6",), "::1", 65535),
     ],
@@ -47,7 +46,6 @@ def test_an_answer_arrives_as_it_was_meant(answer: SocketAnswer) -> None:
         {"id": "i", "kinds": ["tcp4"], "address": "127.0.0.1", "port": -1},
         {"id": "i", "kinds": ["tcp4"], "address": "127.0.0.1", "port": 65536},
         {"id": "i", "kinds": ["tcp4"], "address": "127.0.0.1", "port": True},
-        {"id": "i", "kinds": ["unix"], "address": "/tmp/x", "port": 0},
         {"id": "i", "kinds": ["tcp4", "tcp6"], "address": "127.0.0.1", "port": 80},
     ],
 )

@@ -118,16 +118,6 @@ class GuestSockets:
         made, _ = await self._source.ask(SocketRequest(sandbox.id, (kind,), address, port))
         return made[0]
 
-    async def unix(self, sandbox: Sandbox) -> socket.socket:
-        """A non-blocking unix socket of the sandbox's network, for `Files.listen_at` or `Files.connect_to`.
-
-        Raises what `connect` does of sandboxes.
-        """
-        if sandbox.state != "running":
-            raise SandptyError("sandbox_paused", f"sandbox {sandbox.id} is paused")
-        made, _ = await self._source.ask(SocketRequest(sandbox.id, ("unix",)))
-        return made[0]
-
     async def _connect(self, sandbox_id: str, port: int) -> socket.socket:
         key = (sandbox_id, port)
         tried = self._found.get(key)

@@ -29,13 +29,8 @@ from sandpty.wire.errors import SandptyError
 from sandpty.wire.sockets import SocketAnswer, SocketKind, SocketRequest
 
 log = logging.getLogger(__name__)
-_KINDS: dict[SocketKind, tuple[socket.AddressFamily, socket.SocketKind]] = {
-    "tcp4": (socket.AF_INET, socket.SOCK_STREAM),
-    "tcp6": (socket.AF_INET6, socket.SOCK_STREAM),
-    "udp4": (socket.AF_INET, socket.SOCK_DGRAM),
-    "udp6": (socket.AF_INET6, socket.SOCK_DGRAM),
-    "unix": (socket.AF_UNIX, socket.SOCK_STREAM),
-}
+_FAMILY = {"4": socket.AF_INET, "6": socket.AF_INET6}
+_TYPE = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
 
 class SocketService:
@@ -172,8 +167,7 @@ def make(network: GuestNetwork, request: SocketRequest) -> list[socket.socket]:
 
 
 def _socket(kind: SocketKind) -> socket.socket:
-    family, type_ = _KINDS[kind]
-    made = socket.socket(family, type_ | socket.SOCK_NONBLOCK)
+    made = socket.socket(_FAMILY[kind[3]], _TYPE[kind[:3]] | socket.SOCK_NONBLOCK)
     if made.family == socket.AF_INET6:
         made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     return made

@@ -47,6 +47,7 @@ _REASONS: dict[int, str] = {
     errno.EAGAIN: "conflict",
     errno.EADDRINUSE: "conflict",
     errno.ECONNREFUSED: "port_closed",
+    errno.ETIMEDOUT: "timeout",
     FileErrorCode.NOT_A_FILE: "not_a_file",
     FileErrorCode.BAD_PATH: "bad_path",
     FileErrorCode.NETWORK_FILE_SYSTEM: "network_file_system",

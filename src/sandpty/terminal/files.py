@@ -12,8 +12,9 @@ the next request; after a cancelled call, an unfinished reading or writing it is
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
@@ -368,23 +369,35 @@ class Files:
             request = file_frames.encode_symlink(path, link_text)
             return await self._ask(request, FileFrame.ENTRY, path, file_frames.decode_entry)
 
-    # --- sockets: `descriptor` is of one that was made in the guest's network ---
+    # --- unix sockets ---
+    # One end of a pair made here is handed out, and the guest has the other: whoever has a socket decides for all who
+    # have it whether reading may block.
 
-    async def listen_at(self, path: str, descriptor: int) -> None:
-        """It listens there, for this user alone, until this connection is closed: then the path goes.
+    async def connect_to(self, path: str) -> socket.socket:
+        """To who listens there; non-blocking. Raises port_closed (nobody does), no_such_file, timeout, limit."""
+        check_path(path)
+        return await self._joined(file_frames.encode_name(FileFrame.CONNECT, path), path)
 
-        Raises conflict (something is there), no_such_file.
-        """
-        await self._lend(FileFrame.LISTEN, path, descriptor)
-
-    async def connect_to(self, path: str, descriptor: int) -> None:
-        """It is connected to who listens there. Raises port_closed (nobody does), no_such_file."""
-        await self._lend(FileFrame.CONNECT, path, descriptor)
-
-    async def _lend(self, kind: FileFrame, path: str, descriptor: int) -> None:
+    async def listen_at(self, path: str) -> None:
+        """A socket that only this user reaches; its path goes with this connection. Raises conflict, no_such_file."""
         with self._turn(path):
-            self._socket.send_with(file_frames.encode_name(kind, path), descriptor)
-            await self._socket.answer(FileFrame.DONE, path)
+            await self._ask(file_frames.encode_name(FileFrame.LISTEN, path), FileFrame.DONE, path, bytes)
+
+    async def accept(self) -> socket.socket:
+        """The next one who connects where this listens; non-blocking. Raises conflict when the guest has no room."""
+        return await self._joined(file_frames.ACCEPT, "")
+
+    async def _joined(self, request: bytes, path: str) -> socket.socket:
+        with ExitStack() as on_error:
+            ours, theirs = socket.socketpair()
+            on_error.enter_context(ours)
+            with theirs, self._turn():
+                self._socket.send_with(request, theirs.fileno())
+                theirs.close()
+                await self._socket.answer(FileFrame.DONE, path)
+            ours.setblocking(False)
+            on_error.pop_all()
+        return ours
 
     # --- watching ---
 

@@ -58,6 +58,7 @@ class FileFrame(IntEnum):
     IF_ACCOUNT = 0x53
     LISTEN = 0x54
     CONNECT = 0x55
+    ACCEPT = 0x56
     DONE = 0xB0
     ACCOUNT = 0xC0
     ENTRY = 0xC1
@@ -194,6 +195,7 @@ def data_head(count: int) -> bytes:
 
 
 END = frame(FileFrame.END)
+ACCEPT = frame(FileFrame.ACCEPT)
 
 
 def encode_content(data: bytes) -> bytes:

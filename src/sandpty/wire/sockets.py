@@ -6,7 +6,6 @@ none. Answers come in the order of the requests.
 
 request  {"id": "<sandbox>", "kinds": ["tcp4", ...]}                         sockets that are not connected yet
          {"id": "<sandbox>", "kinds": ["tcp4"], "address": "127.0.0.1", "port": 80}   one socket, bound (TCP: listening)
-         {"id": "<sandbox>", "kinds": ["unix"]}                     a program in the guest gives it its path or its peer
 answer   {"address": "10.1.2.3"}                                              the guest's own address, "" without one
          {"reason": "no_such_sandbox", "message": "..."}                      a reason of `wire.errors`
 """
@@ -17,7 +16,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-SocketKind = Literal["tcp4", "tcp6", "udp4", "udp6", "unix"]
+SocketKind = Literal["tcp4", "tcp6", "udp4", "udp6"]
 KINDS: tuple[SocketKind, ...] = get_args(SocketKind)
 MESSAGE_BYTES_MAX = 4096
 SOCKETS_MAX = 8  # in one answer
@@ -64,8 +63,8 @@ def parse_request(data: bytes) -> SocketRequest:
         raise ValueError("`address` is no address")
     if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
         raise ValueError("`port` is no port")
-    if address and (len(kinds) != 1 or kinds[0] == "unix"):
-        raise ValueError("one socket of an address can be bound at a time")
+    if address and len(kinds) != 1:
+        raise ValueError("one socket can be bound at a time")
     return SocketRequest(sandbox_id, tuple(kinds), address, port)
 
 

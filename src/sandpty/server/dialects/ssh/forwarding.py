@@ -23,7 +23,7 @@ from sandpty.server.auth import Principal
 from sandpty.server.context import Context
 from sandpty.server.dialects.ssh import guest_command, unix_sockets
 from sandpty.server.dialects.ssh.background import Background
-from sandpty.server.dialects.ssh.listeners import Listener
+from sandpty.server.dialects.ssh.listeners import Listener, Listening
 from sandpty.server.dialects.ssh.login import Login
 from sandpty.server.dialects.ssh.transport import Connection
 from sandpty.server.guest_defaults import default_user
@@ -183,11 +183,15 @@ class Forwarding:
         return listener
 
     @asynccontextmanager
-    async def _bound(self, sandbox: Sandbox, host: str, port: int) -> AsyncIterator[socket.socket]:
+    async def _bound(self, sandbox: Sandbox, host: str, port: int) -> AsyncIterator[Listening]:
         address = "0.0.0.0" if host in _EVERYWHERE else "127.0.0.1" if host in _LOCAL else host
         kind: SocketKind = "tcp6" if ":" in address else "tcp4"
         with contextlib.closing(await self._context.guest_sockets.bound(sandbox, kind, address, port)) as bound:
-            yield bound
+
+            async def accept() -> socket.socket:
+                return (await asyncio.get_running_loop().sock_accept(bound))[0]
+
+            yield Listening(accept, bound.getsockname()[1])
 
     async def listen_unix(self, path: str) -> asyncssh.SSHListener | None:
         """For `streamlocal-forward`: a socket at a path of the sandbox. None refuses."""
@@ -214,7 +218,7 @@ class Forwarding:
         await self._begin(listener, sandbox, self._at_path(sandbox, path))
         return listener
 
-    def _at_path(self, sandbox: Sandbox, path: str) -> AbstractAsyncContextManager[socket.socket]:
+    def _at_path(self, sandbox: Sandbox, path: str) -> AbstractAsyncContextManager[Listening]:
         return unix_sockets.listening(self._context, sandbox, self.user(sandbox), path)
 
     def _listener(
@@ -229,7 +233,7 @@ class Forwarding:
         return Listener(accepted)
 
     async def _begin(
-        self, listener: Listener, sandbox: Sandbox, opening: AbstractAsyncContextManager[socket.socket]
+        self, listener: Listener, sandbox: Sandbox, opening: AbstractAsyncContextManager[Listening]
     ) -> None:
         if self._closed or len(self._listeners) >= config.SSH_LISTENERS_MAX:
             raise SandptyError("limit", "too much listens for one connection")
@@ -242,8 +246,8 @@ class Forwarding:
 
     @asynccontextmanager
     async def _going_with(
-        self, listener: Listener, sandbox: Sandbox, opening: AbstractAsyncContextManager[socket.socket]
-    ) -> AsyncIterator[socket.socket]:
+        self, listener: Listener, sandbox: Sandbox, opening: AbstractAsyncContextManager[Listening]
+    ) -> AsyncIterator[Listening]:
         """With the sandbox's pause and end; this connection's end is `close`."""
         try:
             with self._context.registry.cutting(sandbox.id, listener.close):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 
 import asyncssh
 
@@ -15,6 +16,14 @@ from sandpty.server.dialects.ssh.background import Background
 from sandpty.wire.errors import SandptyError
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """`accept` raises OSError when one connection is lost, and SandptyError when no more can come."""
+
+    accept: Callable[[], Awaitable[socket.socket]]
+    port: int = 0
 
 
 class Listener(asyncssh.SSHListener):
@@ -27,8 +36,8 @@ class Listener(asyncssh.SSHListener):
         self._task: asyncio.Task[None] | None = None
         self._failure = SandptyError("sandbox_paused", "the sandbox does not run any more")
 
-    async def begin(self, opening: AbstractAsyncContextManager[socket.socket], background: Background) -> None:
-        """`opening` makes the socket, and ends what goes with it. Raises what it raises."""
+    async def begin(self, opening: AbstractAsyncContextManager[Listening], background: Background) -> None:
+        """`opening` makes it, and ends what goes with it. Raises what it raises."""
         self._task = background.spawn(self._run(opening))
         try:
             await asyncio.wait((self._task, self._port), return_when=asyncio.FIRST_COMPLETED)
@@ -38,22 +47,20 @@ class Listener(asyncssh.SSHListener):
         if not self._port.done():
             raise self._failure
 
-    async def _run(self, opening: AbstractAsyncContextManager[socket.socket]) -> None:
+    async def _run(self, opening: AbstractAsyncContextManager[Listening]) -> None:
         try:
             async with opening as listening:
-                address = listening.getsockname()
-                self._port.set_result(address[1] if isinstance(address, tuple) else 0)
+                self._port.set_result(listening.port)
                 await self._accept(listening)
         except SandptyError as error:
             self._failure = error
         except (TimeoutError, OSError) as error:
             self._failure = SandptyError("runtime_failed", f"no listener in the sandbox: {error}")
 
-    async def _accept(self, listening: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
+    async def _accept(self, listening: Listening) -> None:
         while True:
             try:
-                accepted, _ = await loop.sock_accept(listening)
+                accepted = await listening.accept()
             except OSError as error:  # out of descriptors, for example: the next one may do better
                 log.warning("a connection to what listens in a sandbox is lost: %s", error)
                 await asyncio.sleep(config.SSH_ACCEPT_RETRY_S)
