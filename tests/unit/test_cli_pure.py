@@ -185,12 +185,12 @@ def test_every_reason_ends_a_command_with_one_line_and_its_own_status(capsys: py
     for name, reason in REASONS.items():
 
         def fail(name: str = name) -> None:
-            raise SandptyError(name, "two\nlines")
+            raise SandptyError(name, "two\nlines\x1b[2J")
 
         assert main.run(fail) == reason.exit_status
         said = capsys.readouterr().err
         assert said.count("\n") == 1
-        assert said.startswith("sandpty: two lines")
+        assert said.startswith("sandpty: two lines?[2J")
         assert reason.hint in said
 
 

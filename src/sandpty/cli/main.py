@@ -162,7 +162,9 @@ def _end_with(error: Exception) -> int:  # noqa: PLR0911 - one arm per kind of e
 
 
 def _fail(message: str, hint: str, status: int) -> int:
-    line = " ".join(message.split())
+    from sandpty.cli.sandboxes import printable
+
+    line = printable(" ".join(message.split()))  # it may quote a registry or a guest
     click.echo(f"sandpty: {line} ({hint})" if hint else f"sandpty: {line}", err=True)
     return status
 
