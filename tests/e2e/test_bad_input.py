@@ -172,10 +172,12 @@ async def test_a_huge_body_is_refused_before_it_is_read(box: Box, method: str, p
 
 
 async def test_a_template_that_is_not_there_is_named_so(box: Box) -> None:
-    """404 no_such_template, also for names that would be paths."""
-    for template in ("nonsense", "", "../../etc", "/", "base/../base", "x" * 10_000, "\u0000"):
+    """404 no_such_template, also for names that would be paths; one longer than any name is refused."""
+    for template in ("nonsense", "", "../../etc", "/", "base/../base", "x" * 1000, "\u0000"):
         answer = await box.api.post("/v1/sandboxes", json={"template": template})
         assert reason(answer, 404) == "no_such_template"
+    answer = await box.api.post("/v1/sandboxes", json={"template": "x" * 10_000})
+    assert reason(answer, 400) == "bad_request"
 
 
 @pytest.mark.parametrize(
