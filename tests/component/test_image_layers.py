@@ -102,6 +102,9 @@ def test_a_layer_takes_away_what_is_below(unpacker: Unpacker) -> None:
         entry("d/.wh..wh.plnk", b""),
         entry("both", b"of this layer"),
         entry(".wh.both", b""),
+        entry("device", b""),
+        entry("device", type=tarfile.CHRTYPE),
+        entry(".wh.device", b""),
     )
     unpacker.unpack(below, above)
     assert (unpacker.tree / "both").exists()  # a layer takes away what is below it, nothing of its own

@@ -137,7 +137,7 @@ class Unpacking:
 
     def _remove_lower(self, path: str) -> None:
         """What earlier layers have put there; what this one has put into it stays."""
-        if path not in self._made:
+        if path not in self._made or not os.path.lexists(path):
             _remove(path)
         elif stat.S_ISDIR(os.lstat(path).st_mode):
             for child in os.listdir(path):
