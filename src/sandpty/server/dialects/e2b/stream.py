@@ -185,6 +185,9 @@ class EventStream:
 
     async def _write(self, envelope: bytes, offset: int | None = None) -> None:
         """One event, one write. Waits while the client does not read; the deadline ends that wait."""
+        if self.was_cut:  # what a dying sandbox still says is not its processes' end
+            await self.is_reset()
+            raise ConnectionResetError("the sandbox ended or was paused")
         self._delivery.wrote(chunked_bytes(envelope), offset)
         if self._ends_at == math.inf:
             await self._response.write(envelope)
