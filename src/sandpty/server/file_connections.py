@@ -79,13 +79,14 @@ class FileConnections:
 
     @asynccontextmanager
     async def watching(self, sandbox: Sandbox, user: str) -> AsyncIterator[Files]:
-        """A connection of its own for a watch, which may last: never waited for, and closed when the block is left.
+        """A connection of its own for a watch or a listening socket: never waited for, closed when the block is left.
 
         Raises as `lease`; limit when the sandbox has FILE_WATCHES_MAX.
         """
         shelf = self._shelf(sandbox.id)
         if shelf.watching >= config.FILE_WATCHES_MAX:
-            raise SandptyError("limit", f"this sandbox has its {config.FILE_WATCHES_MAX} watches already")
+            most = config.FILE_WATCHES_MAX
+            raise SandptyError("limit", f"this sandbox has its {most} watches and listening sockets already")
         shelf.users += 1
         shelf.watching += 1
         try:
