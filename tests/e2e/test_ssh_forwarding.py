@@ -208,16 +208,14 @@ def test_an_editor_installs_its_server_and_talks_to_it(ssh: Client, box: str, tm
     port = said.split()[-1]
     data = os.urandom(500_000)
     assert ssh.out("-W", f"localhost:{port}", box, stdin=data) == b"hello " + data
-    here, refused = tmp_path / "here.sock", tmp_path / "refused.sock"
+    here, refused, why = tmp_path / "here.sock", tmp_path / "refused.sock", tmp_path / "why"
     words = ("-L", f"{here}:.editor-server/socket", "-L", f"{refused}:/etc/passwd", "-o", "LogLevel=INFO")
-    with ssh.running("-N", *words, box) as process:
+    with ssh.running("-N", "-E", str(why), *words, box):
         until_sync(here.exists, TIMEOUT_S, "it listens")
         for _ in range(2):
             assert _through(here, data) == b"hello " + data
         assert _through(refused, b"x") == b""
-        process.terminate()
-        assert process.stderr is not None
-        assert b"Permission denied" in process.stderr.read()
+        until_sync(lambda: "Permission denied" in why.read_text(), TIMEOUT_S, "why is said")
     until_sync(lambda: "shutdown(socket.SHUT_WR)" not in ssh.cli("ps", box.partition("@")[0]).stdout, TIMEOUT_S)
 
 
