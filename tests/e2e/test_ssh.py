@@ -174,7 +174,7 @@ def test_a_terminal_loses_nothing_of_a_flood(ssh: Client, box: str) -> None:
     assert hashlib.sha256(said).digest() == hashlib.sha256(data).digest()
 
 
-@pytest.mark.parametrize("cipher", ["chacha20-poly1305", "aes128-gcm"])
+@pytest.mark.parametrize("cipher", ["aes128-gcm", "aes256-gcm"])
 def test_what_is_typed_comes_back_while_keys_are_exchanged(ssh: Client, box: str, cipher: str) -> None:
     """Under every cipher, in pieces of all sizes; new keys are agreed on every few kilobytes."""
     pieces = [os.urandom(1 + at % 90) for at in range(180)]
