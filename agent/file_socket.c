@@ -5,6 +5,7 @@
  * A name outlives its socket. So a keeper, forked from the child that made it, waits for that child's end and removes it. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
