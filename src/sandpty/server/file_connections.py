@@ -21,7 +21,7 @@ from sandpty.wire.verbs import Sandbox
 @dataclass(slots=True)
 class _Idle:
     files: Files
-    expiry: asyncio.TimerHandle
+    since: float  # by the event loop's clock
 
 
 @dataclass(slots=True)
@@ -32,13 +32,15 @@ class _Shelf:
     places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(config.FILE_CONNECTIONS_MAX))
     users: int = 0  # who holds, or waits for, a connection
     watching: int = 0
-    idle: dict[str, list[_Idle]] = field(default_factory=dict)
+    idle: dict[str, list[_Idle]] = field(default_factory=dict)  # by user, the oldest first
+    expiry: asyncio.TimerHandle | None = None  # one for all: a timer for each lease costs more than all else of it
     busy: set[Files] = field(default_factory=set)
 
     def close(self) -> None:
+        if self.expiry is not None:
+            self.expiry.cancel()
         for waiting in self.idle.values():
             for item in waiting:
-                item.expiry.cancel()
                 item.files.close()
         self.idle.clear()
         for files in self.busy:
@@ -51,6 +53,7 @@ class FileConnections:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._shelves: dict[str, _Shelf] = {}
+        self._loop = asyncio.get_running_loop()
 
     @asynccontextmanager
     async def lease(self, sandbox: Sandbox, user: str) -> AsyncIterator[Files]:
@@ -137,7 +140,6 @@ class FileConnections:
         waiting = shelf.idle.get(user, [])
         while waiting:
             item = waiting.pop()
-            item.expiry.cancel()
             if not waiting:
                 del shelf.idle[user]
             if item.files.reusable:
@@ -167,17 +169,24 @@ class FileConnections:
         if not kept or not files.at_rest:
             files.close()
             return
-        loop = asyncio.get_running_loop()
-        item = _Idle(files, loop.call_later(config.FILE_CONNECTION_IDLE_S, self._expire, sandbox_id, shelf, user))
-        shelf.idle.setdefault(user, []).append(item)
+        now = self._loop.time()
+        shelf.idle.setdefault(user, []).append(_Idle(files, now))
+        if shelf.expiry is None:
+            shelf.expiry = self._loop.call_at(now + config.FILE_CONNECTION_IDLE_S, self._expire, sandbox_id, shelf)
 
-    def _expire(self, sandbox_id: str, shelf: _Shelf, user: str) -> None:
-        """The oldest idle one of a user has waited long enough (they wait in the order of their timers)."""
-        waiting = shelf.idle.get(user, [])
-        if waiting:
-            waiting.pop(0).files.close()
-        if not waiting:
-            shelf.idle.pop(user, None)
+    def _expire(self, sandbox_id: str, shelf: _Shelf) -> None:
+        """Close what has been idle for long enough, and look again when the oldest of the others will have been."""
+        shelf.expiry = None
+        last = self._loop.time() - config.FILE_CONNECTION_IDLE_S
+        for user, waiting in list(shelf.idle.items()):
+            while waiting and waiting[0].since <= last:
+                waiting.pop(0).files.close()
+            if not waiting:
+                del shelf.idle[user]
+        if shelf.idle:
+            oldest = min(waiting[0].since for waiting in shelf.idle.values())
+            due = oldest + config.FILE_CONNECTION_IDLE_S
+            shelf.expiry = self._loop.call_at(due, self._expire, sandbox_id, shelf)
         self._drop_if_empty(sandbox_id, shelf)
 
     def _explain(self, sandbox: Sandbox, error: SandptyError) -> None:
