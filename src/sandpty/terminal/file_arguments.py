@@ -79,16 +79,15 @@ class WriteOptions(TypedDict, total=False):
 def write_request(path: str, how: WriteOptions) -> bytes:
     """The request to write that `Files.create` describes. Raises as the checks here."""
     metadata, offset, append = how.get("metadata"), how.get("offset"), how.get("append", False)
-    flags = WriteFlags(0)
-    for wanted, flag in (
+    chosen = (
         (how.get("truncate", True) and not append, WriteFlags.TRUNCATE),
         (append, WriteFlags.APPEND),
         (how.get("exclusive"), WriteFlags.EXCLUSIVE),
         (how.get("parents"), WriteFlags.PARENTS),
         (how.get("set_mode"), WriteFlags.MODE),
         (metadata is not None, WriteFlags.METADATA),
-    ):
-        flags |= flag if wanted else WriteFlags(0)
+    )
+    flags = WriteFlags(sum(flag.value for wanted, flag in chosen if wanted))
     check_range(offset or 0, None)
     check_metadata(metadata or {})
     where = NO_OFFSET if offset is None else offset

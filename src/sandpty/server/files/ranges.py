@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import format_datetime, parsedate_to_datetime
+from functools import lru_cache
 
 from sandpty.server.files.times import moment
 from sandpty.terminal.files import Entry
 
 _ONE_RANGE = re.compile(r"\s*bytes\s*=\s*(\d{0,19})\s*-\s*(\d{0,19})\s*", re.ASCII)
+_NS = 10**9
 CONDITIONS = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range")
 
 
@@ -63,7 +65,12 @@ def entity_tag(entry: Entry) -> str:
 
 
 def last_modified(entry: Entry) -> str:
-    return format_datetime(moment(entry.modified_ns).replace(microsecond=0), usegmt=True)
+    return _date_of(entry.modified_ns // _NS)
+
+
+@lru_cache(maxsize=256)
+def _date_of(second: int) -> str:
+    return format_datetime(moment(second * _NS), usegmt=True)
 
 
 def _date(header: str | None) -> datetime | None:

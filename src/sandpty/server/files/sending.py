@@ -7,12 +7,13 @@ import mimetypes
 import zlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
+from functools import lru_cache
 from urllib.parse import quote
 
 from aiohttp import web
 
 from sandpty import config
-from sandpty.server.files.paths import printable
+from sandpty.server.files.paths import base_name, printable
 from sandpty.server.files.pouring import may_pour, pour
 from sandpty.terminal.files import Reading
 
@@ -21,9 +22,14 @@ _TOKEN = frozenset("!#$&+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKL
 _GZIP = 16 + zlib.MAX_WBITS
 
 
-def content_type(name: str) -> str:
+def content_type(path: str) -> str:
     """By the name's ending; text is taken to be UTF-8."""
-    kind = _TYPES.guess_type(name.lower(), strict=False)[0] or "application/octet-stream"
+    return _content_type(base_name(path))
+
+
+@lru_cache(maxsize=1024)  # to find it takes longer than all headers together
+def _content_type(name: str) -> str:
+    kind = _TYPES.guess_type(f"/{name.lower()}", strict=False)[0] or "application/octet-stream"
     return f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
 
 
@@ -37,6 +43,7 @@ def content_disposition(name: str) -> str:
     return f"inline; filename*=utf-8''{quote(printable(name), safe='')}"
 
 
+@lru_cache(maxsize=64)
 def choose_coding(header: str | None) -> str | None:
     """`gzip`, `identity`, or None when the client takes neither.
 

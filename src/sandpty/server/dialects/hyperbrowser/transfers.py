@@ -16,7 +16,7 @@ from sandpty.server.dialects.hyperbrowser.errors import bad_request, json_respon
 from sandpty.server.dialects.hyperbrowser.files import acting
 from sandpty.server.dialects.hyperbrowser.requests import read_json
 from sandpty.server.dialects.hyperbrowser.tokens import authorized_sandbox, check_token, running, runtime_url
-from sandpty.server.files.paths import base_name, printable
+from sandpty.server.files.paths import printable
 from sandpty.server.files.receiving import body_pieces
 from sandpty.server.files.sending import content_type, send_file
 from sandpty.server.runtime_tokens import Claims, expiry
@@ -127,4 +127,4 @@ class Transfers:
         async with acting(self._context, sandbox, run_as) as who:
             path = who.path(given)
             async with who.files.open(path) as reading:
-                return await send_file(request, reading, {"Content-Type": content_type(base_name(path))})
+                return await send_file(request, reading, {"Content-Type": content_type(path)})
