@@ -53,7 +53,6 @@ class FileConnections:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._shelves: dict[str, _Shelf] = {}
-        self._loop = asyncio.get_running_loop()
 
     @asynccontextmanager
     async def lease(self, sandbox: Sandbox, user: str) -> AsyncIterator[Files]:
@@ -169,15 +168,17 @@ class FileConnections:
         if not kept or not files.at_rest:
             files.close()
             return
-        now = self._loop.time()
+        loop = asyncio.get_running_loop()
+        now = loop.time()
         shelf.idle.setdefault(user, []).append(_Idle(files, now))
         if shelf.expiry is None:
-            shelf.expiry = self._loop.call_at(now + config.FILE_CONNECTION_IDLE_S, self._expire, sandbox_id, shelf)
+            shelf.expiry = loop.call_at(now + config.FILE_CONNECTION_IDLE_S, self._expire, sandbox_id, shelf)
 
     def _expire(self, sandbox_id: str, shelf: _Shelf) -> None:
         """Close what has been idle for long enough, and look again when the oldest of the others will have been."""
+        loop = asyncio.get_running_loop()
         shelf.expiry = None
-        last = self._loop.time() - config.FILE_CONNECTION_IDLE_S
+        last = loop.time() - config.FILE_CONNECTION_IDLE_S
         for user, waiting in list(shelf.idle.items()):
             while waiting and waiting[0].since <= last:
                 waiting.pop(0).files.close()
@@ -186,7 +187,7 @@ class FileConnections:
         if shelf.idle:
             oldest = min(waiting[0].since for waiting in shelf.idle.values())
             due = oldest + config.FILE_CONNECTION_IDLE_S
-            shelf.expiry = self._loop.call_at(due, self._expire, sandbox_id, shelf)
+            shelf.expiry = loop.call_at(due, self._expire, sandbox_id, shelf)
         self._drop_if_empty(sandbox_id, shelf)
 
     def _explain(self, sandbox: Sandbox, error: SandptyError) -> None:
